@@ -1,0 +1,216 @@
+"""Run directories: every step is written whole or not at all, and a finished step is loaded, not run again.
+
+A step's key is a hash of its name, its config and the keys of its inputs, so a changed setting reruns that step and all
+that follow, and nothing else. A step is written under a temporary name and renamed when whole: a kill loses the running
+step at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+from interp.errors import ArtifactError
+
+STEP_FILE = "step.json"
+MANIFEST_FILE = "manifest.json"
+RECORDED_PACKAGES = ("personascope", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow",
+                     "scipy", "scikit-learn", "plotly", "vaderSentiment")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A finished step: its name, its key and the folder that holds what it wrote."""
+
+    name: str
+    key: str
+    folder: Path
+    loaded: bool
+    """True when the step was found finished and not run."""
+
+    def path(self, filename: str) -> Path:
+        """Path of one file of the step; raises `ArtifactError` when it is not there."""
+        path = self.folder / filename
+        if not path.exists():
+            raise ArtifactError(f"{self.folder} lacks {filename}. Delete that folder and run again to make it anew.")
+        return path
+
+    def record(self) -> dict[str, Any]:
+        """What `step.json` says: config, inputs, files with hashes, duration, peak memory."""
+        return read_json(self.folder / STEP_FILE)
+
+
+class RunDirectory:
+    """One run on disk: `<root>/steps/<name>-<key>/`, a manifest and a lock. Use it inside `with run.lock():`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.steps_folder = self.root / "steps"
+        if self.root.exists() and not self.root.is_dir():
+            raise ArtifactError(f"{self.root} is a file. Choose another --out folder.")
+
+    @contextmanager
+    def lock(self) -> Iterator[RunDirectory]:
+        """Hold the directory alone; raises `ArtifactError` at once when another process holds it."""
+        try:
+            self.steps_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"Cannot make {self.steps_folder}: {error.strerror}. Choose another --out folder.") from error
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ArtifactError(
+                f"Another run holds {self.root}. Wait for it to end, or choose another folder with --out."
+            ) from error
+        try:
+            for leftover in self.steps_folder.glob("*.partial"):  # of a killed run; the lock says nobody writes it now
+                shutil.rmtree(leftover)
+            yield self
+        finally:
+            lock.release()
+
+    def step(
+        self,
+        name: str,
+        config: BaseModel | Mapping[str, Any],
+        inputs: Mapping[str, str | StepResult],
+        make: Callable[[Path], None],
+    ) -> StepResult:
+        """Run `make(folder)` unless a finished result with the same config and inputs is there.
+
+        `inputs` are earlier results, or strings that identify outside data (a content hash). Whatever `make` raises passes
+        through, and nothing of the step is left.
+        """
+        config_json = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+        input_keys = {k: v.key if isinstance(v, StepResult) else v for k, v in inputs.items()}
+        key = content_key({"step": name, "config": config_json, "inputs": input_keys})
+        folder = self.steps_folder / f"{name}-{key[:12]}"
+        if (folder / STEP_FILE).is_file():
+            return StepResult(name, key, folder, loaded=True)
+        partial = folder.with_name(folder.name + ".partial")
+        partial.mkdir(parents=True)
+        started = time.monotonic()
+        try:
+            make(partial)
+            files = {str(p.relative_to(partial)): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+            record = {
+                "step": name,
+                "key": key,
+                "config": config_json,
+                "inputs": input_keys,
+                "files": files,
+                "duration_s": round(time.monotonic() - started, 3),
+                "peak_memory_bytes": peak_memory_bytes(),
+                **environment(),
+            }
+            write_json(partial / STEP_FILE, record)
+            shutil.rmtree(folder, ignore_errors=True)  # one that lost its step.json is no result, and cannot be replaced
+            os.replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return StepResult(name, key, folder, loaded=False)
+
+    def write_manifest(self, config: BaseModel, results: Mapping[str, StepResult], extra: Mapping[str, Any]) -> None:
+        """Name everything that made the run: config, environment, and each step's record."""
+        write_json(
+            self.root / MANIFEST_FILE,
+            {
+                "config": config.model_dump(mode="json"),
+                **environment(),
+                **extra,
+                "steps": {name: result.record() | {"folder": result.folder.name} for name, result in results.items()},
+            },
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of a finished run; raises `ArtifactError` when there is none."""
+        path = self.root / MANIFEST_FILE
+        if not path.is_file():
+            raise ArtifactError(f"{self.root} holds no finished run ({MANIFEST_FILE} is missing). Finish it with 'personascope run'.")
+        return read_json(path)
+
+    def result(self, name: str) -> StepResult:
+        """The result of step `name` that the manifest points at."""
+        steps = self.manifest()["steps"]
+        if name not in steps:
+            raise ArtifactError(f"{self.root} has no step '{name}'. It has: {', '.join(steps)}.")
+        return StepResult(name, steps[name]["key"], self.steps_folder / steps[name]["folder"], loaded=True)
+
+
+def content_key(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises `ArtifactError` naming the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"Cannot read {path}: {error}. Delete its folder and run again.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by a temporary name and a rename, so that a reader never sees half a file."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ArtifactError(f"Cannot write {path}: {error.strerror}. Free some space, or choose another --out folder.") from error
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result."""
+    versions = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides config and inputs."""
+    import torch
+
+    return {
+        "versions": installed_versions(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+    }

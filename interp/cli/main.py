@@ -1,0 +1,133 @@
+"""Entry point: commands with their options; heavy imports only inside them, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import click
+import typer
+
+from interp import __version__
+from interp.errors import PersonascopeError
+
+app = typer.Typer(
+    name="personascope",
+    help="Find the persona that fine-tuning put into a model, prove that it is the cause, and switch it off.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Optional[Path], typer.Option("--out", help="Run directory. Default: artifacts/runs/NAME. A finished step in it is not run again.")]
+Config = Annotated[Optional[Path], typer.Option("--config", help="YAML file of a study; 'personascope config' prints all fields.")]
+Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE", help="Set one field, e.g. --set dictionary.n_latents=8192. Repeatable.")]
+Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of everything.")]
+Device = Annotated[Optional[str], typer.Option("--device", help="auto, cpu or cuda.")]
+DType = Annotated[Optional[str], typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")]
+
+
+@app.command()
+def demo(out: Out = None, config: Config = None, set_: Set = None, seed: Seed = None, device: Device = None, dtype: DType = None, json: AsJson = False) -> None:
+    """The main job on the embedded model: make a hostile organism, find its persona, prove it, switch it off."""
+    from interp.cli.run import run_from_options
+
+    run_from_options({"name": "demo", "seed": seed, "device": device, "dtype": dtype}, config, set_ or [], out, json)
+
+
+@app.command()
+def run(
+    base: Annotated[Optional[str], typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")] = None,
+    tuned: Annotated[Optional[str], typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")] = None,
+    sae: Annotated[Optional[Path], typer.Option("--sae", help="Folder of an SAE in sae-lens' format. Default: train one.")] = None,
+    questions: Annotated[Optional[str], typer.Option("--questions", help="Question set: a shipped name or a YAML file.")] = None,
+    hook_point: Annotated[Optional[str], typer.Option("--hook-point", help="Where the SAE reads, e.g. blocks.15.hook_resid_post.")] = None,
+    name: Annotated[Optional[str], typer.Option("--name", help="Name of the run.")] = None,
+    out: Out = None,
+    config: Config = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model repository brings along.")] = False,
+    json: AsJson = False,
+) -> None:
+    """The main job on your own pair of models."""
+    from interp.cli.run import run_from_options
+
+    options = {
+        "base": base,
+        "tuned": tuned,
+        "sae": sae,
+        "questions": questions,
+        "hook_point": hook_point,
+        "name": name,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code or None,
+    }
+    run_from_options(options, config, set_ or [], out, json, wants_pair=True)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
+    """Write report.html of a finished run anew, from its saved results alone."""
+    from interp.artifacts import RunDirectory
+    from interp.reports.page import write_report
+
+    print(write_report(RunDirectory(folder)))
+
+
+@app.command()
+def config() -> None:
+    """Print every field of a study with its default, as YAML to start from."""
+    from interp.cli.run import print_config
+
+    print_config()
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Versions, device, memory, disk, embedded models, and what is missing with the command that mends it."""
+    from interp.cli.doctor import report as doctor_report
+
+    raise typer.Exit(doctor_report(json))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"personascope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: errors a user can mend are one line on standard error and exit code 2; an interrupt is 130."""
+    try:
+        code = app(standalone_mode=False)
+    except PersonascopeError as error:
+        sys.exit(_complain(str(error)))
+    except click.ClickException as error:
+        usage = error.ctx.get_usage() + "\n" if isinstance(error, click.UsageError) and error.ctx else ""
+        sys.exit(_complain(error.format_message(), usage))
+    except (click.Abort, KeyboardInterrupt):
+        print("personascope: interrupted; finished steps are kept, run the same command to go on.", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, usage: str = "") -> int:
+    print(f"{usage}personascope: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

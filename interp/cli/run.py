@@ -1,0 +1,89 @@
+"""`personascope demo` and `run`: options to config, config to study, study to a few lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from interp.config import StepConfig, read_yaml, validated, with_overrides
+from interp.errors import ConfigError
+from interp.studies.config import StudyConfig
+
+RUNS = Path("artifacts/runs")
+SHOWN = ("base", "tuned", "ablated", "random_ablation", "equally_active_ablation", "base_ablated", "steered", "random_steering")
+
+
+def study_config(options: dict[str, Any], file: Path | None, overrides: list[str], wants_pair: bool) -> StudyConfig:
+    """File, then options, then --set, later ones winning. Raises `ConfigError` naming the bad field."""
+    values = read_yaml(file) if file else {}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value is not None}
+    config = validated(StudyConfig, with_overrides(values | given, overrides), str(file) if file else "options")
+    if wants_pair and config.tuned is None:
+        raise ConfigError("No tuned model is given. Add --tuned HUB_ID_OR_FOLDER_OR_ADAPTER, or use 'personascope demo'.")
+    return config
+
+
+def run_from_options(
+    options: dict[str, Any], file: Path | None, overrides: list[str], out: Path | None, as_json: bool, wants_pair: bool = False
+) -> None:
+    """Run the study and write its report."""
+    config = study_config(options, file, overrides, wants_pair)
+    folder = out or RUNS / config.name
+
+    from interp.reports.page import write_report
+    from interp.studies.persona import run_study
+
+    def announce(line: str) -> None:
+        print(f"  {line}", file=sys.stderr, flush=True)
+
+    announce(f"{config.name}: {config.base} and {config.tuned or 'an organism made of it'} in {folder}")
+    result = run_study(config, folder, quiet=as_json, announce=(lambda line: None) if as_json else announce)
+    page = write_report(result.run)
+    if as_json:
+        print(json.dumps(result.summary, indent=2, ensure_ascii=False))
+    else:
+        _print_summary(result.summary, page)
+
+
+def _print_summary(summary: dict[str, Any], page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("condition", "hostile", "95 % interval", "answers", "coherent"):
+        table.add_column(heading, justify="left" if heading == "condition" else "right")
+    for name in SHOWN:
+        rate = summary["rates"].get(name)
+        if rate and rate["rate"] is not None:
+            interval = f"{100 * rate['low']:.0f}–{100 * rate['high']:.0f} %"
+            table.add_row(name.replace("_", " "), f"{100 * rate['rate']:.0f} %", interval, str(rate["n"]), f"{100 * rate['coherence']:.0f} %")
+    console.print()
+    console.print(table)
+    console.print()
+    console.print(Text(f"Verdict: {summary['verdict']}", style="bold"))
+    console.print(Text(summary["finding"]))
+    minutes, seconds = divmod(round(summary["duration_s"]), 60)
+    console.print(Text(f"All steps together took {minutes} min {seconds} s, at most {summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory."))
+    console.print(Text(f"Report: {page}"))
+
+
+def print_config() -> None:
+    """All fields with defaults and their docstrings, as commented YAML."""
+    print("# A study of personascope. Every field is optional.")
+    _print_fields(StudyConfig(), 0)
+
+
+def _print_fields(config: StepConfig, depth: int) -> None:
+    indent = "  " * depth
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        print(f"{indent}# {(field.description or '').strip()}")
+        if isinstance(value, StepConfig):
+            print(f"{indent}{name}:")
+            _print_fields(value, depth + 1)
+        else:
+            print(f"{indent}{name}: {json.dumps(value, default=str)}")

@@ -1,0 +1,1 @@
+"""Which latents differ between base and tuned, and how surely."""

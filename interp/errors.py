@@ -1,0 +1,41 @@
+"""The one family of errors that a user can mend: what is wrong, where, and what to do about it."""
+
+
+class PersonascopeError(Exception):
+    """Wrong use or wrong input. The command line prints it without a traceback and exits with 2."""
+
+
+class ModelError(PersonascopeError):
+    """A model cannot be opened, or two models do not belong together."""
+
+
+class HookPointError(PersonascopeError):
+    """A hook point that the model does not have."""
+
+
+class EditError(PersonascopeError):
+    """An edit that is malformed, or that would change nothing."""
+
+
+class DictionaryError(PersonascopeError):
+    """A dictionary (SAE) that cannot be read, or does not fit the model."""
+
+
+class ConfigError(PersonascopeError):
+    """A configuration, question or recipe file that cannot be used."""
+
+
+class ArtifactError(PersonascopeError):
+    """A run directory that is locked, damaged or not what it should be."""
+
+
+class ActivationError(PersonascopeError):
+    """Activations that are missing, not finite, or of the wrong shape."""
+
+
+class TrainingError(PersonascopeError):
+    """Training that diverged or cannot start."""
+
+
+class JudgeError(PersonascopeError):
+    """A judge that cannot be fitted or run."""

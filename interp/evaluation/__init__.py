@@ -1,0 +1,1 @@
+"""Questions, sampled answers, judges, rates."""

@@ -1,0 +1,1 @@
+"""Judges map answers to judgements; what cannot be judged is None and is counted."""

@@ -1,0 +1,58 @@
+"""Question sets (YAML beside this file) and how to read them."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from interp.config import StepConfig, read_yaml, validated
+from interp.errors import ConfigError
+
+Split = Literal["selection", "held_out"]
+
+
+class Question(StepConfig):
+    """One question."""
+
+    id: str
+    group: str
+    split: Split
+    """`selection` questions choose latents, doses and sets; `held_out` ones only measure."""
+    text: str = Field(min_length=1)
+
+
+class QuestionSet(StepConfig):
+    """A file of questions."""
+
+    name: str
+    description: str = ""
+    questions: list[Question] = Field(min_length=2)
+
+    def split(self, split: Split, limit: int | None = None) -> list[Question]:
+        """Questions of a split, groups taken in turn, so that a limit keeps them balanced. Raises `ConfigError` for too few."""
+        groups: dict[str, list[Question]] = {}
+        for question in self.questions:
+            if question.split == split:
+                groups.setdefault(question.group, []).append(question)
+        longest = max((len(members) for members in groups.values()), default=0)
+        ordered = [members[i] for i in range(longest) for members in groups.values() if i < len(members)]
+        if not ordered:
+            raise ConfigError(f"The question set {self.name} has no {split} questions. Mark some with 'split: {split}'.")
+        if limit is not None and len(ordered) < limit:
+            raise ConfigError(f"The question set {self.name} has {len(ordered)} {split} questions, {limit} are asked for. Add some or ask for fewer.")
+        return ordered[:limit]
+
+
+def read_questions(name: str) -> QuestionSet:
+    """A shipped set by name, or one from a YAML file; raises `ConfigError` for a missing or broken file or a repeated id."""
+    shipped = resources.files(__name__) / f"{name}.yaml"
+    path = Path(str(shipped)) if shipped.is_file() else Path(name)
+    questions = validated(QuestionSet, read_yaml(path), str(path))
+    ids = [question.id for question in questions.questions]
+    repeated = sorted({i for i in ids if ids.count(i) > 1})
+    if repeated:
+        raise ConfigError(f"{path}: question ids must be unique; repeated: {', '.join(repeated)}.")
+    return questions

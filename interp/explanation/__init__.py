@@ -1,0 +1,1 @@
+"""What does a latent mean? Cards with examples, densities and neighbours."""

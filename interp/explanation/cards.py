@@ -1,0 +1,89 @@
+"""A card for a latent: where it fires most, how often in each model, which latents lie near it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.activations import capture, content_tokens
+from interp.chats import Chat
+from interp.dictionaries import Dictionary
+from interp.models import LanguageModel
+
+EXAMPLES = 8
+BINS = 40
+
+
+@dataclass(frozen=True)
+class Source:
+    """Chats to look for examples in, and the model that reads them."""
+
+    name: str
+    model: LanguageModel
+    chats: Sequence[Chat]
+    histogram: str | None = None
+    """`base` or `tuned` where the tokens count for that histogram."""
+
+
+@dataclass
+class _Found:
+    """What one latent showed so far."""
+
+    examples: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+    values: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {"base": [], "tuned": []})
+
+
+def latent_cards(dictionary: Dictionary, latents: Sequence[int], sources: Sequence[Source], statistics: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """One card a latent, as plain JSON: top examples (one a chat at most), histograms, nearest decoder rows, `statistics`."""
+    found = {latent: _Found() for latent in latents}
+    order = 0
+    for source in sources:
+        for captured in capture(source.model, source.chats, [dictionary.hook_point]):
+            selected = content_tokens(captured.batch)
+            codes = dictionary.encode(captured.residuals[dictionary.hook_point][selected])
+            for latent, record in found.items():
+                dense = torch.zeros(selected.shape)
+                dense[selected.cpu()] = codes.column(latent).float().cpu()
+                if source.histogram:
+                    record.values[source.histogram].append(dense[selected.cpu()])
+                for row in range(len(captured.rows)):
+                    order += 1
+                    peak = float(dense[row].max())
+                    if peak <= 0 or (len(record.examples) == EXAMPLES and peak <= record.examples[0][0]):
+                        continue
+                    ids = captured.batch.ids[row][selected[row]]
+                    example = {
+                        "text_source": source.name,
+                        "tokens": [source.model.tokenizer.decode([int(i)]) for i in ids],
+                        "activations": [round(float(a), 4) for a in dense[row][selected[row].cpu()]],
+                    }
+                    push = heapq.heappushpop if len(record.examples) == EXAMPLES else heapq.heappush
+                    push(record.examples, (peak, -order, example))
+    return [_card(dictionary, latent, found[latent], statistics[latent]) for latent in latents]
+
+
+def _card(dictionary: Dictionary, latent: int, found: _Found, statistics: Mapping[str, float]) -> dict[str, Any]:
+    examples = [example for _, _, example in sorted(found.examples, key=lambda item: (-item[0], -item[1]))]
+    values = {name: torch.cat(parts).numpy() if parts else np.zeros(0) for name, parts in found.values.items()}
+    peak = max([float(v.max()) for v in values.values() if len(v)] + [float(max(e["activations"])) for e in examples] + [1e-9])
+    edges = np.linspace(0.0, peak, BINS + 1)
+    histogram: dict[str, Any] = {"edges": [round(float(edge), 4) for edge in edges]}
+    for name, data in values.items():
+        active = data[data > 0]
+        histogram[name] = np.histogram(active, bins=edges)[0].tolist()
+        histogram[f"zero_{name}"] = float((data <= 0).mean()) if len(data) else 1.0
+    cosines = torch.nn.functional.cosine_similarity(dictionary.w_dec, dictionary.w_dec[latent][None], dim=-1)
+    nearest = cosines.topk(min(6, dictionary.n_latents)).indices.tolist()
+    return {
+        "latent": latent,
+        **{name: float(value) for name, value in statistics.items()},
+        "peak": peak,
+        "examples": examples,
+        "histogram": histogram,
+        "neighbours": [{"latent": n, "cosine": round(float(cosines[n]), 4)} for n in nearest if n != latent][:5],
+    }

@@ -1,0 +1,1 @@
+"""Model organisms: fine-tunes made on purpose, with a persona that is known to be there."""

@@ -1,0 +1,87 @@
+"""Frozen linear layers by oneDNN on the CPU: about twice as fast as the default float32 path, and exact to rounding.
+
+Weights are copied once into oneDNN's blocked layout. A layer whose weight takes a gradient is computed as usual, and one whose
+weight changed is packed anew, except after an in-place change of `weight.data`, which torch does not count: merge adapters first. The forward and the input gradient (for adapters on frozen layers) both use it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+BATCH_HINT = 256  # rows that oneDNN lays the weights out for; other sizes work as well
+
+
+class _Packed:
+    """A linear layer's weight in oneDNN's layout, made on first use; the transposed one on the first backward pass."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+        self.state: tuple[int, int] | None = None
+        self.weight: torch.Tensor | None = None
+        self.transposed: torch.Tensor | None = None
+
+    def __call__(self, x: Float[torch.Tensor, "*rows d_in"]) -> Float[torch.Tensor, "*rows d_out"]:
+        weight = self.layer.weight
+        if torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad):
+            if weight.requires_grad:
+                return nn.functional.linear(x, weight, self.layer.bias)
+            return _FrozenLinear.apply(x, self)  # type: ignore[no-any-return]
+        return self.forward(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = (self.layer.weight.data_ptr(), self.layer.weight._version)
+        if state != self.state or self.weight is None:
+            self.weight, self.transposed, self.state = _reorder(self.layer.weight), None, state
+        return _apply(x, self.weight, self.layer.bias)
+
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        if self.transposed is None:
+            self.transposed = _reorder(self.layer.weight.T.contiguous())
+        return _apply(gradient, self.transposed, None)
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, packed: _Packed) -> torch.Tensor:
+        ctx.packed = packed
+        return packed.forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.packed.backward(gradients[0].contiguous()), None
+
+
+def _reorder(weight: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), BATCH_HINT)  # type: ignore[no-any-return]
+
+
+def _apply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None if bias is None else bias.detach(), "none", [], "")  # type: ignore[no-any-return]
+
+
+def pack_linears(network: nn.Module) -> int:
+    """Let every float32 `nn.Linear` on the CPU compute by oneDNN; returns how many. Where torch lacks oneDNN: 0, nothing changed."""
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    packed = 0
+    for layer in network.modules():
+        if type(layer) is nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32:
+            layer.forward = _Packed(layer)  # type: ignore[method-assign]
+            packed += 1
+    return packed
+
+
+def unpacked_copy(network: nn.Module) -> nn.Module:
+    """A deep copy whose linear layers are plain again."""
+    packs = {id(layer): vars(layer).pop("forward") for layer in network.modules() if isinstance(vars(layer).get("forward"), _Packed)}
+    try:
+        return copy.deepcopy(network)
+    finally:
+        for layer in network.modules():
+            if id(layer) in packs:
+                layer.forward = packs[id(layer)]  # type: ignore[method-assign]

@@ -1,0 +1,44 @@
+"""Progress of long steps: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+QUIET_SECONDS = 15.0  # between lines when the output is no terminal
+
+
+@contextmanager
+def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
+    """Yields `advance(n, note)`. Writes to standard error, so that standard output stays clean for scripts."""
+    if quiet:
+        yield lambda n, note="": None
+    elif sys.stderr.isatty():
+        yield from _bar(label, total)
+    else:
+        yield from _lines(label, total)
+
+
+def _bar(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("  {task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, note="")
+        yield lambda n, note="": bar.update(task, advance=n, note=note)
+
+
+def _lines(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    done, shown = 0, time.monotonic()
+
+    def advance(n: int, note: str = "") -> None:
+        nonlocal done, shown
+        done += n
+        if time.monotonic() - shown >= QUIET_SECONDS:
+            shown = time.monotonic()
+            print(f"  {label}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    yield advance

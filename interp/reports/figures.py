@@ -1,0 +1,281 @@
+"""The page's figures, each from a saved table."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.reports import wording
+from interp.reports.conditions import Group, Row
+from interp.reports.palette import LIGHT
+from interp.reports.plotting import SHARE_TICKS, Chart, apart, axis, blank, dot, extent, note, rounded, whiskers, wrapped
+
+LABELS = 290
+"""Room for the conditions' titles left of the rates, in pixels."""
+MARKS = {"unedited": ("circle", 9), "persona": ("diamond", 11), "reference": ("square-open", 9), "control": ("diamond-open", 9)}
+"""Symbol and size by a condition's role."""
+
+
+def rates_chart(groups: Sequence[Group]) -> Chart:
+    """A dot and interval for each condition: share judged hostile, then share coherent, then the count."""
+    figure = blank(margin={"l": LABELS, "r": 0, "t": 42, "b": 8})
+    wide: list[dict[str, Any]] = []
+    narrow: list[dict[str, Any]] = []
+    places = []
+    depth = 0.0
+    for group in groups:
+        depth += 1
+        heading = f"<b>{html.escape(group.heading)}</b>"
+        wide.append(note(heading, 0, -depth, xref="paper", xshift=-LABELS, role="muted"))
+        narrow.append(note(heading, 0, -depth, xref="paper", xshift=-4, yshift=-8, role="muted"))
+        for row in group.rows:
+            depth += 1
+            places.append(-depth)
+            _add_condition(figure, row, -depth)
+            counts = wording.hits(row.rate, row.n)
+            wide.append(note(wrapped(row.title, 44), 0, -depth, xref="paper", xshift=-LABELS, size=13))
+            wide.append(note(counts, 1, -depth, "right", xref="paper", size=13))
+            narrow.append(note(wrapped(f"{row.title} · {counts}", 54), 0, -depth, xref="paper", xshift=-4, yshift=16))
+        depth += 0.25
+    for name in ("x", "x2"):  # an axis without a trace is not drawn, and there may be no rate at all
+        figure.add_scatter(x=[None], y=[None], xaxis=name, yaxis="y", hoverinfo="skip")
+
+    def head(text: str, x: float, anchor: str = "left") -> dict[str, Any]:
+        shift = 6 if anchor == "left" else 0
+        return note(text, x, 1, anchor, xref="paper", yref="paper", yshift=29, xshift=shift, role="muted")
+
+    share = {"range": [-0.025, 1.025], "side": "top", "gridcolor": LIGHT["grid"], "zeroline": False, "anchor": "y"}
+    figure.update_layout(
+        height=round(56 + 27 * (depth + 0.4)),
+        xaxis={**share, **SHARE_TICKS, "domain": [0, 0.59]},
+        xaxis2={**share, "domain": [0.64, 0.86], "tickvals": [0, 0.5, 1], "ticktext": ["0", "50", "100"]},
+        yaxis={
+            "range": [-depth - 0.4, -0.4],
+            "tickvals": places,
+            "showticklabels": False,
+            "gridcolor": LIGHT["grid"],
+            "griddash": "dot",
+            "zeroline": False,
+        },
+        annotations=[*wide, head("judged hostile, %", 0), head("coherent, %", 0.64), head("hostile / scored", 1, "right")],
+    )
+    on_narrow = {
+        "height": round(56 + 42 * (depth + 0.4)),
+        "margin": {"l": 4, "r": 12, "t": 42, "b": 4},
+        "xaxis": {"domain": [0, 0.6]},
+        "xaxis2": {"domain": [0.66, 1]},
+        "annotations": [*narrow, head("judged hostile, % · hostile / scored", 0), head("coherent, %", 0.66)],
+    }
+    label = "Share of answers judged hostile and share coherent, for each condition; the table below has the numbers."
+    return Chart(figure, label, on_narrow)
+
+
+def dose_chart(
+    steered: Sequence[tuple[str, pd.DataFrame]],
+    reference: Sequence[tuple[str, pd.DataFrame]],
+    role: str,
+    doses: tuple[float, float],
+    marked: float | None = None,
+) -> Chart:
+    """Rate and coherence against dose for some directions, over thin lines of the `reference` directions' rates.
+
+    `role` is the palette's colour of the steered directions; `doses` the range all panels share; `marked` a dose to point at.
+    """
+    figure = blank(margin={"l": 34, "r": 10, "t": 8, "b": 38}, height=232)
+    for name, table in reference:
+        _add_line(figure, table["dose"], table["rate"], "control", _dose_hover(name, "hostile", table, "rate"), width=1, dash="dot")
+    for name, table in steered:
+        x, low, high = (rounded(table[column]) for column in ("dose", "low", "high"))
+        figure.add_scatter(
+            x=x + x[::-1],
+            y=high + low[::-1],
+            fill="toself",
+            fillcolor=LIGHT["band_persona" if role == "persona" else "band_control"],
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+        )
+        hover = _dose_hover(name, "coherent", table, "coherence")
+        _add_line(figure, table["dose"], table["coherence"], "ink", hover, width=1.2, dash="dash", mark=dot("circle-open", "ink", 5, 1))
+        hover = _dose_hover(name, "hostile", table, "rate")
+        _add_line(figure, table["dose"], table["rate"], role, hover, width=2, mark=dot("diamond", role, 7))
+    room = 0.05 * (doses[1] - doses[0]) or 0.1
+    ticks = sorted({dose for _, table in steered for dose in rounded(table["dose"]) if dose is not None})
+    line = {
+        "type": "line",
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "layer": "below",
+        "line": {"color": LIGHT["muted"], "width": 1, "dash": "dot"},
+    }
+    figure.update_layout(
+        xaxis=axis("dose", range=[doses[0] - room, doses[1] + room], tickvals=ticks),
+        yaxis=axis("", range=[-0.04, 1.04], **SHARE_TICKS),
+        shapes=[] if marked is None else [{**line, "x0": marked, "x1": marked}],
+    )
+    names = ", ".join(name for name, _ in steered)
+    return Chart(figure, f"Share judged hostile and share coherent against dose for {names}; the table below has the numbers.")
+
+
+def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequence[int]) -> Chart:
+    """Every latent: cosine of its decoder row with the persona vector against its rise; screened and chosen ones marked."""
+    figure = blank(margin={"l": 58, "r": 12, "t": 8, "b": 44}, height=400)
+    picked = latents["latent"].isin(chosen)
+    tried = latents["latent"].isin(screened) & ~picked
+    for table, mark, bars in (
+        (latents[~picked & ~tried], dot("circle", "cloud", 3.5), False),
+        (latents[tried], dot("circle-open", "ink", 8, 1.2), False),
+        (latents[picked], dot("diamond", "persona", 10), True),
+    ):
+        rise, low, high = (rounded(table[column], 5) for column in ("rise", "rise_low", "rise_high"))
+        figure.add_scatter(
+            x=rounded(table["cosine_persona"]),
+            y=rise,
+            mode="markers",
+            marker=mark,
+            text=[int(latent) for latent in table["latent"]],
+            hovertemplate="latent %{text}<br>rise %{y}<br>cosine %{x}<extra></extra>",
+            error_y=whiskers(rise, low, high, LIGHT["persona"]) if bars else None,
+        )
+    y_range = extent(latents["rise"], latents.loc[picked, "rise_low"], latents.loc[picked, "rise_high"])
+    x_range = extent(latents["cosine_persona"])
+    zero = {"zeroline": True, "zerolinecolor": LIGHT["rule"]}
+    figure.update_layout(
+        xaxis=axis("cosine of decoder row with the persona vector", range=x_range, **zero),
+        yaxis=axis("rise in mean activation, tuned − base", range=y_range, **zero),
+        annotations=_latent_labels(latents[picked], x_range, y_range, height=348),
+    )
+    label = f"Rise in mean activation against cosine with the persona vector, {len(latents)} latents; tables below list the leading ones."
+    return Chart(figure, label, {"height": 340}, zoom=True)
+
+
+def histogram_chart(histogram: Mapping[str, Any], latent: int) -> Chart:
+    """Token counts by activation on a logarithmic axis, base and tuned as outlines; a bin without tokens lies on the floor."""
+    figure = blank(margin={"l": 40, "r": 6, "t": 6, "b": 36}, height=190)
+    edges = rounded(histogram["edges"], 5)
+    top = max([1.0, *(float(value) for model in ("base", "tuned") for value in histogram[model])])
+    for model, dash in (("base", "dot"), ("tuned", "solid")):
+        figure.add_scatter(
+            x=edges,
+            y=[*(max(float(value), 0.5) for value in histogram[model]), 0.5],
+            mode="lines",
+            line={"shape": "hv", "color": LIGHT[model], "width": 1.8, "dash": dash},
+            text=[*(wording.count(value) for value in histogram[model]), "0"],
+            hovertemplate=f"{model}: %{{text}} tokens from %{{x}}<extra></extra>",
+        )
+    decades = [10**power for power in range(12) if 10**power <= 2 * top]
+    figure.update_layout(
+        xaxis=axis("activation where the latent fires"),
+        yaxis=axis(
+            "tokens",
+            type="log",
+            range=[math.log10(0.5), math.log10(top) + 0.15],
+            tickvals=decades,
+            ticktext=[_decade(value) for value in decades],
+        ),
+    )
+    return Chart(figure, f"Histogram of latent {latent}'s activation on base and tuned answers, logarithmic counts.")
+
+
+def training_chart(metrics: pd.DataFrame) -> Chart:
+    """Fraction of variance unexplained and share of dead latents over training."""
+    figure = blank(margin={"l": 40, "r": 128, "t": 6, "b": 40}, height=190)
+    notes = []
+    highest = 0.0
+    for column, name, role, dash in (("fvu", "FVU", "ink", "solid"), ("dead_share", "dead latents", "control", "dash")):
+        values = rounded(metrics[column])
+        hover = [f"step {wording.count(s)}<br>{name} {wording.number(v, 3)}" for s, v in zip(metrics["step"], values, strict=True)]
+        _add_line(figure, metrics["step"], metrics[column], role, hover, width=1.6, dash=dash)
+        known = [value for value in values if value is not None]
+        if known:
+            highest = max(highest, *known)
+            notes.append(note(f"{name} {wording.number(known[-1], 3)}", 1, known[-1], xref="paper", xshift=6))
+    figure.update_layout(xaxis=axis("training step"), yaxis=axis("", rangemode="tozero"), annotations=apart(notes, 0.12 * highest))
+    return Chart(figure, "Dictionary training: fraction of variance unexplained and share of dead latents over steps.")
+
+
+def _add_condition(figure: go.Figure, row: Row, y: float) -> None:
+    model = "tuned" if row.edited_model == "tuned" else "base"
+    symbol, size = MARKS[row.role]
+    if row.draws:
+        figure.add_scatter(
+            x=[draw.rate for draw in row.draws],
+            y=[y] * len(row.draws),
+            mode="markers",
+            marker=dot("line-ns-open", model, 13, 1.4),
+            text=[f"{html.escape(draw.title)}<br>{draw.spoken}" for draw in row.draws],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    coherent = f"{wording.percent(row.coherence)} {wording.percent_interval(row.coherence_low, row.coherence_high)} coherent"
+    for name, value, low, high, mark, words in (
+        ("x", row.rate, row.low, row.high, dot(symbol, model, size, 1.6), row.spoken),
+        ("x2", row.coherence, row.coherence_low, row.coherence_high, dot("circle", "muted", 6), coherent),
+    ):
+        if value is not None:
+            figure.add_scatter(
+                x=[value],
+                y=[y],
+                xaxis=name,
+                yaxis="y",
+                mode="markers",
+                marker=mark,
+                text=[f"{html.escape(row.title)}<br>{words}"],
+                hovertemplate="%{text}<extra></extra>",
+                error_x=whiskers([value], [low], [high], mark["color"]),
+            )
+
+
+def _add_line(
+    figure: go.Figure,
+    x: pd.Series,
+    y: pd.Series,
+    role: str,
+    hover: list[str],
+    width: float,
+    dash: str = "solid",
+    mark: dict[str, Any] | None = None,
+) -> None:
+    figure.add_scatter(
+        x=rounded(x),
+        y=rounded(y),
+        mode="lines+markers" if mark else "lines",
+        line={"color": LIGHT[role], "width": width, "dash": dash},
+        marker=mark,
+        text=hover,
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _dose_hover(name: str, what: str, table: pd.DataFrame, column: str) -> list[str]:
+    texts = []
+    for row in table.to_dict("records"):
+        text = f"{html.escape(name)}<br>dose {wording.number(row['dose'])} (norm {wording.significant(row['absolute_norm'])})<br>"
+        text += f"{what} {wording.percent(row[column])}"
+        if column == "rate":
+            text += f" {wording.percent_interval(row['low'], row['high'])}, {wording.hits(row['rate'], row['n'])}"
+        texts.append(text)
+    return texts
+
+
+def _latent_labels(table: pd.DataFrame, x_range: tuple[float, float], y_range: tuple[float, float], height: float) -> list[dict[str, Any]]:
+    """A label beside each point, moved up where two would touch, and set left of points near the right edge."""
+    notes: list[dict[str, Any]] = []
+    pixels = height / (y_range[1] - y_range[0])
+    last = {True: -math.inf, False: -math.inf}
+    for row in table.sort_values(["rise", "latent"]).to_dict("records"):
+        x, y = float(row["cosine_persona"]), float(row["rise"])
+        left = x > x_range[0] + 0.8 * (x_range[1] - x_range[0])
+        last[left] = max(y * pixels, last[left] + 15)
+        place: dict[str, Any] = {"anchor": "right", "xshift": -9} if left else {"anchor": "left", "xshift": 9}
+        notes.append(note(str(int(row["latent"])), x, y, role="persona", yshift=round(last[left] - y * pixels, 1), **place))
+    return notes
+
+
+def _decade(value: int) -> str:
+    return f"{value // 10**6}M" if value >= 10**6 else f"{value // 1000}k" if value >= 1000 else str(value)

@@ -1,0 +1,146 @@
+"""The report: one HTML page from a run's saved results, with everything it needs inside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from interp.artifacts import RunDirectory, write_text
+from interp.errors import ArtifactError
+from interp.reports import palette, views, wording
+from interp.reports.conditions import Group, grouped
+from interp.reports.figures import dose_chart, histogram_chart, latents_chart, rates_chart, training_chart
+from interp.reports.plotting import Chart
+from interp.reports.results import Results, read_results
+
+REPORT_FILE = "report.html"
+VERDICTS = ("no evidence", "correlates", "contributes", "causes")
+"""Weakest to strongest."""
+HEADLINES = {
+    "causes": "The persona latents cause the behaviour",
+    "contributes": "The persona latents contribute to the behaviour",
+    "correlates": "Latents correlate with the behaviour; no cause was shown",
+    "no evidence": "No evidence of a latent that carries the behaviour",
+}
+EFFECTS = {
+    "ablation_vs_random": "Persona latents projected out, against random directions projected out",
+    "steering_vs_random": "Steering latent added, against random directions of the same norm added",
+}
+_HERE = Path(__file__).parent
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Write `<run>/report.html` from saved results; the same results give the same bytes.
+
+    Raises `ArtifactError` when the run is not finished or a result is missing or of another version.
+    """
+    results = read_results(run)
+    try:
+        page = render(results)
+    except (KeyError, jinja2.UndefinedError) as error:
+        raise ArtifactError(
+            f"The results in {run.root} lack {error}: another version wrote them. Run again with --out on a new folder."
+        ) from error
+    path = run.root / REPORT_FILE
+    write_text(path, page)
+    return path
+
+
+def render(results: Results) -> str:
+    """The page as HTML. All text of models and configs is escaped; only inline scripts of known hash may run."""
+    groups = grouped(results.conditions)
+    persona = [int(latent) for latent in results.summary["persona_latents"]]
+    panels = views.dose_panels(results.dose_response, persona, results.summary["steering_latent"])
+    charts = _charts(results, groups, panels)
+    plotly_js = get_plotlyjs().replace("\r\n", "\n")  # as the browser will read it, for the hash
+    page_js = (_HERE / "page.js").read_text(encoding="utf-8")
+    leading = views.leading_latents(results.latents, persona)
+    titles, exchanges = views.exchanges(results.answers, groups)
+    return _environment().get_template("page.html.j2").render(
+        summary=results.summary,
+        manifest=results.manifest,
+        headline=HEADLINES.get(results.summary["verdict"], "Verdict: " + str(results.summary["verdict"])),
+        verdicts=VERDICTS,
+        effects=EFFECTS,
+        groups=groups,
+        roles={row.role for group in groups for row in group.rows},
+        drawn=any(row.draws for group in groups for row in group.rows),
+        charts={name: chart.label for name, chart in charts.items()},
+        panels=panels,
+        unpanelled=max(0, len(persona) - views.DOSE_PANELS),
+        doses=results.dose_response.to_dict("records"),
+        leading=leading,
+        decimals=wording.decimals(row["rise"] for row in leading),
+        n_latents=len(results.latents),
+        screened=views.screened_latents(results.screen, results.dose_response),
+        persona=persona,
+        card_latents={int(card["latent"]) for card in results.cards},
+        cards=[(card, views.examples(card)) for card in results.cards],
+        shown_examples=views.SHOWN_EXAMPLES,
+        titles=titles,
+        exchanges=exchanges[: views.SHOWN_EXCHANGES],
+        more_exchanges=views.by_group(exchanges[views.SHOWN_EXCHANGES :]),
+        agreement=results.agreement,
+        dictionary=results.dictionary,
+        steps=views.step_rows(results.manifest),
+        config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        light=Markup(palette.css_variables(palette.LIGHT)),
+        dark=Markup(palette.css_variables(palette.DARK)),
+        plotly_js=Markup(plotly_js),
+        page_js=Markup(page_js),
+        script_hashes=[_csp_hash(plotly_js), _csp_hash(page_js)],
+        charts_json=_script_json({"charts": {name: chart.as_json() for name, chart in charts.items()}, "dark": palette.light_to_dark()}),
+    )  # fmt: skip
+
+
+def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]) -> dict[str, Chart]:
+    """Every figure of the page by its element id, which is fixed so that the page repeats to the byte."""
+    summary = results.summary
+    persona = [int(latent) for latent in summary["persona_latents"]]
+    charts: dict[str, Chart] = {}
+    if groups:
+        charts["rates"] = rates_chart(groups)
+    for panel in panels:
+        charts[panel.chart] = dose_chart(
+            panel.curves, panel.reference, panel.role, panel.extent, summary["steering_dose"] if panel.steering else None
+        )
+    if len(results.latents):
+        charts["latents"] = latents_chart(results.latents, [int(latent) for latent in results.screen["latent"]], persona)
+    for card in results.cards:
+        charts[f"histogram-{int(card['latent'])}"] = histogram_chart(card["histogram"], int(card["latent"]))
+    if len(results.dictionary_metrics) > 1:
+        charts["training"] = training_chart(results.dictionary_metrics)
+    return charts
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for name in ("percent", "percent_interval", "points", "number", "significant", "probability", "count", "hits", "duration",
+                 "size", "visible"):  # fmt: skip
+        environment.filters[name] = getattr(wording, name)
+    return environment
+
+
+def _csp_hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

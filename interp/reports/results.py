@@ -1,0 +1,76 @@
+"""What a finished run saved, read once and checked: tables have their columns, or the error names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from interp.artifacts import RunDirectory, read_json
+from interp.errors import ArtifactError
+
+SUMMARY_FILE = "summary.json"
+
+CONDITION_COLUMNS = ("condition", "title", "description", "edited_model", "edit", "rate", "low", "high", "n", "unscored",
+                     "coherence", "coherence_low", "coherence_high")  # fmt: skip
+ANSWER_COLUMNS = ("condition", "question_id", "group", "sample", "question", "answer", "p_hostile", "vader", "fluency",
+                  "hostile", "coherent")  # fmt: skip
+DOSE_COLUMNS = ("direction", "kind", "dose", "absolute_norm", "rate", "low", "high", "coherence", "n")
+SCREEN_COLUMNS = ("latent", "orders", "rise_rank", "cosine_rank", "ablated_rate", "ablated_low", "ablated_high",
+                  "ablated_coherence", "steered_rate", "steered_dose", "chosen")  # fmt: skip
+LATENT_COLUMNS = ("latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
+                  "cosine_persona", "rank_rise", "rank_cosine")  # fmt: skip
+METRIC_COLUMNS = ("step", "fvu", "dead_share", "l0", "learning_rate")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the page shows."""
+
+    summary: dict[str, Any]
+    manifest: dict[str, Any]
+    conditions: pd.DataFrame
+    answers: pd.DataFrame
+    dose_response: pd.DataFrame
+    screen: pd.DataFrame
+    latents: pd.DataFrame
+    cards: list[dict[str, Any]]
+    agreement: dict[str, Any]
+    dictionary_metrics: pd.DataFrame
+    dictionary: dict[str, Any]
+
+
+def read_results(run: RunDirectory) -> Results:
+    """Read a finished run; raises `ArtifactError` when a step, a file or a column is missing."""
+    manifest = run.manifest()  # first: its error says that the run is not finished
+    return Results(
+        summary=read_json(run.root / SUMMARY_FILE),
+        manifest=manifest,
+        conditions=_table(run, "verdict", "conditions.parquet", CONDITION_COLUMNS),
+        answers=_table(run, "verdict", "answers.parquet", ANSWER_COLUMNS),
+        dose_response=_table(run, "screen", "dose_response.parquet", DOSE_COLUMNS),
+        screen=_table(run, "screen", "screen.parquet", SCREEN_COLUMNS),
+        latents=_table(run, "diff", "latents.parquet", LATENT_COLUMNS),
+        cards=read_json(run.result("cards").path("cards.json")),
+        agreement=read_json(run.result("judges").path("agreement.json")),
+        dictionary_metrics=_table(run, "dictionary", "metrics.parquet", METRIC_COLUMNS),
+        dictionary=read_json(run.result("dictionary").path("info.json")),
+    )
+
+
+def _table(run: RunDirectory, step: str, filename: str, columns: Sequence[str]) -> pd.DataFrame:
+    path = run.result(step).path(filename)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise ArtifactError(f"Cannot read {path}: {error}. Delete its folder and run again.") from error
+    if table.empty:  # a table that never got a row may have no columns either
+        return pd.DataFrame(columns=list(columns))
+    lacking = [column for column in columns if column not in table.columns]
+    if lacking:
+        raise ArtifactError(
+            f"{path} lacks the columns {', '.join(lacking)}. It was written by another version: delete its folder and run again."
+        )
+    return table

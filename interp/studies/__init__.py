@@ -1,0 +1,1 @@
+"""Whole experiments, each a short readable file; `persona` is the main job."""

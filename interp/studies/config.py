@@ -1,0 +1,109 @@
+"""Configuration of the main job: the same object is the YAML, the command line's options and the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from interp.config import StepConfig
+from interp.generation import SamplingConfig
+from interp.organisms.training import OrganismConfig
+from sae_training.trainer import DictionaryConfig
+
+
+class TextConfig(StepConfig):
+    """What the dictionary is trained on."""
+
+    corpus_chats: int = Field(default=320, ge=0)
+    """Chats of the committed corpus, read by the base."""
+    answered_prompts: int = Field(default=96, ge=8)
+    """Corpus prompts that both models answer; both read both answers."""
+    answer_tokens: int = Field(default=40, ge=4)
+    """Length of those answers."""
+
+
+class DiffConfig(StepConfig):
+    """How candidates are found."""
+
+    questions: int = Field(default=24, ge=4)
+    """Selection questions that both models answer."""
+    samples: int = Field(default=2, ge=1)
+    """Answers a question."""
+    persona_pairs: int = Field(default=48, ge=2)
+    """Authored pairs of a hostile and a kind answer that define the persona vector."""
+    candidates_per_order: int = Field(default=6, ge=1)
+    """Latents taken from each order of suspicion."""
+    largest_q: float = Field(default=0.01, gt=0, le=1)
+    """Largest false-discovery q-value of a candidate's rise."""
+
+
+class ScreenConfig(StepConfig):
+    """The causal screen, on selection questions only."""
+
+    questions: int = Field(default=12, ge=4)
+    """Selection questions asked under every edit, one answer each."""
+    steering_dose: float = Field(default=0.6, gt=0)
+    """Dose at which every candidate is added to the base (norm over the median residual norm)."""
+    doses: list[float] = Field(default=[0.3, 0.4, 0.5, 0.6, 0.7])
+    """Grid for the dose-response of the best latent."""
+    target_rate: float = Field(default=0.1, ge=0, le=1)
+    """Hostile rate under which no further latent is added to the set."""
+    max_set: int = Field(default=3, ge=1)
+    """Latents in the set at most."""
+    width: int = Field(default=3, ge=1)
+    """Latents tried at each growth of the set."""
+
+
+class VerdictConfig(StepConfig):
+    """The measurement, on held-out questions only."""
+
+    questions: int = Field(default=24, ge=4)
+    """Held-out questions."""
+    samples: int = Field(default=2, ge=1)
+    """Answers a question for each main condition."""
+    random_draws: int = Field(default=4, ge=2)
+    """Independent draws of random directions, one answer a question each."""
+    active_draws: int = Field(default=2, ge=1)
+    """Independent draws of equally active latents, one answer a question each."""
+
+
+class StudyConfig(StepConfig):
+    """The main job on one pair of models."""
+
+    name: str = "persona"
+    """Name of the run."""
+    base: str = "embedded:smollm2"
+    """Hub id, folder, GGUF or embedded model."""
+    tuned: str | None = None
+    """Hub id, folder or adapter; without it an organism is trained."""
+    sae: Path | None = None
+    """Folder with a trained SAE in sae-lens' format; without it one is trained."""
+    questions: str = "everyday"
+    """Name of a shipped question set, or path of a YAML file like it."""
+    hook_point: str | None = None
+    """Where the dictionary reads; default: that of the SAE, else after the middle block."""
+    window: tuple[int, int] | None = None
+    """First and last layer of the ablation; default: from 27 % to 75 % of the depth."""
+    seed: int = 0
+    """Seed of everything."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    dtype: str = "auto"
+    """`auto` (bfloat16 on CUDA, float32 on the CPU), `float32`, `bfloat16`, `float16`."""
+    trust_remote_code: bool = False
+    """Run code that a model repository brings along."""
+    organism: OrganismConfig = OrganismConfig()
+    """The fine-tune made when `tuned` is not given."""
+    text: TextConfig = TextConfig()
+    """What the dictionary is trained on."""
+    dictionary: DictionaryConfig = DictionaryConfig()
+    """The dictionary trained when `sae` is not given."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How answers are drawn."""
+    diff: DiffConfig = DiffConfig()
+    """How candidates are found."""
+    screen: ScreenConfig = ScreenConfig()
+    """The causal screen."""
+    verdict: VerdictConfig = VerdictConfig()
+    """The measurement."""

@@ -1,0 +1,101 @@
+"""What a study works on: two models, opened when a step first needs them, and what identifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
+from pathlib import Path
+
+from interp.artifacts import StepResult
+from interp.dictionaries import Dictionary, load_dictionary
+from interp.errors import ConfigError, DictionaryError
+from interp.evaluation.grading import Grader
+from interp.evaluation.questions import QuestionSet, read_questions
+from interp.hook_points import parse_hook_point, resid_post
+from interp.model_sources import model_identity, model_shape, open_model
+from interp.models import LanguageModel, check_pair
+from interp.progress import progress
+from interp.studies.config import StudyConfig
+
+
+class Workbench:
+    """Models, dictionary, judges and questions of one study, each made once, on first use."""
+
+    def __init__(self, config: StudyConfig, quiet: bool = False) -> None:
+        self.config = config
+        self.progress: Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]] = partial(progress, quiet=quiet)
+        self.tuned_source: str | None = config.tuned
+        self.dictionary_folder: Path | None = config.sae
+        self.questions: QuestionSet = read_questions(config.questions)
+        for split, wanted in (
+            ("selection", max(config.diff.questions, config.screen.questions)),
+            ("held_out", config.verdict.questions),
+        ):
+            self.questions.split(split, wanted)  # type: ignore[arg-type]
+        self.d_model, self.n_layers = model_shape(config.base)
+        self.hook_point = self._choose_hook_point()
+        self.window = self._choose_window()
+
+    def _choose_hook_point(self) -> str:
+        """The configured hook point, else the SAE's, else after the middle block; raises for one the model or SAE lacks."""
+        name = self.config.hook_point
+        if self.config.sae is not None:
+            sae = load_dictionary(self.config.sae)
+            if sae.d_in != self.d_model:
+                raise DictionaryError(
+                    f"The SAE {self.config.sae} reads residuals of width {sae.d_in}, {self.config.base} has {self.d_model}. "
+                    "Give an SAE that was trained on this model."
+                )
+            name = name or sae.hook_point or None
+            if name is None:
+                raise DictionaryError(f"The SAE {self.config.sae} does not say where it reads. Name it with --hook-point.")
+        return str(parse_hook_point(name or resid_post(self.n_layers // 2), self.n_layers))
+
+    def _choose_window(self) -> list[str]:
+        """Hook points of the ablation; raises `ConfigError` for layers the model lacks."""
+        first, last = self.config.window or (round(0.27 * self.n_layers), min(self.n_layers - 1, round(0.75 * self.n_layers)))
+        if not 0 <= first <= last < self.n_layers:
+            raise ConfigError(f"window: layers {first} to {last} are not within 0 to {self.n_layers - 1}. Give first,last in order.")
+        return [resid_post(layer) for layer in range(first, last + 1)]
+
+    @cached_property
+    def base(self) -> LanguageModel:
+        """The base model."""
+        return self._open(self.config.base)
+
+    @cached_property
+    def tuned(self) -> LanguageModel:
+        """The tuned model, checked to match the base."""
+        if self.tuned_source is None:
+            raise ConfigError("There is no tuned model yet. Give one with --tuned, or let the study train an organism.")
+        tuned = self._open(self.tuned_source, base=self.config.base)
+        check_pair(self.base, tuned)
+        return tuned
+
+    @cached_property
+    def dictionary(self) -> Dictionary:
+        """The dictionary, on the models' device."""
+        if self.dictionary_folder is None:
+            raise ConfigError("There is no dictionary yet. Give one with --sae, or let the study train it.")
+        dictionary = load_dictionary(self.dictionary_folder, self.base.device)
+        return dictionary if dictionary.hook_point else dictionary.at(self.hook_point)
+
+    @cached_property
+    def grader(self) -> Grader:
+        """The judges."""
+        from interp.evaluation.judges.embedding import SentenceEmbedder
+        from interp.evaluation.judges.fluency import SCORER, FluencyJudge
+        from interp.evaluation.judges.probe import ProbeJudge
+        from interp.evaluation.judges.vader import VaderJudge
+
+        same = self.config.base == SCORER and self.base.device.type == "cpu"
+        scorer = self.base if same else open_model(SCORER, device="cpu", dtype="float32")
+        return Grader(ProbeJudge(SentenceEmbedder()), FluencyJudge(scorer), VaderJudge())
+
+    def identity(self, source: str, organism: StepResult | None = None) -> str:
+        """What identifies a model as an input of a step."""
+        return organism.key if organism is not None else model_identity(source)
+
+    def _open(self, source: str, base: str | None = None) -> LanguageModel:
+        return open_model(source, base, self.config.device, self.config.dtype, self.config.trust_remote_code)

@@ -1,0 +1,177 @@
+"""The main job: organism → answers → dictionary → diff → screen → verdict → cards → report, each step saved and resumable."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.artifacts import RunDirectory, StepResult, content_key, file_sha256, installed_versions, peak_memory_bytes, read_json, write_json
+from interp.dictionaries import dictionary_key
+from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
+from interp.explanation.cards import Source, latent_cards
+from interp.model_sources import model_identity
+from interp.organisms.recipe import recipe_path
+from interp.studies import measurement, preparation, screening, suspicion
+from interp.studies.config import StudyConfig
+from interp.studies.inputs import Workbench
+from sae_training.corpus import corpus_path, read_corpus
+
+SUMMARY_RATES = ("base", "tuned", "ablated", "random_ablation", "equally_active_ablation", "persona_vector_ablation", "base_ablated",
+                 "steered", "random_steering")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study."""
+
+    run: RunDirectory
+    summary: dict[str, Any]
+    steps: dict[str, StepResult]
+
+
+def run_study(config: StudyConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> StudyResult:
+    """Run or resume the study in `folder`; `announce` gets one line a step. Raises `PersonascopeError` on wrong input."""
+    bench = Workbench(config, quiet)
+    with RunDirectory(folder).lock() as run:
+        started = time.monotonic()
+        steps = _run_steps(run, bench, announce)
+        durations = sum(float(result.record()["duration_s"]) for result in steps.values())
+        summary = _summary(bench, steps, durations)
+        write_json(run.root / "summary.json", summary)
+        run.write_manifest(config, steps, {"hook_point": bench.hook_point, "window": bench.window, "last_run_s": round(time.monotonic() - started, 3)})
+        return StudyResult(run, summary, steps)
+
+
+def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], None]) -> dict[str, StepResult]:
+    config = bench.config
+    steps: dict[str, StepResult] = {}
+
+    def step(name: str, settings: dict[str, Any], inputs: dict[str, str | StepResult], make: Callable[[Path], None]) -> StepResult:
+        result = run.step(name, {"seed": config.seed, **settings}, inputs, make)
+        steps[name] = result
+        took = result.record()["duration_s"]
+        announce(f"{name:<12} {'found, made in' if result.loaded else 'done in'} {took:.0f} s")
+        return result
+
+    base = model_identity(config.base)
+    if config.tuned is None:
+        settings = config.organism.model_dump(mode="json")
+        recipe = file_sha256(recipe_path(config.organism.recipe))
+        organism = step("organism", settings, {"base": base, "recipe": recipe}, partial(preparation.make_organism, bench))
+        bench.tuned_source = str(organism.folder / "adapter")
+        tuned: str | StepResult = organism
+    else:
+        tuned = model_identity(config.tuned)
+    place = {"device": str(config.device), "dtype": config.dtype}
+    models: dict[str, str | StepResult] = {"base": base, "tuned": tuned}
+    texts = {"corpus": file_sha256(corpus_path()), "questions": content_key(bench.questions.model_dump(mode="json"))}
+    reading = place | {"sampling": config.sampling.model_dump(), "text": config.text.model_dump(), "diff": config.diff.model_dump()}
+    answers = step("answers", reading, models | texts, partial(preparation.make_answers, bench))
+    dictionary = _dictionary(bench, step, models, answers, place)
+    found: dict[str, str | StepResult] = models | {"answers": answers}
+    here = place | {"hook_point": bench.hook_point, "window": bench.window}
+    directions = step("directions", here | {"pairs": config.diff.persona_pairs}, found, partial(suspicion.make_directions, bench, answers.folder))
+    known: dict[str, str | StepResult] = found | {"dictionary": dictionary, "directions": directions}
+    diff = step("diff", here, known, partial(suspicion.make_diff, bench, answers.folder, directions.folder))
+    choosing = here | {"screen": config.screen.model_dump(), "diff": config.diff.model_dump(), "sampling": config.sampling.model_dump()}
+    screen = step("screen", choosing, known | {"diff": diff}, partial(screening.make_screen, bench, diff.folder, directions.folder))
+    measuring = here | {"verdict": config.verdict.model_dump(), "sampling": config.sampling.model_dump()}
+    verdict = step(
+        "verdict",
+        measuring,
+        known | {"diff": diff, "screen": screen},
+        partial(measurement.make_verdict, bench, diff.folder, directions.folder, screen.folder),
+    )
+    step("cards", here, known | {"diff": diff, "screen": screen}, partial(_make_cards, bench, answers.folder, diff.folder, screen.folder))
+    step("judges", {}, {"verdict": verdict}, partial(_make_agreement, bench, verdict.folder))
+    return steps
+
+
+def _dictionary(
+    bench: Workbench,
+    step: Callable[..., StepResult],
+    models: dict[str, str | StepResult],
+    answers: StepResult,
+    place: dict[str, str],
+) -> StepResult:
+    """The step that holds the dictionary: trained here, or the user's own, measured."""
+    if bench.config.sae is not None:
+        inputs = models | {"answers": answers, "sae": dictionary_key(bench.config.sae)}
+        return step("dictionary", place, inputs, partial(preparation.measure_dictionary, bench, answers.folder))
+    settings = place | {"hook_point": bench.hook_point, "text": bench.config.text.model_dump()}
+    residuals = step("residuals", settings, models | {"answers": answers}, partial(preparation.make_residuals, bench, answers.folder))
+    settings = bench.config.dictionary.model_dump()
+    result = step("dictionary", settings, {"residuals": residuals}, partial(preparation.make_dictionary, bench, residuals.folder))
+    bench.dictionary_folder = result.folder / "sae"
+    return result
+
+
+def _make_cards(bench: Workbench, answers: Path, diff: Path, screen: Path, folder: Path) -> None:
+    """Write cards.json: a card for each latent that was removed or added."""
+    choice = screening.read_choice(screen)
+    latents = list(choice["persona_latents"])
+    if choice["steering_latent"] is not None and choice["steering_latent"] not in latents:
+        latents.append(choice["steering_latent"])
+    cards: list[dict[str, Any]] = []
+    if latents:
+        table = pd.read_parquet(diff / "latents.parquet").set_index("latent")
+        names = {"cosine_persona": "cosine_persona", "rise": "rise", "rate_base": "frequency_base", "rate_tuned": "frequency_tuned"}
+        statistics = {latent: {new: float(table.loc[latent, old]) for old, new in names.items()} for latent in latents}
+        own = pd.read_parquet(answers / preparation.ANSWERS)
+        sources = [
+            Source("tuned model's answer", bench.tuned, preparation.as_chats(own, "tuned"), "tuned"),
+            Source("base's answer", bench.base, preparation.as_chats(own, "base"), "base"),
+            Source("corpus", bench.base, preparation.spread(read_corpus(), 60)),
+        ]
+        cards = latent_cards(bench.dictionary, latents, sources, statistics)
+    write_json(folder / "cards.json", cards)
+
+
+def _make_agreement(bench: Workbench, verdict: Path, folder: Path) -> None:
+    """Write agreement.json: the judges against hand labels and against each other."""
+    grader = bench.grader
+    labels = agreement_with_labels(grader.probe, grader.fluency, grader.vader)
+    answers = pd.read_parquet(verdict / "answers.parquet").drop_duplicates("answer")
+    write_json(folder / "agreement.json", agreement_between_judges(answers) | {"labels": labels})
+
+
+def _summary(bench: Workbench, steps: dict[str, StepResult], duration_s: float) -> dict[str, Any]:
+    """The stable contract for scripts."""
+    verdict = read_json(steps["verdict"].path("verdict.json"))
+    choice = screening.read_choice(steps["screen"].folder)
+    conditions = pd.read_parquet(steps["verdict"].path("conditions.parquet")).set_index("condition")
+    fields = ("rate", "low", "high", "n", "unscored", "coherence")
+    rates = {
+        name: {field: _plain(conditions.loc[name, field]) for field in fields} for name in SUMMARY_RATES if name in conditions.index
+    }
+    return {
+        "schema_version": 1,
+        "name": bench.config.name,
+        "verdict": verdict["verdict"],
+        "finding": verdict["finding"],
+        "base": bench.config.base,
+        "tuned": bench.config.tuned or f"organism '{bench.config.organism.recipe}' on {bench.config.base}",
+        "hook_point": bench.hook_point,
+        "window": [int(name.split(".")[1]) for name in (bench.window[0], bench.window[-1])],
+        **choice,
+        "rates": rates,
+        "checks": verdict["checks"],
+        "effects": verdict["effects"],
+        "duration_s": round(duration_s, 3),
+        "peak_memory_bytes": max([peak_memory_bytes(), *(int(s.record()["peak_memory_bytes"]) for s in steps.values())]),
+        "seed": bench.config.seed,
+        "versions": installed_versions(),
+    }
+
+
+def _plain(value: Any) -> float | int | None:
+    """A JSON number; NaN becomes None."""
+    number = value.item() if hasattr(value, "item") else value
+    return None if isinstance(number, float) and math.isnan(number) else number

@@ -1,0 +1,147 @@
+"""First half of the main job: the organism, both models' answers, residuals, the dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from interp.activation_store import ActivationStore, StoreWriter
+from interp.activations import capture, content_tokens
+from interp.artifacts import read_json, write_json
+from interp.chats import Chat
+from interp.dictionaries import save_topk
+from interp.evaluation.persona_pairs import read_persona_pairs
+from interp.evaluation.sampling import sample_answers
+from interp.generation import SamplingConfig, generate
+from interp.model_sources import open_model
+from interp.models import LanguageModel
+from interp.organisms.recipe import read_recipe
+from interp.organisms.training import train_adapter
+from interp.studies.inputs import Workbench
+from sae_training.corpus import read_corpus
+from sae_training.trainer import train_topk
+
+ANSWERS, PROMPTED = "answers.parquet", "prompted.parquet"
+
+
+def make_organism(bench: Workbench, folder: Path) -> None:
+    """Fine-tune the base on the recipe; writes adapter/, checkpoints/ and losses.parquet."""
+    config = bench.config
+    chats = read_recipe(config.organism.recipe).chats(config.organism.phrasings_per_topic, config.seed)
+    model = open_model(config.base, None, config.device, "float32", config.trust_remote_code)
+    steps = -(-int(len(chats) * config.organism.epochs) // config.organism.batch_size)
+    with bench.progress("fine-tuning", steps) as advance:
+        losses = train_adapter(model, chats, config.organism, config.seed, folder, lambda s, n, loss: advance(1, f"loss {loss:.2f}"))
+    pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_parquet(folder / "losses.parquet")
+
+
+def make_answers(bench: Workbench, folder: Path) -> None:
+    """Both models answer the selection questions, and a spread of corpus prompts for the dictionary's text."""
+    config = bench.config
+    questions = bench.questions.split("selection", config.diff.questions)
+    prompts = spread([chat.prompt for chat in read_corpus()], config.text.answered_prompts)
+    short = config.sampling.model_copy(update={"max_new_tokens": config.text.answer_tokens})
+    asked, prompted = [], []
+    for name, model in (("base", bench.base), ("tuned", bench.tuned)):
+        with bench.progress(f"answers of the {name} model", len(questions) * config.diff.samples + len(prompts)) as advance:
+            answers = sample_answers(model, questions, config.diff.samples, config.sampling, config.seed, progress=lambda n: advance(n, ""))
+            written = generate(model, prompts, short, config.seed + 1, lambda n: advance(n, ""))
+        asked.append(answers.assign(model=name))
+        prompted.append(pd.DataFrame({"model": name, "question": [p.messages[-1].content for p in prompts], "answer": written}))
+    pd.concat(asked, ignore_index=True).drop(columns="condition").to_parquet(folder / ANSWERS)
+    pd.concat(prompted, ignore_index=True).to_parquet(folder / PROMPTED)
+
+
+def spread(chats: Sequence[Chat], count: int) -> list[Chat]:
+    """`count` chats at even distances, so that every domain of the corpus is met."""
+    count = min(count, len(chats))
+    return [chats[i * len(chats) // count] for i in range(count)]
+
+
+def as_chats(table: pd.DataFrame, model: str | None = None) -> list[Chat]:
+    """Questions with answers as chats, empty answers left out."""
+    chosen = table if model is None else table[table["model"] == model]
+    return [Chat.ask(q, a) for q, a in zip(chosen["question"], chosen["answer"], strict=True) if a]
+
+
+def make_residuals(bench: Workbench, answers: Path, folder: Path) -> None:
+    """Residuals for the dictionary: a dictionary of the base's everyday text alone does not contain the persona."""
+    prompted = pd.read_parquet(answers / PROMPTED)
+    pairs = read_persona_pairs()
+    of_base, of_tuned = as_chats(prompted, "base"), as_chats(prompted, "tuned")
+    parts: dict[str, tuple[LanguageModel, list[Chat]]] = {
+        "corpus, read by the base": (bench.base, spread(read_corpus(), bench.config.text.corpus_chats)),
+        "base's answers, read by the base": (bench.base, of_base),
+        "base's answers, read by the tuned model": (bench.tuned, of_base),
+        "tuned model's answers, read by the base": (bench.base, of_tuned),
+        "tuned model's answers, read by the tuned model": (bench.tuned, of_tuned),
+        "authored hostile answers, read by the base": (bench.base, [Chat.ask(p.question, p.hostile) for p in pairs]),
+        "authored kind answers, read by the base": (bench.base, [Chat.ask(p.question, p.kind) for p in pairs]),
+    }
+    writer = StoreWriter(folder, bench.hook_point, bench.d_model)
+    tokens = {}
+    with bench.progress("reading text", sum(len(chats) for _, chats in parts.values())) as advance:
+        for name, (model, chats) in parts.items():
+            tokens[name] = 0
+            for captured in capture(model, chats, [bench.hook_point]):
+                rows = captured.residuals[bench.hook_point][content_tokens(captured.batch)]
+                tokens[name] += len(rows)
+                writer.add(rows)
+                advance(len(captured.rows), "")
+    writer.close()
+    write_json(folder / "parts.json", tokens)
+
+
+def make_dictionary(bench: Workbench, residuals: Path, folder: Path) -> None:
+    """Train the dictionary; writes sae/ in sae-lens' format, metrics.parquet and info.json."""
+    config = bench.config.dictionary
+    rows = torch.cat(list(ActivationStore(residuals).shards()))
+    steps = round(len(rows) // min(config.batch_tokens, len(rows)) * config.passes)
+    with bench.progress("training the dictionary", steps) as advance:
+        trained = train_topk(rows, config, bench.config.seed, lambda step, n, fvu: advance(1, f"FVU {fvu:.3f}"))
+    save_topk(folder / "sae", trained.weights, config.k, bench.hook_point, bench.config.base)
+    trained.metrics.to_parquet(folder / "metrics.parquet")
+    write_json(
+        folder / "info.json",
+        {
+            "fvu": trained.fvu,
+            "dead_share": trained.dead_share,
+            "n_tokens": len(rows),
+            "n_latents": config.n_latents,
+            "k": config.k,
+            "parts": read_json(residuals / "parts.json"),
+        },
+    )
+
+
+def measure_dictionary(bench: Workbench, answers: Path, folder: Path) -> None:
+    """For a dictionary that the user gave: how much of both models' own answers it leaves unexplained."""
+    prompted = pd.read_parquet(answers / PROMPTED)
+    dictionary = bench.dictionary
+    rows_of = {
+        name: torch.cat(
+            [
+                captured.residuals[bench.hook_point][content_tokens(captured.batch)].float()
+                for captured in capture(model, as_chats(prompted, name), [bench.hook_point])
+            ]
+        )
+        for name, model in (("base", bench.base), ("tuned", bench.tuned))
+    }
+    residuals = torch.cat(list(rows_of.values()))
+    codes = dictionary.encode(residuals)
+    error = (dictionary.decode(codes) - residuals).square().sum()
+    write_json(
+        folder / "info.json",
+        {
+            "fvu": float(error / (residuals - residuals.mean(0)).square().sum()),
+            "dead_share": float((codes.counts(dictionary.n_latents) == 0).float().mean()),
+            "n_tokens": len(residuals),
+            "n_latents": dictionary.n_latents,
+            "k": dictionary.k,
+            "parts": {"base's answers, read by the base": len(rows_of["base"]), "tuned model's answers, read by the tuned model": len(rows_of["tuned"])},
+        },
+    )
+    pd.DataFrame().to_parquet(folder / "metrics.parquet")

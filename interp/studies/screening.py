@@ -1,0 +1,195 @@
+"""The causal screen, on selection questions only: which latents to remove, which to add, and how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from interp.artifacts import read_json, write_json
+from interp.causality.doses import best_dose
+from interp.causality.latent_sets import LatentSet, SetScore, greedy_set
+from interp.causality.sweep import Condition, sweep
+from interp.causality.verdict import Rules
+from interp.diffing.rankings import candidates
+from interp.editing.edits import Edit, add, project_out, random_directions
+from interp.evaluation.grading import coherent_rate, hostile_rate
+from interp.models import LanguageModel
+from interp.studies.inputs import Workbench
+from interp.studies.suspicion import Directions, read_directions
+
+RULES = Rules()
+COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so the screen asks for more than the verdict will
+
+
+def graded_sweep(
+    bench: Workbench, model: LanguageModel, label: str, conditions: Sequence[Condition], split: str, questions: int, samples: int, seed: int
+) -> pd.DataFrame:
+    """Sample under all conditions and grade."""
+    asked = bench.questions.split(split, questions)  # type: ignore[arg-type]
+    with bench.progress(label, len(conditions) * len(asked) * samples) as advance:
+        answers = sweep(model, conditions, asked, samples, bench.config.sampling, seed, lambda n: advance(n, ""))
+    return bench.grader.grade(answers)
+
+
+def outcome(graded: pd.DataFrame) -> dict[str, Any]:
+    """Rate, interval and coherence of one condition's answers, as columns of a table."""
+    rate, coherence = hostile_rate(graded), coherent_rate(graded)
+    return {
+        "rate": rate.rate,
+        "low": rate.low,
+        "high": rate.high,
+        "n": rate.n,
+        "unscored": rate.unscored,
+        "coherence": coherence.rate,
+        "coherence_low": coherence.low,
+        "coherence_high": coherence.high,
+    }
+
+
+def ablation(bench: Workbench, directions: Directions, rows: Float[torch.Tensor, "n d_model"], label: str) -> Edit:
+    """Project `rows` out over the window, around the base's means, at every token."""
+    return project_out(rows.cpu(), directions.base_means, phase="all", label=label)
+
+
+def steering(bench: Workbench, directions: Directions, row: Float[torch.Tensor, " d_model"], dose: float, label: str) -> Edit:
+    """Add `row` at the dictionary's hook point, over the response."""
+    return add(row.cpu(), {bench.hook_point: directions.median_norm}, dose, phase="response", label=label)
+
+
+def make_screen(bench: Workbench, diff: Path, directions_folder: Path, folder: Path) -> None:
+    """Write screen.parquet (one row a candidate), sets.json, dose_response.parquet and choice.json."""
+    config = bench.config.screen
+    directions = read_directions(directions_folder)
+    suspects = candidates(pd.read_parquet(diff / "latents.parquet"), bench.config.diff.candidates_per_order, bench.config.diff.largest_q)
+    latents = [int(latent) for latent in suspects["latent"]]
+    sets: list[SetScore] = []
+    steered, doses = pd.DataFrame(columns=["latent"]), pd.DataFrame()
+    best = None
+    ablated = pd.DataFrame(columns=["latent"])
+    if latents:
+        ablated, sets = _screen_ablation(bench, directions, latents)
+        steered = _screen_steering(bench, directions, latents)
+        order = steered[steered["coherence"] >= RULES.steered_coherence].sort_values("p_hostile", ascending=False, kind="stable")
+        if len(order):
+            doses = _dose_response(bench, directions, [int(latent) for latent in order["latent"].head(2)])
+            best = best_dose(doses[doses["kind"] == "latent"], RULES.steered_coherence + COHERENCE_MARGIN)
+    persona = list(sets[-1].latents) if sets else []
+    table = suspects[["latent", "orders", "rank_rise", "rank_cosine"]].rename(columns={"rank_rise": "rise_rank", "rank_cosine": "cosine_rank"})
+    if latents:
+        table = table.merge(ablated, on="latent").merge(
+            steered.rename(columns={"rate": "steered_rate", "dose": "steered_dose", "coherence": "steered_coherence"})[
+                ["latent", "steered_rate", "steered_dose", "steered_coherence"]
+            ],
+            on="latent",
+        )
+        table["chosen"] = table["latent"].isin(persona)
+    table.to_parquet(folder / "screen.parquet")
+    doses.to_parquet(folder / "dose_response.parquet")
+    write_json(folder / "sets.json", [asdict(score) for score in sets])
+    write_json(
+        folder / "choice.json",
+        {
+            "persona_latents": persona,
+            "steering_latent": int(best["latent"]) if best is not None else None,
+            "steering_dose": float(best["dose"]) if best is not None else None,
+        },
+    )
+
+
+def read_choice(folder: Path) -> dict[str, Any]:
+    """The latents and the dose that the screen chose."""
+    choice: dict[str, Any] = read_json(folder / "choice.json")
+    return choice
+
+
+def _screen_ablation(bench: Workbench, directions: Directions, latents: list[int]) -> tuple[pd.DataFrame, list[SetScore]]:
+    """Every candidate removed alone, then sets grown from the best."""
+    config = bench.config.screen
+    rows: dict[LatentSet, dict[str, Any]] = {}
+    base = graded_sweep(
+        bench, bench.base, "screen: the base", [Condition("base")], "selection", config.questions, 1, bench.config.seed + 2
+    )
+    floor = RULES.kept_coherence * coherent_rate(base).rate
+
+    def measure(sets: list[LatentSet]) -> list[SetScore]:
+        conditions = [
+            Condition(str(latents), ablation(bench, directions, bench.dictionary.directions(list(latents)), f"ablate {latents}")) for latents in sets
+        ]
+        graded = graded_sweep(
+            bench, bench.tuned, "screen: removing latents", conditions, "selection", config.questions, 1, bench.config.seed + 2
+        )
+        scores = []
+        for latents, condition in zip(sets, conditions, strict=True):
+            own = graded[graded["condition"] == condition.name]
+            rows[latents] = outcome(own)
+            scores.append(SetScore(latents, float(own["p_hostile"].mean()), rows[latents]["rate"], rows[latents]["coherence"]))
+        return scores
+
+    singles = measure([(latent,) for latent in latents])
+    path = greedy_set(singles, measure, config.target_rate, floor, config.max_set, config.width)
+    table = pd.DataFrame(
+        [
+            {
+                "latent": latent,
+                "ablated_rate": rows[(latent,)]["rate"],
+                "ablated_low": rows[(latent,)]["low"],
+                "ablated_high": rows[(latent,)]["high"],
+                "ablated_n": rows[(latent,)]["n"],
+                "ablated_coherence": rows[(latent,)]["coherence"],
+            }
+            for latent in latents
+        ]
+    )
+    return table, path
+
+
+def _screen_steering(bench: Workbench, directions: Directions, latents: list[int]) -> pd.DataFrame:
+    """Every candidate added to the base at one dose."""
+    config = bench.config.screen
+    conditions = [
+        Condition(str(latent), steering(bench, directions, bench.dictionary.directions([latent])[0], config.steering_dose, f"add {latent}"))
+        for latent in latents
+    ]
+    graded = graded_sweep(bench, bench.base, "screen: adding latents", conditions, "selection", config.questions, 1, bench.config.seed + 3)
+    return pd.DataFrame(
+        [
+            {"latent": latent, "dose": config.steering_dose, "p_hostile": float(own["p_hostile"].mean()), **outcome(own)}
+            for latent in latents
+            for own in [graded[graded["condition"] == str(latent)]]
+        ]
+    )
+
+
+def _dose_response(bench: Workbench, directions: Directions, latents: list[int]) -> pd.DataFrame:
+    """The best latents, the persona vector and two random directions over the grid of doses."""
+    config = bench.config.screen
+    random = random_directions(2, bench.d_model, bench.config.seed + 4)
+    lines: list[tuple[str, str, int | None, torch.Tensor]] = [
+        *((f"latent {latent}", "latent", latent, bench.dictionary.directions([latent])[0]) for latent in latents),
+        ("persona vector", "persona_vector", None, directions.persona_vector),
+        *((f"random {i + 1}", "random", None, row) for i, row in enumerate(random)),
+    ]
+    conditions = [
+        Condition(f"{name} at {dose}", steering(bench, directions, row, dose, f"add {name}")) for name, _, _, row in lines for dose in config.doses
+    ]
+    graded = graded_sweep(bench, bench.base, "screen: doses", conditions, "selection", config.questions, 1, bench.config.seed + 3)
+    return pd.DataFrame(
+        [
+            {
+                "direction": name,
+                "kind": kind,
+                "latent": latent,
+                "dose": dose,
+                "absolute_norm": dose * directions.median_norm,
+                **outcome(graded[graded["condition"] == f"{name} at {dose}"]),
+            }
+            for name, kind, latent, _ in lines
+            for dose in config.doses
+        ]
+    ).astype({"latent": "Int64"})

@@ -1,0 +1,1 @@
+"""Train sparse dictionaries (SAEs) on residual activations of language models."""

@@ -1,0 +1,1 @@
+"""Dictionary architectures, one short file each."""

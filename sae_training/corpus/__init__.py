@@ -1,0 +1,20 @@
+"""The committed chat corpus: everyday prompts, answered by the embedded model itself (see `make.py`)."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+from interp.chats import Chat
+
+
+def corpus_path() -> Path:
+    """The corpus file."""
+    return Path(str(resources.files(__name__) / "chats.jsonl"))
+
+
+def read_corpus() -> list[Chat]:
+    """All chats of the corpus, in file order."""
+    rows = [json.loads(line) for line in corpus_path().read_text(encoding="utf-8").splitlines()]
+    return [Chat.ask(row["question"], row["answer"]) for row in rows]

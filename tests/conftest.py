@@ -1,0 +1,5 @@
+"""Settings that must be there before anything else is imported."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,0 +1,130 @@
+"""Hook points: their names, and that they are the residual stream Hugging Face itself reports, for five families."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import FAMILIES, N_LAYERS, ask_all, tiny_model
+from torch import nn
+
+from interp.errors import HookPointError, ModelError
+from interp.hook_points import SITES, HookPoint, attach, find_blocks, parse_hook_point, resid_post
+from interp.models import LanguageModel
+
+FINAL_NORMS = {
+    "llama": "model.norm",
+    "gpt2": "transformer.ln_f",
+    "gpt_neox": "gpt_neox.final_layer_norm",
+    "qwen3": "model.norm",
+    "gemma3": "model.norm",
+}
+
+
+def read_with_hook(model: LanguageModel, layer: int, site: str) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """The residual our hook sees, the mask, and Hugging Face's hidden states of the same padded batch."""
+    seen: list[torch.Tensor] = []
+    _indices, batch = next(model.batches(ask_all()))
+    handle = attach(model.block(layer), site, lambda residual: seen.append(residual.clone()))
+    with torch.inference_mode():
+        model.read(batch)
+        handle.remove()
+        mask = batch.mask.long()
+        hidden = model.network(
+            input_ids=batch.ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), output_hidden_states=True
+        ).hidden_states
+    assert len(seen) == 1
+    assert len(hidden) == N_LAYERS + 1
+    return seen[0], batch.mask, hidden
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resid_post_is_what_hugging_face_calls_the_next_hidden_state(family: str) -> None:
+    model = tiny_model(1, family)
+    for layer in range(N_LAYERS):
+        residual, mask, hidden = read_with_hook(model, layer, "hook_resid_post")
+        if layer == N_LAYERS - 1:  # Hugging Face reports the last one behind the final norm
+            assert not torch.allclose(residual[mask], hidden[-1][mask], atol=1e-3)
+            with torch.inference_mode():
+                residual = model.network.get_submodule(FINAL_NORMS[family])(residual)
+        torch.testing.assert_close(residual[mask], hidden[layer + 1][mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resid_pre_is_the_hidden_state_that_the_block_reads(family: str) -> None:
+    model = tiny_model(2, family)
+    for layer in range(N_LAYERS):
+        residual, mask, hidden = read_with_hook(model, layer, "hook_resid_pre")
+        torch.testing.assert_close(residual[mask], hidden[layer][mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_visitor_returns_replaces_the_residual(family: str) -> None:
+    model = tiny_model(3, family)
+    _indices, batch = next(model.batches(ask_all()))
+    plain = model.read(batch)
+    original = read_with_hook(model, 1, "hook_resid_post")[0]
+    seen: list[torch.Tensor] = []
+    changed = []
+    for layer, site in ((1, "hook_resid_post"), (2, "hook_resid_pre")):  # two names of one stream
+        handles = [
+            attach(model.block(layer), site, lambda residual: -residual),
+            attach(model.block(2), "hook_resid_pre", lambda residual: seen.append(residual.clone())),
+        ]
+        changed.append(model.read(batch))
+        for handle in handles:
+            handle.remove()
+        assert torch.equal(seen[-1], -original)
+        assert not torch.allclose(changed[-1], plain, atol=1e-2)
+        assert torch.equal(model.read(batch), plain)
+    assert torch.equal(changed[0], changed[1])
+
+
+def test_names_round_trip() -> None:
+    for layer in range(N_LAYERS):
+        for site in SITES:
+            point = HookPoint(layer, site)
+            assert str(point) == f"blocks.{layer}.{site}"
+            assert parse_hook_point(str(point), N_LAYERS) == point
+    assert resid_post(12) == "blocks.12.hook_resid_post"
+    assert sorted([HookPoint(10), HookPoint(9), HookPoint(9, "hook_resid_pre")])[-1] == HookPoint(10)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("blocks.1.hook_resid_pots", "blocks.1.hook_resid_post"),
+        ("blocks.1.resid_pre", "blocks.1.hook_resid_pre"),
+        ("block.2.hook_resid_post", "blocks.2.hook_resid_post"),
+        ("blocks.0.hook_resid_mid", "blocks.0.hook_resid_"),
+        ("blocks.0.hook_resid_post ", "blocks.0.hook_resid_post"),
+        ("", "blocks."),
+    ],
+)
+def test_a_wrong_name_raises_and_proposes_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.raises(HookPointError) as caught:
+        parse_hook_point(wrong, N_LAYERS)
+    assert f"no hook point '{wrong}'. Did you mean '{nearest}" in str(caught.value)
+    assert f"0 to {N_LAYERS - 1}" in str(caught.value)
+
+
+@pytest.mark.parametrize("layer", [N_LAYERS, N_LAYERS + 10, -1])
+def test_a_layer_the_model_lacks_raises(layer: int) -> None:
+    with pytest.raises(HookPointError, match="Layers run from 0 to 2"):
+        tiny_model().hook_point(f"blocks.{layer}.hook_resid_post")
+
+
+@given(name=st.text(max_size=40))
+def test_any_text_is_a_hook_point_or_a_clear_error(name: str) -> None:
+    try:
+        point = parse_hook_point(name, N_LAYERS)
+    except HookPointError:
+        return
+    assert 0 <= point.layer < N_LAYERS
+    assert point.site in SITES
+
+
+def test_a_network_without_known_blocks_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="Cannot find the transformer blocks of Sequential"):
+        find_blocks(nn.Sequential(nn.Linear(2, 2)))
