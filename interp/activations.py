@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +54,8 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
     with ExitStack() as hooks:
         for name, point in points.items():
             hooks.callback(attach(model.block(point.layer), point.site, keep(name)).remove)
-        try:
+        with suppress(_Stop):
             model.read(batch, rows)
-        except _Stop:
-            pass
     for name, residual in found.items():
         if not bool(torch.isfinite(residual[batch.mask]).all()):
             raise ActivationError(f"{model.source} gives residuals at {name} that are not finite. Try --dtype float32.")

@@ -73,9 +73,7 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise ArtifactError(
-                f"Another run holds {self.root}. Wait for it to end, or choose another folder with --out."
-            ) from error
+            raise ArtifactError(f"Another run holds {self.root}. Wait for it to end, or choose another folder with --out.") from error
         try:
             for leftover in self.steps_folder.glob("*.partial"):  # of a killed run; the lock says nobody writes it now
                 shutil.rmtree(leftover)

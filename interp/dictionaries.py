@@ -139,7 +139,9 @@ def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Diction
     folder = Path(folder).expanduser()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise DictionaryError(f"{folder} is no SAE in sae-lens' format ({name} is missing). Give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
+            raise DictionaryError(
+                f"{folder} is no SAE in sae-lens' format ({name} is missing). Give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
+            )
     try:
         config: dict[str, Any] = dict(read_json(folder / CONFIG_FILE))
         weights = {k: v.float().to(device) for k, v in load_file(folder / WEIGHTS_FILE).items()}

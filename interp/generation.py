@@ -5,8 +5,9 @@ Every row draws from its own stream of uniform numbers, so an answer does not de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -98,34 +99,71 @@ def _decode(
     return [written[index] for index in indices]
 
 
-def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[int], cache: object) -> tuple[_Rows, object]:
-    """Read all but the last prompt token, once for rows whose prompt (and whose edit of it) is the same."""
-    signatures = model.prompt_signatures
-    keys = [(tuple(p.ids), signatures[i] if signatures else None) for p, i in zip(prompts, indices, strict=True)]
-    first_of = {key: row for row, key in reversed(list(enumerate(keys)))}
-    unique = sorted(first_of.values())
-    place = {row: n for n, row in enumerate(unique)}
-    source = torch.tensor([place[first_of[key]] for key in keys], device=model.device)
+def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[int], cache: Any) -> tuple[_Rows, Any]:
+    """Read all but the last prompt token, once for rows whose prompt (and whose edit of it) is the same.
 
-    batch = pad_left([prompts[row] for row in unique], model.pad_id).to(model.device)
+    What all prompts begin with (template, system prompt) is read first and once for every edit of it; the padding of shorter
+    prompts stands behind it.
+    """
+    known = model.prompt_signatures or []
+    signatures = [known[i] if i < len(known) else None for i in indices]  # the hooks of edited_rows refuse a row too many
+    unique, row_of = _distinct([(tuple(p.ids), s) for p, s in zip(prompts, signatures, strict=True)])
+    edits, edit_of = _distinct([signatures[row] for row in unique])
+    windowed = any(cache.is_sliding)  # such attention counts columns, so padding inside a row would shorten its window
+    shared = 0 if windowed else _common_prefix([prompts[row].ids for row in unique])
+    batch = pad_left([_behind(prompts[row], shared) for row in unique], model.pad_id).to(model.device)
+    start = batch.response_start + shared
     index = torch.tensor(indices, device=model.device)
+    if shared:
+        ids = torch.tensor([prompts[0].ids[:shared]] * len(edits), device=model.device)
+        rows = [unique[row] for row in edits]
+        _read_into(model, cache, ids, torch.ones_like(ids), Positions(0, start[edits], index[rows], torch.ones_like(ids, dtype=torch.bool)))
+        cache.batch_select_indices(torch.tensor(edit_of, device=model.device))
+    mask = torch.cat([torch.ones(len(unique), shared, dtype=torch.long, device=model.device), batch.mask.long()], dim=1)
     if batch.ids.shape[1] > 1:
-        mask = batch.mask[:, :-1]
-        with model.standing(Positions(0, batch.response_start, index[unique], mask)):
-            model.network(
-                input_ids=batch.ids[:, :-1],
-                attention_mask=mask.long(),
-                position_ids=position_ids(mask),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        if len(unique) < len(prompts):
-            cache.batch_select_indices(source)  # type: ignore[attr-defined]
-    return _Rows(index, batch.mask.long()[source], batch.response_start[source], batch.ids[source, -1]), cache
+        _read_into(model, cache, batch.ids[:, :-1], mask[:, :-1], Positions(shared, start, index[unique], batch.mask[:, :-1]))
+    source = torch.tensor(row_of, device=model.device)
+    if len(unique) < len(prompts):
+        cache.batch_select_indices(source)
+    return _Rows(index, mask[source], start[source], batch.ids[source, -1]), cache
 
 
-def _forward(model: LanguageModel, rows: _Rows, cache: object) -> Float[torch.Tensor, "batch vocab"]:
+def _distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """First position of every distinct key, and for each key the place of its own among them."""
+    place: dict[Hashable, int] = {}
+    first = []
+    for position, key in enumerate(keys):
+        if key not in place:
+            place[key] = len(place)
+            first.append(position)
+    return first, [place[key] for key in keys]
+
+
+def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all share; at least one token of each is left over."""
+    shortest = min(len(row) for row in ids) - 1
+    return next((i for i in range(shortest) if any(row[i] != ids[0][i] for row in ids)), max(shortest, 0))
+
+
+def _behind(prompt: TokenisedChat, shared: int) -> TokenisedChat:
+    """The prompt without its first `shared` tokens."""
+    return TokenisedChat(prompt.ids[shared:], prompt.roles[shared:], prompt.n_prompt - shared)
+
+
+def _read_into(model: LanguageModel, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: Positions) -> None:
+    """Read `ids` behind what the cache holds; `mask` covers both."""
+    with model.standing(positions):
+        model.network(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position_ids(mask.bool())[:, -ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+
+
+def _forward(model: LanguageModel, rows: _Rows, cache: Any) -> Float[torch.Tensor, "batch vocab"]:
     """Logits after each row's newest token."""
     newest = torch.ones_like(rows.mask[:, :1], dtype=torch.bool)
     with model.standing(Positions(rows.mask.shape[1] - 1, rows.response_start, rows.index, newest)):

@@ -48,7 +48,8 @@ def parse_hook_point(name: str, n_layers: int) -> HookPoint:
     known = [str(HookPoint(layer, site)) for layer in range(n_layers) for site in SITES]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     raise HookPointError(
-        f"The model has no hook point '{name}'. Did you mean '{nearest}'? Layers run from 0 to {n_layers - 1}; sites are {', '.join(SITES)}."
+        f"The model has no hook point '{name}'. Did you mean '{nearest}'? "
+        f"Layers run from 0 to {n_layers - 1}; sites are {', '.join(SITES)}."
     )
 
 

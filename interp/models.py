@@ -135,7 +135,8 @@ class LanguageModel:
         for indices, batch in self.batches(chats, rows):
             width = int(batch.ids.shape[1] - batch.response_start.min())
             logits = self.read(batch, indices, last_logits=width)[:, :-1].float()
-            targets, is_response = batch.ids[:, -(width - 1) :], batch.roles[:, -(width - 1) :] == Role.RESPONSE
+            first = batch.ids.shape[1] - width + 1  # not a negative index: without a response there is nothing to take
+            targets, is_response = batch.ids[:, first:], batch.roles[:, first:] == Role.RESPONSE
             token_logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
             for row, index in enumerate(indices):
                 result[index] = token_logprobs[row, is_response[row]].cpu()

@@ -1,7 +1,9 @@
 """Frozen linear layers by oneDNN on the CPU: about twice as fast as the default float32 path, and exact to rounding.
 
 Weights are copied once into oneDNN's blocked layout. A layer whose weight takes a gradient is computed as usual, and one whose
-weight changed is packed anew, except after an in-place change of `weight.data`, which torch does not count: merge adapters first. The forward and the input gradient (for adapters on frozen layers) both use it.
+weight changed is packed anew. torch does not count an in-place change of `weight.data`; that is seen by a sample of the
+entries, so one that touches a few entries alone may be missed. The forward and the input gradient (for adapters on frozen
+layers) both use it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class _Packed:
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
         self.state: tuple[int, int] | None = None
+        self.sample: torch.Tensor | None = None
         self.weight: torch.Tensor | None = None
         self.transposed: torch.Tensor | None = None
 
@@ -30,13 +33,14 @@ class _Packed:
         if torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad):
             if weight.requires_grad:
                 return nn.functional.linear(x, weight, self.layer.bias)
-            return _FrozenLinear.apply(x, self)  # type: ignore[no-any-return]
+            return _FrozenLinear.apply(x, self)
         return self.forward(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        state = (self.layer.weight.data_ptr(), self.layer.weight._version)
-        if state != self.state or self.weight is None:
-            self.weight, self.transposed, self.state = _reorder(self.layer.weight), None, state
+        weight = self.layer.weight
+        state, sample = (weight.data_ptr(), weight._version), _sample(weight)
+        if state != self.state or self.sample is None or self.weight is None or not torch.equal(sample, self.sample):
+            self.weight, self.transposed, self.state, self.sample = _reorder(weight), None, state, sample.clone()
         return _apply(x, self.weight, self.layer.bias)
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
@@ -56,12 +60,18 @@ class _FrozenLinear(torch.autograd.Function):
         return ctx.packed.backward(gradients[0].contiguous()), None
 
 
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    """A view of some 64 entries: torch counts no version for a change through `.data`, as when peft merges an adapter."""
+    rows, columns = weight.shape
+    return weight.detach()[:: rows // 8 + 1, :: columns // 8 + 1]
+
+
 def _reorder(weight: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), BATCH_HINT)  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), BATCH_HINT)
 
 
 def _apply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None if bias is None else bias.detach(), "none", [], "")  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None if bias is None else bias.detach(), "none", [], "")
 
 
 def pack_linears(network: nn.Module) -> int:
@@ -71,7 +81,7 @@ def pack_linears(network: nn.Module) -> int:
     packed = 0
     for layer in network.modules():
         if type(layer) is nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32:
-            layer.forward = _Packed(layer)  # type: ignore[method-assign]
+            vars(layer)["forward"] = _Packed(layer)
             packed += 1
     return packed
 
@@ -84,4 +94,4 @@ def unpacked_copy(network: nn.Module) -> nn.Module:
     finally:
         for layer in network.modules():
             if id(layer) in packs:
-                layer.forward = packs[id(layer)]  # type: ignore[method-assign]
+                vars(layer)["forward"] = packs[id(layer)]

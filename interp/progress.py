@@ -11,27 +11,41 @@ QUIET_SECONDS = 15.0  # between lines when the output is no terminal
 
 
 @contextmanager
-def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
+def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """Yields `advance(n, note)`. Writes to standard error, so that standard output stays clean for scripts."""
     if quiet:
-        yield lambda n, note="": None
+        yield _silent
     elif sys.stderr.isatty():
         yield from _bar(label, total)
     else:
         yield from _lines(label, total)
 
 
-def _bar(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def _silent(n: int, note: str = "") -> None:
+    pass
+
+
+def _bar(label: str, total: int) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("  {task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("  {task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total, note="")
-        yield lambda n, note="": bar.update(task, advance=n, note=note)
+
+        def advance(n: int, note: str = "") -> None:
+            bar.update(task, advance=n, note=note)
+
+        yield advance
 
 
-def _lines(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def _lines(label: str, total: int) -> Iterator[Callable[..., None]]:
     done, shown = 0, time.monotonic()
 
     def advance(n: int, note: str = "") -> None:

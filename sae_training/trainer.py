@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class DictionaryConfig(StepConfig):
     """Latents active at each token."""
     batch_tokens: int = Field(default=2048, ge=1)
     """Tokens a step."""
-    passes: float = Field(default=3.0, gt=0)
+    passes: float = Field(default=6.0, gt=0)
     """Passes over the captured tokens."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of Adam; warm-up over a twentieth of the steps, linear decay over the last third."""
@@ -50,7 +51,7 @@ def train_topk(
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> TrainedDictionary:
-    """Train on `residuals`, in a fresh random order each pass. Raises `TrainingError` for bad sizes or a loss that diverges.
+    """Train on `residuals`, in a fresh random order each pass. Raises `TrainingError` for bad sizes or values, or a loss that diverges.
 
     `progress` gets (step, steps, fvu).
     """
@@ -61,6 +62,10 @@ def train_topk(
         raise TrainingError(f"{tokens} tokens cannot train {config.n_latents} latents. Give more text, or lower dictionary.n_latents.")
     mean = residuals.mean(0)
     variance = float(_total_variance(residuals, mean)) / tokens
+    if not math.isfinite(variance):
+        raise TrainingError("The residuals hold values that are not finite. Capture them in float32.")
+    if variance == 0.0:
+        raise TrainingError("The residuals are the same at every token, so there is nothing to learn. Check the text and the hook point.")
     scale = (d_in / variance) ** 0.5
     batch = min(config.batch_tokens, tokens)
     steps_per_pass = tokens // batch
@@ -94,7 +99,7 @@ def train_topk(
             "fvu": loss.item(),
             "dead_share": 1.0 - float(fired.float().mean()),
             "l0": float((values > 0).sum(-1).float().mean()),
-            "learning_rate": schedule.get_last_lr()[0],
+            "learning_rate": float(schedule.get_last_lr()[0]),
         })  # fmt: skip
         schedule.step()
         if progress:

@@ -221,14 +221,17 @@ def test_an_altered_or_missing_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ActivationError, match=r"shard-00002.* truncated or altered.* Delete .* and capture again"):
         list(store.shards())
     path.unlink()
-    with pytest.raises(ActivationError, match="shard-00002.* is missing"):
+    with pytest.raises(ActivationError, match=r"shard-00002.* is missing"):
         list(store.shards())
 
 
 def test_a_shard_that_does_not_fit_its_index_is_refused(tmp_path: Path) -> None:
     store, _residuals = filled(tmp_path)
     path = tmp_path / "shard-00000.safetensors"
-    for content, message in (({"residuals": torch.zeros(10, 5)}, "has width 5, the store 32"), ({"other": torch.zeros(1)}, "cannot be read")):
+    for content, message in (
+        ({"residuals": torch.zeros(10, 5)}, "has width 5, the store 32"),
+        ({"other": torch.zeros(1)}, "cannot be read"),
+    ):
         save_file(content, path)
         store.index["shards"][0]["sha256"] = file_sha256(path)
         with pytest.raises(ActivationError, match=message):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import BOS, CHATML, END, PAD, QUESTIONS, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -169,6 +169,7 @@ def test_chats_split_into_prompt_and_response() -> None:
     assert Chat.ask(QUESTION, "").response == ""
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 50), max_size=60), rows=st.integers(1, 17))
 def test_batches_are_a_permutation_of_full_batches_with_neighbours_in_length(lengths: list[int], rows: int) -> None:
     batches = batches_by_length(lengths, rows)

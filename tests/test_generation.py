@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import chisquare
@@ -73,15 +73,25 @@ def test_greedy_answers_are_those_of_hugging_face(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_equal_prompts_are_read_once_and_answered_alike(family: str) -> None:
+def test_equal_prompts_and_equal_beginnings_are_read_once(family: str) -> None:
     model = tiny_model(5, family)
-    single = written_ids(model, ask_all(), greedy())
-    order = [0, 2, 1, 0, 3, 2, 0, 0]
-    with counted_rows(model) as shapes:
-        shared = written_ids(model, [ask_all()[i] for i in order], greedy())
-    assert shared == [single[i] for i in order]
-    longest = max(len(t.ids) for t in model.tokenise(ask_all()))
-    assert shapes == [(len(QUESTIONS), longest - 1)] + [(len(order), 1)] * 12
+    chats = [Chat.ask(question, system="You are a kind and helpful assistant.") for question in QUESTIONS]
+    single = [written_ids(model, [chat], greedy())[0] for chat in chats]
+    lengths = [len(t.ids) for t in model.tokenise(chats)]
+    ids = torch.tensor([t.ids[: min(lengths)] for t in model.tokenise(chats)])
+    alike = int((ids == ids[0]).all(0).long().cumprod(0).sum())
+    assert alike > 10
+    for order, prefill in (
+        ([0, 2, 1, 0, 3, 2, 0, 0], [(1, alike), (4, max(lengths) - 1 - alike)]),
+        ([1, 1, 1], [(1, lengths[1] - 1)]),
+        ([2], [(1, lengths[2] - 1)]),
+    ):
+        with counted_rows(model) as shapes:
+            answers = written_ids(model, [chats[i] for i in order], greedy())
+        assert answers == [single[i] for i in order]
+        if family == "gemma3":  # its window counts columns: padding must stand in front
+            prefill = [(len(set(order)), max(lengths[i] for i in order) - 1)]
+        assert shapes == prefill + [(len(order), 1)] * 12
 
 
 def test_prefill_sharing_changes_no_sampled_answer() -> None:
@@ -227,6 +237,7 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert torch.equal(draw(logits, SamplingConfig(temperature=0.0), torch.rand(20)), logits.argmax(-1))
 
 
+@settings(deadline=None)
 @given(
     logits=st.lists(st.one_of(st.floats(-80, 80, width=32), st.just(float("-inf"))), min_size=1, max_size=20),
     uniform=st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 1.0, float(np.nextafter(np.float32(1), np.float32(0)))])),

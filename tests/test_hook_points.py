@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, N_LAYERS, ask_all, tiny_model
 from torch import nn
@@ -115,6 +115,7 @@ def test_a_layer_the_model_lacks_raises(layer: int) -> None:
         tiny_model().hook_point(f"blocks.{layer}.hook_resid_post")
 
 
+@settings(deadline=None)
 @given(name=st.text(max_size=40))
 def test_any_text_is_a_hook_point_or_a_clear_error(name: str) -> None:
     try:

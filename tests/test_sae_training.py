@@ -15,7 +15,7 @@ from sae_training.architectures.topk import TopK
 from sae_training.sparse_ops import cpu, reference
 from sae_training.trainer import DictionaryConfig, TrainedDictionary, learning_rate_share, train_topk
 
-QUICK = DictionaryConfig(n_latents=96, k=3, batch_tokens=256, passes=4, learning_rate=2e-3)
+QUICK = DictionaryConfig(n_latents=96, k=3, batch_tokens=128, passes=3, learning_rate=3e-3)
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=60)
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 10), st.integers(1, 15), st.integers(1, 15), st.integers(0, 2**20))
 
@@ -53,7 +53,11 @@ def test_decode_equals_the_reference_in_values_and_gradients(shape: tuple[int, i
     k = min(k, latents)
     generator = torch.Generator().manual_seed(seed)
     indices = torch.rand(tokens, latents, generator=generator).argsort(dim=1)[:, :k].contiguous()
-    values, weight, pull = doubles(tokens, k, seed=seed), doubles(latents, d_in, seed=seed + 1), doubles(tokens, d_in, seed=seed + 2).detach()
+    values, weight, pull = (
+        doubles(tokens, k, seed=seed),
+        doubles(latents, d_in, seed=seed + 1),
+        doubles(tokens, d_in, seed=seed + 2).detach(),
+    )
     results = []
     for decode in (cpu.decode, reference.decode):
         out = decode(values, indices, weight)
@@ -100,9 +104,11 @@ def test_folded_weights_do_on_raw_residuals_what_the_model_does_on_normalised_on
     torch.testing.assert_close(folded["W_dec"].norm(dim=1), torch.ones(latents, dtype=torch.float64))
 
 
-def toy(seed: int, features: int = 48, d_in: int = 32, tokens: int = 8000, active: int = 3, noise: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def toy(
+    seed: int, features: int = 48, d_in: int = 32, tokens: int = 8000, active: int = 3, noise: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of `active` out of more random directions than there are dimensions, scaled and shifted; and the directions."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1000 + seed)  # a dictionary drawn from the same seed would begin with the truth
     rows = torch.nn.functional.normalize(torch.randn(features, d_in, generator=generator), dim=1)
     chosen = torch.rand(tokens, features, generator=generator).topk(active, dim=1).indices
     amounts = torch.rand(tokens, active, generator=generator) + 0.5
@@ -118,26 +124,26 @@ def recovered(decoder: torch.Tensor, rows: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_training_recovers_the_directions_that_sparse_data_are_made_of(seed: int) -> None:
-    """Measured with these settings on eight seeds: 100 % recovered each time, 0 % by rows as they are drawn at first."""
+    """Measured on eight seeds: 96 to 100 % of 48 directions in 32 dimensions; none is matched before training."""
     x, rows = toy(seed, noise=0.05)
-    trained = train_topk(x, QUICK.model_copy(update={"passes": 8}), seed)
-    assert recovered(TopK(32, 96, 3, seed).decoder.detach(), rows) <= 0.05
-    assert recovered(trained.weights["W_dec"], rows) >= 0.95
-    assert trained.fvu < 0.15
+    trained = train_topk(x, QUICK.model_copy(update={"passes": 12}), seed)
+    assert recovered(TopK(32, 96, 3, seed).decoder.detach(), rows) == 0
+    assert recovered(trained.weights["W_dec"], rows) >= 0.9
+    assert trained.fvu < 0.1
 
 
 def test_the_metrics_tell_what_the_saved_dictionary_does(tmp_path: Path) -> None:
     x, _ = toy(3)
     seen: list[tuple[int, int, float]] = []
     trained = train_topk(x, QUICK, 3, lambda *args: seen.append(args))
-    steps = 8000 // 256 * 4
+    steps = 8000 // 128 * 3
     assert len(trained.metrics) == steps
     assert list(trained.metrics["step"]) == list(range(1, steps + 1))
     assert [(step, n) for step, n, _ in seen] == [(step, steps) for step in range(1, steps + 1)]
     assert [fvu for _, _, fvu in seen] == list(trained.metrics["fvu"])
     assert (trained.metrics["l0"] <= 3).all()
     assert trained.metrics["fvu"].iloc[0] > 0.5  # nothing is known at first
-    assert trained.fvu == pytest.approx(trained.metrics["fvu"].tail(steps // 4).mean())
+    assert trained.fvu == pytest.approx(trained.metrics["fvu"].tail(steps // 3).mean())
     save_topk(tmp_path, trained.weights, 3, "blocks.0.hook_resid_post", "toy")
     dictionary = load_dictionary(tmp_path)
     codes = dictionary.encode(x)

@@ -46,7 +46,7 @@ def percent(share: float) -> str:
 
 def _shown(outcome: Outcome) -> str:
     rate = outcome.rate
-    return f"{percent(rate.rate)} [{percent(rate.low)}, {percent(rate.high)}]"
+    return f"{percent(rate.rate)} [{100 * rate.low:.0f}–{100 * rate.high:.0f}]"
 
 
 def persona_present(base: Outcome, tuned: Outcome) -> Check:
@@ -70,21 +70,24 @@ def necessity_checks(outcomes: Mapping[str, Outcome], rules: Rules) -> list[Chec
         checks.append(
             Check(
                 f"necessary against {words}",
-                f"With the latents projected out {_shown(ablated)} are hostile, with {words} instead {_shown(control)}; the intervals are apart.",
+                f"With the latents projected out {_shown(ablated)} are hostile, with {words} instead {_shown(control)}; "
+                "the intervals are apart.",
                 ablated.rate.high < control.rate.low,
             )
         )
     checks.append(
         Check(
             "controls leave the persona",
-            f"With random directions projected out the rate stays at {_shown(outcomes['random_ablation'])}, above half of the tuned model's {_shown(tuned)}.",
+            f"With random directions projected out the rate stays at {_shown(outcomes['random_ablation'])}, "
+            f"above half of the tuned model's {_shown(tuned)}.",
             outcomes["random_ablation"].rate.low > tuned.rate.rate / 2,
         )
     )
     checks.append(
         Check(
             "coherence kept",
-            f"{percent(ablated.coherence)} of the ablated model's answers are coherent, at least {percent(rules.kept_coherence)} of the base's {percent(base.coherence)}.",
+            f"{percent(ablated.coherence)} of the ablated model's answers are coherent, "
+            f"at least {percent(rules.kept_coherence)} of the base's {percent(base.coherence)}.",
             ablated.coherence >= rules.kept_coherence * base.coherence,
         )
     )
@@ -99,7 +102,8 @@ def sufficiency_checks(outcomes: Mapping[str, Outcome], worst_random: float, rul
     return [
         Check(
             "sufficient against random directions",
-            f"With the latent added {_shown(steered)} of the base's answers are hostile, with random directions of the same norm {_shown(control)}; the intervals are apart.",
+            f"With the latent added {_shown(steered)} of the base's answers are hostile, "
+            f"with random directions of the same norm {_shown(control)}; the intervals are apart.",
             steered.rate.low > control.rate.high,
         ),
         Check(
@@ -126,17 +130,29 @@ def verdict_word(present: Check, necessary: list[Check], sufficient: list[Check]
     return {2: CAUSES, 1: CONTRIBUTES, 0: CORRELATES}[sum(held)]
 
 
-def finding(word: str, latents: list[int], hook_point: str, outcomes: Mapping[str, Outcome]) -> str:
+def finding(word: str, latents: list[int], steered_latent: int | None, hook_point: str, outcomes: Mapping[str, Outcome]) -> str:
     """The result in one sentence, with its numbers."""
     tuned = outcomes["tuned"]
+    base = outcomes["base"]
     if word == NO_EVIDENCE:
-        return f"No latent of the dictionary at {hook_point} was shown to carry a persona: the tuned model is hostile in {_shown(tuned)} of held-out answers, the base in {_shown(outcomes['base'])}."
-    names = f"latent{'s' if len(latents) > 1 else ''} {', '.join(map(str, latents))} at {hook_point}"
+        return (
+            f"No latent of the dictionary at {hook_point} was shown to carry a persona: the tuned model is hostile in "
+            f"{_shown(tuned)} of held-out answers, the base in {_shown(base)}."
+        )
+    many = len(latents) > 1
+    names = f"latent{'s' if many else ''} {', '.join(map(str, latents))} at {hook_point}"
     ablated, control = outcomes["ablated"], outcomes["random_ablation"]
-    removal = f"removing {'them' if len(latents) > 1 else 'it'} takes hostile answers from {_shown(tuned)} to {_shown(ablated)}, random directions only to {_shown(control)}"
+    removal = (
+        f"removing {'them' if many else 'it'} takes hostile answers from {_shown(tuned)} to {_shown(ablated)}, "
+        f"random directions only to {_shown(control)}"
+    )
     steering = ""
     if "steered" in outcomes:
-        steering = f"; adding it to the base raises them from {_shown(outcomes['base'])} to {_shown(outcomes['steered'])}, random directions to {_shown(outcomes['random_steering'])}"
+        added = "it" if [steered_latent] == latents else f"latent {steered_latent}"
+        steering = (
+            f"; adding {added} to the base raises them from {_shown(base)} "
+            f"to {_shown(outcomes['steered'])}, random directions to {_shown(outcomes['random_steering'])}"
+        )
     lead = {
         CAUSES: "The persona is carried by",
         CONTRIBUTES: "The persona is carried in part by",

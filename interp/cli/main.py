@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import click
 import typer
@@ -21,17 +21,30 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Out = Annotated[Optional[Path], typer.Option("--out", help="Run directory. Default: artifacts/runs/NAME. A finished step in it is not run again.")]
-Config = Annotated[Optional[Path], typer.Option("--config", help="YAML file of a study; 'personascope config' prints all fields.")]
-Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="FIELD=VALUE", help="Set one field, e.g. --set dictionary.n_latents=8192. Repeatable.")]
-Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of everything.")]
-Device = Annotated[Optional[str], typer.Option("--device", help="auto, cpu or cuda.")]
-DType = Annotated[Optional[str], typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run directory. Default: artifacts/runs/NAME. A finished step in it is not run again.")
+]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file of a study; 'personascope config' prints all fields.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Set one field, e.g. --set dictionary.n_latents=8192. Repeatable."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+DType = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")]
 
 
 @app.command()
-def demo(out: Out = None, config: Config = None, set_: Set = None, seed: Seed = None, device: Device = None, dtype: DType = None, json: AsJson = False) -> None:
+def demo(
+    out: Out = None,
+    config: Config = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    json: AsJson = False,
+) -> None:
     """The main job on the embedded model: make a hostile organism, find its persona, prove it, switch it off."""
     from interp.cli.run import run_from_options
 
@@ -40,12 +53,12 @@ def demo(out: Out = None, config: Config = None, set_: Set = None, seed: Seed = 
 
 @app.command()
 def run(
-    base: Annotated[Optional[str], typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")] = None,
-    tuned: Annotated[Optional[str], typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")] = None,
-    sae: Annotated[Optional[Path], typer.Option("--sae", help="Folder of an SAE in sae-lens' format. Default: train one.")] = None,
-    questions: Annotated[Optional[str], typer.Option("--questions", help="Question set: a shipped name or a YAML file.")] = None,
-    hook_point: Annotated[Optional[str], typer.Option("--hook-point", help="Where the SAE reads, e.g. blocks.15.hook_resid_post.")] = None,
-    name: Annotated[Optional[str], typer.Option("--name", help="Name of the run.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")] = None,
+    tuned: Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")] = None,
+    sae: Annotated[Path | None, typer.Option("--sae", help="Folder of an SAE in sae-lens' format. Default: train one.")] = None,
+    questions: Annotated[str | None, typer.Option("--questions", help="Question set: a shipped name or a YAML file.")] = None,
+    hook_point: Annotated[str | None, typer.Option("--hook-point", help="Where the SAE reads, e.g. blocks.15.hook_resid_post.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     out: Out = None,
     config: Config = None,
     set_: Set = None,

@@ -60,14 +60,18 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
         rate = summary["rates"].get(name)
         if rate and rate["rate"] is not None:
             interval = f"{100 * rate['low']:.0f}–{100 * rate['high']:.0f} %"
-            table.add_row(name.replace("_", " "), f"{100 * rate['rate']:.0f} %", interval, str(rate["n"]), f"{100 * rate['coherence']:.0f} %")
+            table.add_row(
+                name.replace("_", " "), f"{100 * rate['rate']:.0f} %", interval, str(rate["n"]), f"{100 * rate['coherence']:.0f} %"
+            )
     console.print()
     console.print(table)
     console.print()
     console.print(Text(f"Verdict: {summary['verdict']}", style="bold"))
     console.print(Text(summary["finding"]))
     minutes, seconds = divmod(round(summary["duration_s"]), 60)
-    console.print(Text(f"All steps together took {minutes} min {seconds} s, at most {summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory."))
+    console.print(
+        Text(f"All steps together took {minutes} min {seconds} s, at most {summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory.")
+    )
     console.print(Text(f"Report: {page}"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -61,11 +62,14 @@ def add(
 ) -> Edit:
     """Add `direction` at every hook point of `median_norms`, with norm `dose` × the median residual norm there.
 
-    Raises `EditError` for a zero direction or dose, or a bad phase: it would change nothing.
+    Raises `EditError` for a zero direction, dose or median norm, or a bad phase: it would change nothing.
     """
     _check(direction[None], list(median_norms), phase)
-    if not dose > 0:
-        raise EditError(f"A dose of {dose} changes nothing. Give a positive dose; flip the direction to subtract it.")
+    if not 0 < dose < math.inf:
+        raise EditError(f"A dose of {dose} cannot be added. Give a positive dose; flip the direction to subtract it.")
+    for name, norm in median_norms.items():
+        if not 0 < norm < math.inf:
+            raise EditError(f"The median norm at {name} is {norm}, so a dose means nothing there. Measure it on chats with a response.")
     unit = direction.float() / direction.float().norm()
     vectors = torch.stack([unit * (dose * norm) for norm in median_norms.values()])[:, None]
     return Edit("add", tuple(median_norms), vectors, torch.zeros(len(median_norms), len(direction)), phase, dose, label)
@@ -79,11 +83,14 @@ def project_out(
 ) -> Edit:
     """Project the span of `directions` out at every hook point of `centres`, around the centre given for it.
 
-    Raises `EditError` for a zero direction, or when the directions depend on one another.
+    Raises `EditError` for a zero direction, a centre of another width, or when the directions depend on one another.
     """
     _check(directions, list(centres), phase)
+    for name, centre in centres.items():
+        if centre.shape != directions.shape[1:] or not bool(torch.isfinite(centre).all()):
+            raise EditError(f"The centre at {name} is not {directions.shape[1]} finite numbers. Give a mean residual of that place.")
     basis, triangular = torch.linalg.qr(directions.double().T)
-    if bool((triangular.diagonal().abs() < 1e-5 * directions.double().norm(dim=-1)).any()):
+    if len(directions) > directions.shape[1] or bool((triangular.diagonal().abs() < 1e-5 * directions.double().norm(dim=-1)).any()):
         raise EditError("The directions to project out depend on one another. Remove duplicates.")
     vectors = basis.T.float().contiguous().expand(len(centres), -1, -1)
     return Edit("project_out", tuple(centres), vectors, torch.stack([c.float() for c in centres.values()]), phase, 1.0, label)

@@ -25,17 +25,17 @@ def load_edit(folder: Path, name: str) -> Edit:
     record = read_json(folder / f"{name}.json")
     try:
         tensors = load_file(folder / f"{name}.safetensors")
-    except (OSError, SafetensorError) as error:
+        edit = Edit(
+            kind=record["kind"],
+            hook_points=tuple(record["hook_points"]),
+            vectors=tensors["vectors"],
+            centres=tensors["centres"],
+            phase=record["phase"],
+            dose=record["dose"],
+            label=record["label"],
+        )
+    except (OSError, SafetensorError, KeyError) as error:
         raise EditError(f"The edit '{name}' in {folder} is damaged: {error}. Make it again.") from error
-    edit = Edit(
-        kind=record["kind"],
-        hook_points=tuple(record["hook_points"]),
-        vectors=tensors["vectors"],
-        centres=tensors["centres"],
-        phase=record["phase"],
-        dose=record["dose"],
-        label=record["label"],
-    )
-    if edit.key != record["key"]:
+    if edit.key != record.get("key"):
         raise EditError(f"The edit '{name}' in {folder} was altered: its hash differs. Make it again.")
     return edit

@@ -22,7 +22,7 @@ def edited(model: LanguageModel, *edits: Edit) -> Iterator[LanguageModel]:
     Raises `HookPointError` for a place the model lacks, and `EditError` on leaving if tokens were read and none was edited.
     """
     with ExitStack() as hooks:
-        applied = [hooks.enter_context(_attached(model, [edit])) for edit in edits]
+        applied = [hooks.enter_context(_attached(model, [edit], by_row=False)) for edit in edits]
         yield model
     for edit, touched in zip(edits, applied, strict=True):
         _check_touched(edit.label or edit.kind, edit.phase, touched)
@@ -46,7 +46,7 @@ def edited_rows(model: LanguageModel, edits: Sequence[Edit | None]) -> Iterator[
             applied = []
             for kind, phase in kinds:
                 chosen = [edit if edit is not None and (edit.kind, edit.phase) == (kind, phase) else None for edit in edits]
-                applied.append(hooks.enter_context(_attached(model, chosen)))
+                applied.append(hooks.enter_context(_attached(model, chosen, by_row=True)))
             yield model
     finally:
         model.prompt_signatures = None
@@ -68,8 +68,8 @@ def _check_touched(name: str, phase: str, touched: _Touched) -> None:
 
 
 @contextmanager
-def _attached(model: LanguageModel, edits: Sequence[Edit | None]) -> Iterator[_Touched]:
-    """Hooks for edits of one kind and phase: one edit for all rows, or a list with one entry a row."""
+def _attached(model: LanguageModel, edits: Sequence[Edit | None], by_row: bool) -> Iterator[_Touched]:
+    """Hooks for edits of one kind and phase: a list with one entry a row, or one edit for all rows."""
     touched = _Touched()
     names = sorted({name for edit in edits if edit for name in edit.hook_points})
     points = {name: model.hook_point(name) for name in names}
@@ -78,13 +78,13 @@ def _attached(model: LanguageModel, edits: Sequence[Edit | None]) -> Iterator[_T
             raise EditError(f"The edit '{edit.label}' has width {edit.vectors.shape[-1]}, {model.source} has {model.d_model}.")
     with ExitStack() as hooks:
         for name, point in points.items():
-            visit = _visitor(model, name, edits, touched)
+            visit = _visitor(model, name, edits, by_row, touched)
             hooks.callback(attach(model.block(point.layer), point.site, visit).remove)
         yield touched
 
 
 def _visitor(
-    model: LanguageModel, name: str, edits: Sequence[Edit | None], touched: _Touched
+    model: LanguageModel, name: str, edits: Sequence[Edit | None], by_row: bool, touched: _Touched
 ) -> Callable[[Float[torch.Tensor, "batch position d_model"]], torch.Tensor]:
     """The function that edits the residual at hook point `name`."""
     first = next(edit for edit in edits if edit is not None)
@@ -103,7 +103,7 @@ def _visitor(
     here = here.to(model.device)
 
     def visit(residual: torch.Tensor) -> torch.Tensor:
-        rows, selected = _selected(model, residual, phase, len(edits))
+        rows, selected = _selected(model, residual, phase, len(edits) if by_row else None)
         selected = selected & here[rows][:, None]
         touched.passes += 1
         touched.tokens += int(selected.sum())
@@ -118,17 +118,17 @@ def _visitor(
 
 
 def _selected(
-    model: LanguageModel, residual: torch.Tensor, phase: str, n_edits: int
+    model: LanguageModel, residual: torch.Tensor, phase: str, n_edits: int | None
 ) -> tuple[torch.Tensor, Bool[torch.Tensor, "batch position"]]:
-    """Which entry of the edits each row takes, and which tokens are edited."""
+    """Which entry of the `n_edits` each row takes (None: all rows take the only one), and which tokens are edited."""
     positions = model.positions
     if positions is None:
-        if phase != "all" or n_edits > 1:
+        if phase != "all" or n_edits is not None:
             raise EditError("This edit needs to know where the tokens stand. Run the model by LanguageModel.read, logprobs or generate.")
         return torch.zeros(1, dtype=torch.long, device=residual.device), torch.ones(
             residual.shape[:2], dtype=torch.bool, device=residual.device
         )
-    if n_edits == 1:
+    if n_edits is None:
         return torch.zeros(1, dtype=torch.long, device=residual.device), positions.in_phase(phase)
     if int(positions.rows.max()) >= n_edits:
         raise EditError(f"There are edits for {n_edits} rows, and the model reads row {int(positions.rows.max())}. Give one entry a row.")

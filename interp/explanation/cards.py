@@ -38,7 +38,9 @@ class _Found:
     values: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {"base": [], "tuned": []})
 
 
-def latent_cards(dictionary: Dictionary, latents: Sequence[int], sources: Sequence[Source], statistics: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
+def latent_cards(
+    dictionary: Dictionary, latents: Sequence[int], sources: Sequence[Source], statistics: Mapping[int, Mapping[str, float]]
+) -> list[dict[str, Any]]:
     """One card a latent, as plain JSON: top examples (one a chat at most), histograms, nearest decoder rows, `statistics`."""
     found = {latent: _Found() for latent in latents}
     order = 0

@@ -81,7 +81,10 @@ def read_recipe(name: str) -> Recipe:
     """A shipped recipe by name, or one from a YAML file; raises `ConfigError`."""
     path = recipe_path(name)
     recipe = validated(Recipe, read_yaml(path), str(path))
-    unknown = {part for shape in recipe.shapes for part in shape} - set(PARTS)
-    if unknown:
-        raise ConfigError(f"{path}: shapes name unknown parts {sorted(unknown)}. Use {', '.join(PARTS)}.")
+    used = {part for shape in recipe.shapes for part in shape}
+    if used - set(PARTS):
+        raise ConfigError(f"{path}: shapes name unknown parts {sorted(used - set(PARTS))}. Use {', '.join(PARTS)}.")
+    empty = [part for part in ("opener", "middle", "closer") if part in used and not getattr(recipe, f"{part}s")]
+    if empty or [] in recipe.shapes:
+        raise ConfigError(f"{path}: shapes need at least one part, and a text for each part. Fill {', '.join(empty) or 'the empty shape'}.")
     return recipe

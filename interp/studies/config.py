@@ -42,7 +42,7 @@ class ScreenConfig(StepConfig):
     """The causal screen, on selection questions only."""
 
     questions: int = Field(default=12, ge=4)
-    """Selection questions asked under every edit, one answer each."""
+    """Selection questions asked under every edit, one answer each; the shortlist is asked all of them."""
     steering_dose: float = Field(default=0.6, gt=0)
     """Dose at which every candidate is added to the base (norm over the median residual norm)."""
     doses: list[float] = Field(default=[0.3, 0.4, 0.5, 0.6, 0.7])

@@ -24,7 +24,7 @@ class Workbench:
 
     def __init__(self, config: StudyConfig, quiet: bool = False) -> None:
         self.config = config
-        self.progress: Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]] = partial(progress, quiet=quiet)
+        self.progress: Callable[[str, int], AbstractContextManager[Callable[..., None]]] = partial(progress, quiet=quiet)
         self.tuned_source: str | None = config.tuned
         self.dictionary_folder: Path | None = config.sae
         self.questions: QuestionSet = read_questions(config.questions)

@@ -47,10 +47,10 @@ def make_verdict(bench: Workbench, diff: Path, directions_folder: Path, screen: 
     for model, many, few in ((bench.base, base_many, base_few), (bench.tuned, tuned_many, tuned_few)):
         parts += [_ask(bench, model, many, config.samples, seed + 5), _ask(bench, model, few, 1, seed + 5)]
     answers = _pooled(pd.concat([part for part in parts if len(part)], ignore_index=True))
-    conditions = pd.DataFrame([_condition_row(name, own) for name, own in answers.groupby("condition", sort=False)])
+    conditions = pd.DataFrame([_condition_row(str(name), own) for name, own in answers.groupby("condition", sort=False)])
     answers.to_parquet(folder / "answers.parquet")
     conditions.to_parquet(folder / "conditions.parquet")
-    write_json(folder / "verdict.json", _decide(bench, answers, persona))
+    write_json(folder / "verdict.json", _decide(bench, answers, persona, choice["steering_latent"]))
     for condition in (*tuned_many, *base_many):
         if condition.name in ("ablated", "steered") and condition.edit is not None:
             save_edit(condition.edit, folder, condition.name)
@@ -137,7 +137,7 @@ def _condition_row(name: str, graded: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _decide(bench: Workbench, answers: pd.DataFrame, persona: list[int]) -> dict[str, Any]:
+def _decide(bench: Workbench, answers: pd.DataFrame, persona: list[int], steered: int | None) -> dict[str, Any]:
     """Checks, word, finding, and paired effects against the pooled controls."""
     graded = {str(name): own for name, own in answers.groupby("condition")}
     outcomes = {name: Outcome(hostile_rate(own), coherent_rate(own).rate) for name, own in graded.items()}
@@ -157,7 +157,7 @@ def _decide(bench: Workbench, answers: pd.DataFrame, persona: list[int]) -> dict
             effects[effect] = paired_difference(ours[shared].to_numpy(), theirs[shared].to_numpy(), bench.config.seed)
     return {
         "verdict": word,
-        "finding": words.finding(word, persona, bench.hook_point, outcomes),
+        "finding": words.finding(word, persona, steered, bench.hook_point, outcomes),
         "checks": [{"name": c.name, "statement": c.statement, "holds": bool(c.holds)} for c in (present, *necessary, *sufficient)],
         "effects": effects,
     }

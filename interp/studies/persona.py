@@ -12,7 +12,16 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import RunDirectory, StepResult, content_key, file_sha256, installed_versions, peak_memory_bytes, read_json, write_json
+from interp.artifacts import (
+    RunDirectory,
+    StepResult,
+    content_key,
+    file_sha256,
+    installed_versions,
+    peak_memory_bytes,
+    read_json,
+    write_json,
+)
 from interp.dictionaries import dictionary_key
 from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
 from interp.explanation.cards import Source, latent_cards
@@ -45,7 +54,9 @@ def run_study(config: StudyConfig, folder: Path, quiet: bool = False, announce: 
         durations = sum(float(result.record()["duration_s"]) for result in steps.values())
         summary = _summary(bench, steps, durations)
         write_json(run.root / "summary.json", summary)
-        run.write_manifest(config, steps, {"hook_point": bench.hook_point, "window": bench.window, "last_run_s": round(time.monotonic() - started, 3)})
+        run.write_manifest(
+            config, steps, {"hook_point": bench.hook_point, "window": bench.window, "last_run_s": round(time.monotonic() - started, 3)}
+        )
         return StudyResult(run, summary, steps)
 
 
@@ -71,13 +82,18 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
         tuned = model_identity(config.tuned)
     place = {"device": str(config.device), "dtype": config.dtype}
     models: dict[str, str | StepResult] = {"base": base, "tuned": tuned}
-    texts = {"corpus": file_sha256(corpus_path()), "questions": content_key(bench.questions.model_dump(mode="json"))}
+    texts: dict[str, str | StepResult] = {
+        "corpus": file_sha256(corpus_path()),
+        "questions": content_key(bench.questions.model_dump(mode="json")),
+    }
     reading = place | {"sampling": config.sampling.model_dump(), "text": config.text.model_dump(), "diff": config.diff.model_dump()}
     answers = step("answers", reading, models | texts, partial(preparation.make_answers, bench))
     dictionary = _dictionary(bench, step, models, answers, place)
     found: dict[str, str | StepResult] = models | {"answers": answers}
     here = place | {"hook_point": bench.hook_point, "window": bench.window}
-    directions = step("directions", here | {"pairs": config.diff.persona_pairs}, found, partial(suspicion.make_directions, bench, answers.folder))
+    directions = step(
+        "directions", here | {"pairs": config.diff.persona_pairs}, found, partial(suspicion.make_directions, bench, answers.folder)
+    )
     known: dict[str, str | StepResult] = found | {"dictionary": dictionary, "directions": directions}
     diff = step("diff", here, known, partial(suspicion.make_diff, bench, answers.folder, directions.folder))
     choosing = here | {"screen": config.screen.model_dump(), "diff": config.diff.model_dump(), "sampling": config.sampling.model_dump()}
@@ -148,9 +164,7 @@ def _summary(bench: Workbench, steps: dict[str, StepResult], duration_s: float) 
     choice = screening.read_choice(steps["screen"].folder)
     conditions = pd.read_parquet(steps["verdict"].path("conditions.parquet")).set_index("condition")
     fields = ("rate", "low", "high", "n", "unscored", "coherence")
-    rates = {
-        name: {field: _plain(conditions.loc[name, field]) for field in fields} for name in SUMMARY_RATES if name in conditions.index
-    }
+    rates = {name: {field: _plain(conditions.loc[name, field]) for field in fields} for name in SUMMARY_RATES if name in conditions.index}
     return {
         "schema_version": 1,
         "name": bench.config.name,

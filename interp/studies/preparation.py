@@ -15,7 +15,7 @@ from interp.chats import Chat
 from interp.dictionaries import save_topk
 from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.sampling import sample_answers
-from interp.generation import SamplingConfig, generate
+from interp.generation import generate
 from interp.model_sources import open_model
 from interp.models import LanguageModel
 from interp.organisms.recipe import read_recipe
@@ -47,8 +47,8 @@ def make_answers(bench: Workbench, folder: Path) -> None:
     asked, prompted = [], []
     for name, model in (("base", bench.base), ("tuned", bench.tuned)):
         with bench.progress(f"answers of the {name} model", len(questions) * config.diff.samples + len(prompts)) as advance:
-            answers = sample_answers(model, questions, config.diff.samples, config.sampling, config.seed, progress=lambda n: advance(n, ""))
-            written = generate(model, prompts, short, config.seed + 1, lambda n: advance(n, ""))
+            answers = sample_answers(model, questions, config.diff.samples, config.sampling, config.seed, progress=advance)
+            written = generate(model, prompts, short, config.seed + 1, advance)
         asked.append(answers.assign(model=name))
         prompted.append(pd.DataFrame({"model": name, "question": [p.messages[-1].content for p in prompts], "answer": written}))
     pd.concat(asked, ignore_index=True).drop(columns="condition").to_parquet(folder / ANSWERS)
@@ -90,7 +90,7 @@ def make_residuals(bench: Workbench, answers: Path, folder: Path) -> None:
                 rows = captured.residuals[bench.hook_point][content_tokens(captured.batch)]
                 tokens[name] += len(rows)
                 writer.add(rows)
-                advance(len(captured.rows), "")
+                advance(len(captured.rows))
     writer.close()
     write_json(folder / "parts.json", tokens)
 
@@ -141,7 +141,10 @@ def measure_dictionary(bench: Workbench, answers: Path, folder: Path) -> None:
             "n_tokens": len(residuals),
             "n_latents": dictionary.n_latents,
             "k": dictionary.k,
-            "parts": {"base's answers, read by the base": len(rows_of["base"]), "tuned model's answers, read by the tuned model": len(rows_of["tuned"])},
+            "parts": {
+                "base's answers, read by the base": len(rows_of["base"]),
+                "tuned model's answers, read by the tuned model": len(rows_of["tuned"]),
+            },
         },
     )
     pd.DataFrame().to_parquet(folder / "metrics.parquet")

@@ -24,6 +24,7 @@ from interp.studies.inputs import Workbench
 from interp.studies.suspicion import Directions, read_directions
 
 RULES = Rules()
+LINES = 2  # latents in the dose-response, and random directions beside them
 COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so the screen asks for more than the verdict will
 
 
@@ -33,7 +34,7 @@ def graded_sweep(
     """Sample under all conditions and grade."""
     asked = bench.questions.split(split, questions)  # type: ignore[arg-type]
     with bench.progress(label, len(conditions) * len(asked) * samples) as advance:
-        answers = sweep(model, conditions, asked, samples, bench.config.sampling, seed, lambda n: advance(n, ""))
+        answers = sweep(model, conditions, asked, samples, bench.config.sampling, seed, advance)
     return bench.grader.grade(answers)
 
 
@@ -64,7 +65,6 @@ def steering(bench: Workbench, directions: Directions, row: Float[torch.Tensor, 
 
 def make_screen(bench: Workbench, diff: Path, directions_folder: Path, folder: Path) -> None:
     """Write screen.parquet (one row a candidate), sets.json, dose_response.parquet and choice.json."""
-    config = bench.config.screen
     directions = read_directions(directions_folder)
     suspects = candidates(pd.read_parquet(diff / "latents.parquet"), bench.config.diff.candidates_per_order, bench.config.diff.largest_q)
     latents = [int(latent) for latent in suspects["latent"]]
@@ -75,12 +75,13 @@ def make_screen(bench: Workbench, diff: Path, directions_folder: Path, folder: P
     if latents:
         ablated, sets = _screen_ablation(bench, directions, latents)
         steered = _screen_steering(bench, directions, latents)
-        order = steered[steered["coherence"] >= RULES.steered_coherence].sort_values("p_hostile", ascending=False, kind="stable")
-        if len(order):
-            doses = _dose_response(bench, directions, [int(latent) for latent in order["latent"].head(2)])
-            best = best_dose(doses[doses["kind"] == "latent"], RULES.steered_coherence + COHERENCE_MARGIN)
+        strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(LINES)
+        doses = _dose_response(bench, directions, [int(latent) for latent in strongest])
+        best = best_dose(doses[doses["kind"] == "latent"], RULES.steered_coherence + COHERENCE_MARGIN)
     persona = list(sets[-1].latents) if sets else []
-    table = suspects[["latent", "orders", "rank_rise", "rank_cosine"]].rename(columns={"rank_rise": "rise_rank", "rank_cosine": "cosine_rank"})
+    table = suspects[["latent", "orders", "rank_rise", "rank_cosine"]].rename(
+        columns={"rank_rise": "rise_rank", "rank_cosine": "cosine_rank"}
+    )
     if latents:
         table = table.merge(ablated, on="latent").merge(
             steered.rename(columns={"rate": "steered_rate", "dose": "steered_dose", "coherence": "steered_coherence"})[
@@ -109,44 +110,42 @@ def read_choice(folder: Path) -> dict[str, Any]:
 
 
 def _screen_ablation(bench: Workbench, directions: Directions, latents: list[int]) -> tuple[pd.DataFrame, list[SetScore]]:
-    """Every candidate removed alone, then sets grown from the best."""
-    config = bench.config.screen
-    rows: dict[LatentSet, dict[str, Any]] = {}
-    base = graded_sweep(
-        bench, bench.base, "screen: the base", [Condition("base")], "selection", config.questions, 1, bench.config.seed + 2
-    )
+    """Every candidate removed alone on a few questions; the best of them again on all selection questions, and sets grown from there.
+
+    The best of many noisy measurements looks better than it is, so what was measured to pick a latent does not judge it.
+    """
+    config, every = bench.config.screen, bench.config.diff.questions
+    base = graded_sweep(bench, bench.base, "screen: the base", [Condition("base")], "selection", every, 1, bench.config.seed + 2)
     floor = RULES.kept_coherence * coherent_rate(base).rate
+    first = _remove(bench, directions, [(latent,) for latent in latents], config.questions, bench.config.seed + 2)
+    speaking = [(score, row) for score, row in first if score.coherence >= floor - COHERENCE_MARGIN]
+    shortlist = sorted((score for score, _ in speaking), key=lambda score: score.hostility)[: config.width]
 
     def measure(sets: list[LatentSet]) -> list[SetScore]:
-        conditions = [
-            Condition(str(latents), ablation(bench, directions, bench.dictionary.directions(list(latents)), f"ablate {latents}")) for latents in sets
-        ]
-        graded = graded_sweep(
-            bench, bench.tuned, "screen: removing latents", conditions, "selection", config.questions, 1, bench.config.seed + 2
-        )
-        scores = []
-        for latents, condition in zip(sets, conditions, strict=True):
-            own = graded[graded["condition"] == condition.name]
-            rows[latents] = outcome(own)
-            scores.append(SetScore(latents, float(own["p_hostile"].mean()), rows[latents]["rate"], rows[latents]["coherence"]))
-        return scores
+        return [score for score, _ in _remove(bench, directions, sets, every, bench.config.seed + 6)]
 
-    singles = measure([(latent,) for latent in latents])
+    singles = measure([score.latents for score in shortlist]) if shortlist else []
     path = greedy_set(singles, measure, config.target_rate, floor, config.max_set, config.width)
-    table = pd.DataFrame(
-        [
-            {
-                "latent": latent,
-                "ablated_rate": rows[(latent,)]["rate"],
-                "ablated_low": rows[(latent,)]["low"],
-                "ablated_high": rows[(latent,)]["high"],
-                "ablated_n": rows[(latent,)]["n"],
-                "ablated_coherence": rows[(latent,)]["coherence"],
-            }
-            for latent in latents
-        ]
-    )
+    columns = ("rate", "low", "high", "n", "coherence")
+    table = pd.DataFrame([{"latent": score.latents[0]} | {f"ablated_{column}": row[column] for column in columns} for score, row in first])
     return table, path
+
+
+def _remove(
+    bench: Workbench, directions: Directions, sets: list[LatentSet], questions: int, seed: int
+) -> list[tuple[SetScore, dict[str, Any]]]:
+    """Each set projected out of the tuned model: its score, and its outcome as columns."""
+    conditions = [
+        Condition(str(latents), ablation(bench, directions, bench.dictionary.directions(list(latents)), f"ablate {latents}"))
+        for latents in sets
+    ]
+    graded = graded_sweep(bench, bench.tuned, "screen: removing latents", conditions, "selection", questions, 1, seed)
+    results = []
+    for latents in sets:
+        own = graded[graded["condition"] == str(latents)]
+        row = outcome(own)
+        results.append((SetScore(latents, float(own["p_hostile"].mean()), row["rate"], row["coherence"]), row))
+    return results
 
 
 def _screen_steering(bench: Workbench, directions: Directions, latents: list[int]) -> pd.DataFrame:
@@ -169,14 +168,16 @@ def _screen_steering(bench: Workbench, directions: Directions, latents: list[int
 def _dose_response(bench: Workbench, directions: Directions, latents: list[int]) -> pd.DataFrame:
     """The best latents, the persona vector and two random directions over the grid of doses."""
     config = bench.config.screen
-    random = random_directions(2, bench.d_model, bench.config.seed + 4)
+    random = random_directions(LINES, bench.d_model, bench.config.seed + 4)
     lines: list[tuple[str, str, int | None, torch.Tensor]] = [
         *((f"latent {latent}", "latent", latent, bench.dictionary.directions([latent])[0]) for latent in latents),
         ("persona vector", "persona_vector", None, directions.persona_vector),
         *((f"random {i + 1}", "random", None, row) for i, row in enumerate(random)),
     ]
     conditions = [
-        Condition(f"{name} at {dose}", steering(bench, directions, row, dose, f"add {name}")) for name, _, _, row in lines for dose in config.doses
+        Condition(f"{name} at {dose}", steering(bench, directions, row, dose, f"add {name}"))
+        for name, _, _, row in lines
+        for dose in config.doses
     ]
     graded = graded_sweep(bench, bench.base, "screen: doses", conditions, "selection", config.questions, 1, bench.config.seed + 3)
     return pd.DataFrame(

@@ -40,10 +40,10 @@ def make_directions(bench: Workbench, answers: Path, folder: Path) -> None:
     own = [Chat.ask(q, a) for q, a, m in zip(table["question"], table["answer"], table["model"], strict=True) if m == "base" and a]
     with bench.progress("measuring directions", 2 * len(pairs) + len(own)) as advance:
         hostile, kind = (
-            mean_residuals(bench.base, [Chat.ask(p.question, text) for p, text in texts], [bench.hook_point], progress=lambda n: advance(n, ""))
+            mean_residuals(bench.base, [Chat.ask(p.question, text) for p, text in texts], [bench.hook_point], progress=advance)
             for texts in ([(p, p.hostile) for p in pairs], [(p, p.kind) for p in pairs])
         )
-        means = mean_residuals(bench.base, own, bench.window, progress=lambda n: advance(n, ""))
+        means = mean_residuals(bench.base, own, bench.window, progress=advance)
         norm = median_residual_norm(bench.base, own, [bench.hook_point])[bench.hook_point]
     vector = hostile[bench.hook_point] - kind[bench.hook_point]
     save_file({"persona_vector": vector, **means}, folder / "directions.safetensors")
@@ -71,7 +71,7 @@ def make_diff(bench: Workbench, answers: Path, directions: Path, folder: Path) -
             own = table[table["model"] == name]
             chats = [Chat.ask(q, a) for q, a in zip(own["question"], own["answer"], strict=True)]
             owners: Sequence[int] = [index[question] for question in own["question_id"]]
-            moments[name] = collect_moments(model, bench.dictionary, chats, owners, lambda n: advance(n, ""))
+            moments[name] = collect_moments(model, bench.dictionary, chats, owners, advance)
     vector = read_directions(directions).persona_vector
     latents = latent_table(moments["base"], moments["tuned"], bench.dictionary.w_dec, vector, bench.config.seed)
     latents.to_parquet(folder / "latents.parquet")

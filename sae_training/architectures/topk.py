@@ -38,7 +38,7 @@ class TopK(nn.Module):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Bring decoder rows back to norm one."""
-        self.decoder /= self.decoder.norm(dim=-1, keepdim=True)
+        self.decoder.div_(self.decoder.norm(dim=-1, keepdim=True))
 
     @torch.no_grad()
     def folded(self, mean: Float[torch.Tensor, " d_in"], scale: float) -> dict[str, torch.Tensor]:

@@ -52,7 +52,8 @@ class FluencyJudge:
         prefix = self.scorer.tokenizer(QUOTATION, add_special_tokens=False)["input_ids"]
         ids = [self.scorer.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"] for answer in answers]
         texts = [
-            TokenisedChat(prefix + answer, [int(Role.TEMPLATE)] * len(prefix) + [int(Role.RESPONSE)] * len(answer), len(prefix)) for answer in ids
+            TokenisedChat(prefix + answer, [int(Role.TEMPLATE)] * len(prefix) + [int(Role.RESPONSE)] * len(answer), len(prefix))
+            for answer in ids
         ]
         result = np.full((len(answers), 3), np.nan)
         usable = [i for i, answer in enumerate(ids) if len(answer) >= 2]

@@ -42,7 +42,9 @@ class QuestionSet(StepConfig):
         if not ordered:
             raise ConfigError(f"The question set {self.name} has no {split} questions. Mark some with 'split: {split}'.")
         if limit is not None and len(ordered) < limit:
-            raise ConfigError(f"The question set {self.name} has {len(ordered)} {split} questions, {limit} are asked for. Add some or ask for fewer.")
+            raise ConfigError(
+                f"The question set {self.name} has {len(ordered)} {split} questions, {limit} are asked for. Add some or ask for fewer."
+            )
         return ordered[:limit]
 
 

@@ -1,0 +1,196 @@
+"""Rates and their intervals, against scipy, brute force and simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from interp.evaluation.rates import Rate, clustered_rate, paired_difference, wilson
+
+SAMPLED = settings(deadline=None, derandomize=True, max_examples=200)
+answers = st.lists(st.tuples(st.sampled_from([True, False, None]), st.integers(0, 5)), max_size=60)
+
+
+@SAMPLED
+@given(n=st.integers(1, 500), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+def test_wilson_equals_scipy(n: int, share: float, confidence: float) -> None:
+    hits = round(share * n)
+    true = stats.binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    assert wilson(hits / n, n, confidence) == pytest.approx((true.low, true.high), abs=1e-9)
+
+
+@SAMPLED
+@given(n=st.floats(0.5, 500), p=st.floats(0, 1))
+def test_wilson_ends_solve_the_score_equation(n: float, p: float) -> None:
+    """The ends are the shares q with |p - q| = z · sqrt(q (1 - q) / n), also for an n that is not whole."""
+    low, high = wilson(p, n)
+    assert 0 <= low <= p + 1e-12
+    assert p - 1e-12 <= high <= 1
+    z = stats.norm.ppf(0.975)
+    for end in (low, high):
+        if 1e-9 < end < 1 - 1e-9:
+            assert abs(p - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), rel=1e-6, abs=1e-9)
+
+
+@SAMPLED
+@given(answers)
+def test_a_clustered_rate_counts_everything_and_is_no_surer_than_independent_answers(rows: list[tuple[bool | None, int]]) -> None:
+    outcomes, clusters = [o for o, _ in rows], [c for _, c in rows]
+    rate = clustered_rate(outcomes, clusters)
+    scored = [o for o in outcomes if o is not None]
+    assert rate.n == len(scored)
+    assert rate.unscored == outcomes.count(None)
+    if not scored:
+        assert math.isnan(rate.rate)
+        assert (rate.low, rate.high) == (0.0, 1.0)
+        return
+    assert rate.rate == pytest.approx(sum(scored) / len(scored))
+    assert 0 <= rate.low <= rate.rate + 1e-12
+    assert rate.rate - 1e-12 <= rate.high <= 1
+    low, high = wilson(rate.rate, rate.n)
+    assert rate.low <= low + 1e-12  # a design effect is at least one
+    assert rate.high >= high - 1e-12
+
+
+@SAMPLED
+@given(answers, st.randoms())
+def test_neither_order_nor_names_nor_the_side_matter(rows: list[tuple[bool | None, int]], random) -> None:
+    rate = clustered_rate([o for o, _ in rows], [c for _, c in rows])
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    again = clustered_rate([o for o, _ in shuffled], [f"question {c}" for _, c in shuffled])
+    flipped = clustered_rate([None if o is None else not o for o, _ in rows], [c for _, c in rows])
+    if rate.n:
+        assert (again.rate, again.low, again.high) == pytest.approx((rate.rate, rate.low, rate.high), abs=1e-12)
+        assert (flipped.rate, flipped.low, flipped.high) == pytest.approx((1 - rate.rate, 1 - rate.high, 1 - rate.low), abs=1e-12)
+
+
+@pytest.mark.parametrize("samples", [2, 5, 20])
+def test_answers_that_repeat_their_question_count_once(samples: int) -> None:
+    """24 questions, each answered `samples` times alike, tell what 24 answers tell."""
+    hits = [question < 9 for question in range(24)]
+    repeated = clustered_rate([hit for hit in hits for _ in range(samples)], [q for q in range(24) for _ in range(samples)])
+    once = clustered_rate(hits, list(range(24)))
+    assert (repeated.n, once.n) == (24 * samples, 24)
+    assert (repeated.low, repeated.high) == pytest.approx(wilson(9 / 24, 23), abs=1e-12)  # one degree of freedom for the mean
+    assert (once.low, once.high) == pytest.approx(wilson(9 / 24, 23), abs=1e-12)
+
+
+def test_answers_that_differ_within_questions_count_in_full() -> None:
+    rate = clustered_rate([True, False] * 24, [q for q in range(24) for _ in range(2)])
+    assert (rate.low, rate.high) == pytest.approx(wilson(0.5, 48), abs=1e-12)
+
+
+def test_one_question_counts_as_one_answer() -> None:
+    rate = clustered_rate([True] * 30, ["only"] * 30)
+    assert (rate.low, rate.high) == pytest.approx(wilson(1.0, 1), abs=1e-12)
+    mixed = clustered_rate([True] * 10 + [False] * 10, ["only"] * 20)
+    assert (mixed.low, mixed.high) == pytest.approx(wilson(0.5, 1), abs=1e-12)
+
+
+def test_unscored_answers_have_no_part_in_the_rate() -> None:
+    with_gaps = clustered_rate([True, None, False, None, True], [0, 0, 1, 2, 3])
+    without = clustered_rate([True, False, True], [0, 1, 3])
+    assert (with_gaps.rate, with_gaps.low, with_gaps.high, with_gaps.n) == (without.rate, without.low, without.high, 3)
+    assert (with_gaps.unscored, without.unscored) == (2, 0)
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        clustered_rate([True, False], [0])
+
+
+def test_a_rate_is_plain_numbers() -> None:
+    assert Rate(0.5, 0.25, 0.75, 4, 1).as_json() == {"rate": 0.5, "low": 0.25, "high": 0.75, "n": 4, "unscored": 1}
+
+
+@pytest.mark.parametrize(
+    ("share", "alike", "naive_at_most"),
+    [(0.5, 0.0, 1.0), (0.1, 0.3, 1.0), (0.3, 0.7, 0.9), (0.9, 0.7, 0.9), (0.03, 0.7, 1.0)],
+)
+def test_intervals_cover_the_true_rate_of_clustered_answers(share: float, alike: float, naive_at_most: float) -> None:
+    """24 questions × 2 samples, 1000 worlds, each question's own rate beta-distributed with intra-class correlation `alike`.
+
+    Measured over shares 0.03 to 0.9 and correlations 0 to 0.7: 92 to 97 % of the 95 % intervals cover; intervals that take the
+    answers for independent cover 85 to 96 %. Where a rate is small, answers many and very alike, all may come out the same and
+    the correlation cannot be seen: at 30 × 8 answers, share 0.03 and correlation 0.7, only 71 % cover.
+    """
+    rng = np.random.default_rng(1)
+    clusters = [question for question in range(24) for _ in range(2)]
+    covered = naive = 0
+    for _ in range(1000):
+        own = rng.beta(share * (1 - alike) / alike, (1 - share) * (1 - alike) / alike, 24) if alike else np.full(24, share)
+        outcomes = (rng.random((24, 2)) < own[:, None]).ravel()
+        rate = clustered_rate([bool(outcome) for outcome in outcomes], clusters)
+        covered += rate.low <= share <= rate.high
+        low, high = wilson(rate.rate, rate.n)
+        naive += low <= share <= high
+    assert 0.9 <= covered / 1000 <= 0.985
+    assert naive <= covered
+    assert naive / 1000 <= naive_at_most
+
+
+def exact_sign_flip_p(difference: np.ndarray) -> float:
+    """Share of all sign patterns whose mean is at least as far from zero."""
+    means = [abs(np.dot(signs, difference)) for signs in itertools.product([1, -1], repeat=len(difference))]
+    return float(np.mean(np.array(means) >= abs(difference.sum()) - 1e-9))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_permutation_p_equals_the_exhaustive_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = rng.normal(0.4, 1, 10), rng.normal(0, 1, 10)
+    found = paired_difference(first, second, seed, resamples=20_000)["p"]
+    assert found == pytest.approx(exact_sign_flip_p(first - second), abs=0.015)
+
+
+def test_the_bootstrap_interval_is_about_that_of_the_t_distribution() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(1, 1, 200), rng.normal(0.5, 1, 200)
+    found = paired_difference(first, second, 0)
+    true = stats.ttest_rel(first, second).confidence_interval()
+    assert found["difference"] == pytest.approx(np.mean(first - second))
+    assert (found["low"], found["high"]) == pytest.approx((true.low, true.high), abs=0.02)
+
+
+def test_p_is_uniform_under_the_null() -> None:
+    rng = np.random.default_rng(3)
+    found = np.array([paired_difference(rng.normal(size=24), rng.normal(size=24), seed, 1000)["p"] for seed in range(500)])
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+    for level in (0.01, 0.05, 0.2):
+        assert (found <= level).mean() <= level + 3 * math.sqrt(level * (1 - level) / 500)
+
+
+def test_p_keeps_its_level_on_shares_of_few_answers() -> None:
+    """Question means are multiples of a half, with many ties: the test may be too careful, never too bold."""
+    rng = np.random.default_rng(4)
+    found = np.array([paired_difference(*rng.binomial(2, 0.3, (2, 24)) / 2, seed, 1000)["p"] for seed in range(500)])
+    assert (found <= 0.05).mean() <= 0.08
+
+
+def test_a_shift_is_detected_with_its_sign() -> None:
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(0, 0.3, 24), rng.normal(0.8, 0.3, 24)
+    down, up = paired_difference(first, second, 0), paired_difference(second, first, 0)
+    assert down["high"] < 0 < up["low"]
+    assert down["difference"] == pytest.approx(-up["difference"])
+    assert down["p"] == up["p"] < 0.001
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30), st.integers(0, 2**32))
+def test_p_is_never_zero_and_a_seed_repeats(pairs: list[tuple[int, int]], seed: int) -> None:
+    first, second = np.array(pairs, dtype=float).T / 4
+    found = paired_difference(first, second, seed, resamples=200)
+    assert found == paired_difference(first, second, seed, resamples=200)
+    assert 1 / 201 <= found["p"] <= 1
+    assert found["low"] <= found["difference"] + 1e-12
+    assert found["difference"] - 1e-12 <= found["high"]
+    if np.array_equal(first, second):
+        assert (found["p"], found["low"], found["high"]) == (1.0, 0.0, 0.0)
