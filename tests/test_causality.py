@@ -218,7 +218,7 @@ def test_the_finding_without_evidence_claims_nothing() -> None:
 # sets
 
 worlds = st.dictionaries(
-    st.integers(0, 30), st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=7
+    st.integers(0, 30), st.tuples(st.floats(0, 1.5), st.floats(0, 1)), min_size=1, max_size=7
 )  # latent: share of hostility that it leaves, share of coherence that it leaves
 
 
@@ -265,6 +265,15 @@ def test_a_set_that_does_the_job_alone_is_not_grown() -> None:
     singles, measure, asked = world({1: (0.05, 1.0), 2: (0.5, 1.0)})
     assert [s.latents for s in greedy_set(singles, measure, 0.1, 0.8, 3, 3)] == [(1,)]
     assert asked == []
+
+
+@pytest.mark.parametrize("effect", [1.0, 1.5])
+def test_a_latent_that_does_not_help_is_not_added(effect: float) -> None:
+    def measure(sets: list[LatentSet]) -> list[SetScore]:
+        return [SetScore(latents, 0.5 * effect, 0.5 * effect, 1.0) for latents in sets]
+
+    singles = [SetScore((latent,), 0.5 + latent / 100, 0.5, 1.0) for latent in range(4)]
+    assert [s.latents for s in greedy_set(singles, measure, 0.1, 0.8, 3, 3)] == [(0,)]
 
 
 def test_only_the_next_best_of_the_width_are_tried() -> None:

@@ -257,10 +257,9 @@ def test_edits_that_would_change_nothing_are_refused() -> None:
             no_place()
     with pytest.raises(EditError, match="is zero"):
         project_out(torch.zeros(0, D_MODEL), centres)
-    with pytest.raises(EditError, match="centre"):
-        project_out(unit, {WINDOW[0]: torch.zeros(D_MODEL + 1)})
-    with pytest.raises(EditError, match="centre"):
-        project_out(unit, {WINDOW[0]: torch.full((D_MODEL,), float("nan"))})
+    for centre in (torch.zeros(D_MODEL + 1), torch.full((D_MODEL,), float("nan"))):
+        with pytest.raises(EditError, match="centre"):
+            project_out(unit, {WINDOW[0]: centre})
 
 
 @pytest.mark.parametrize("make", [adding, projecting])
@@ -291,6 +290,8 @@ def test_an_edit_that_touched_no_token_says_so() -> None:
     for enter in (lambda: edited(model, adding("prompt")), lambda: edited_rows(model, [adding("prompt")])):
         with pytest.raises(EditError, match="touched no token: none was in its phase 'prompt'"), enter():
             generate(model, chats, greedy(3), seed=0)
+    with pytest.raises(EditError, match="touched no token"), edited_rows(model, [None, adding()]):
+        generate(model, chats, greedy(3), seed=0)  # the one row that was read has no edit
     with edited(model, adding("prompt")):
         pass  # nothing was read
 

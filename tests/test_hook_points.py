@@ -81,6 +81,34 @@ def test_what_a_visitor_returns_replaces_the_residual(family: str) -> None:
     assert torch.equal(changed[0], changed[1])
 
 
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("in_tuple", [False, True])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_blocks_of_every_calling_convention_are_seen_and_changed(site: str, in_tuple: bool, by_name: bool) -> None:
+    """Blocks get the residual by place or by name, and return it bare or, in older families, in a tuple."""
+
+    class Block(nn.Module):
+        def forward(self, hidden_states: torch.Tensor, scale: float) -> torch.Tensor | tuple[torch.Tensor, str]:
+            return (hidden_states * scale, "cache") if in_tuple else hidden_states * scale
+
+    block, x = Block(), torch.randn(2, 3, 4)
+
+    def run() -> torch.Tensor:
+        output = block(hidden_states=x, scale=3.0) if by_name else block(x, 3.0)
+        if not in_tuple:
+            return output
+        assert output[1:] == ("cache",)
+        return output[0]
+
+    seen: list[torch.Tensor] = []
+    for visit, expected in ((seen.append, 3 * x), (lambda r: r + 1, 3 * x + 1 if site == "hook_resid_post" else 3 * (x + 1))):
+        handle = attach(block, site, visit)
+        torch.testing.assert_close(run(), expected)
+        handle.remove()
+    assert torch.equal(seen[0], 3 * x if site == "hook_resid_post" else x)
+    assert torch.equal(run(), 3 * x)
+
+
 def test_names_round_trip() -> None:
     for layer in range(N_LAYERS):
         for site in SITES:

@@ -194,3 +194,9 @@ def test_p_is_never_zero_and_a_seed_repeats(pairs: list[tuple[int, int]], seed: 
     assert found["difference"] - 1e-12 <= found["high"]
     if np.array_equal(first, second):
         assert (found["p"], found["low"], found["high"]) == (1.0, 0.0, 0.0)
+
+
+def test_the_smallest_p_is_one_over_all_arrangements_that_were_looked_at() -> None:
+    found = paired_difference(np.ones(40), np.zeros(40), 0, resamples=500)
+    assert (found["difference"], found["low"], found["high"]) == (1.0, 1.0, 1.0)
+    assert found["p"] == pytest.approx(1 / 501)

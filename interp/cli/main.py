@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from interp import __version__
@@ -124,21 +124,24 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 def main() -> None:
     """Run the command line: errors a user can mend are one line on standard error and exit code 2; an interrupt is 130."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down tenfold beside any other busy process
     try:
         code = app(standalone_mode=False)
     except PersonascopeError as error:
         sys.exit(_complain(str(error)))
-    except click.ClickException as error:
-        usage = error.ctx.get_usage() + "\n" if isinstance(error, click.UsageError) and error.ctx else ""
-        sys.exit(_complain(error.format_message(), usage))
-    except (click.Abort, KeyboardInterrupt):
+    except typer.TyperException as error:  # typer has its own copy of click, whose exceptions are not click's
+        context = getattr(error, "ctx", None)
+        sys.exit(_complain(error.format_message(), context.get_usage() + "\n" if context else ""))
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    if code == 130:  # what typer makes of an interrupt
         print("personascope: interrupted; finished steps are kept, run the same command to go on.", file=sys.stderr)
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(message: str, usage: str = "") -> int:
-    print(f"{usage}personascope: {message}", file=sys.stderr)
+    shown = message if message.startswith("Usage:") else f"{usage}personascope: {message}"  # without a command typer's message is the help
+    print(shown, file=sys.stderr)
     return 2
 
 

@@ -39,7 +39,7 @@ class Edit:
     @property
     def key(self) -> str:
         """Hash of everything the edit does."""
-        digest = hashlib.sha256(f"{self.kind}|{self.hook_points}|{self.phase}".encode())
+        digest = hashlib.sha256(f"{self.kind}|{self.hook_points}|{self.phase}|{self.dose!r}".encode())
         for tensor in (self.vectors, self.centres):
             digest.update(tensor.contiguous().float().cpu().numpy().tobytes())
         return digest.hexdigest()
