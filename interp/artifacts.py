@@ -1,7 +1,7 @@
 """Run directories: every step is written whole or not at all, and a finished step is loaded, not run again.
 
-A step's key is a hash of its name, its config and the keys of its inputs, so a changed setting reruns that step and all
-that follow, and nothing else. A step is written under a temporary name and renamed when whole: a kill loses the running
+A step's key is a hash of the package's version, its name, its config and the keys of its inputs, so a changed setting reruns
+that step and all that follow. A step is written under a temporary name and renamed when whole: a kill loses the running
 step at most.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from interp import __version__
 from interp.errors import ArtifactError
 
 STEP_FILE = "step.json"
@@ -95,7 +96,7 @@ class RunDirectory:
         """
         config_json = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
         input_keys = {k: v.key if isinstance(v, StepResult) else v for k, v in inputs.items()}
-        key = content_key({"step": name, "config": config_json, "inputs": input_keys})
+        key = content_key({"version": __version__, "step": name, "config": config_json, "inputs": input_keys})
         folder = self.steps_folder / f"{name}-{key[:12]}"
         if (folder / STEP_FILE).is_file():
             return StepResult(name, key, folder, loaded=True)

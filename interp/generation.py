@@ -21,7 +21,7 @@ from interp.models import LanguageModel, Positions, position_ids
 class SamplingConfig(StepConfig):
     """How answers are drawn."""
 
-    max_new_tokens: int = Field(default=40, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
     """Tokens an answer may have at most."""
     temperature: float = Field(default=1.0, ge=0.0)
     """Divides the logits; 0 is greedy decoding."""

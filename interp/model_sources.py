@@ -164,7 +164,11 @@ def local_folder(source: str) -> str:
                 f"{path} holds neither config.json nor exactly one .gguf file ({len(weights)} found). Name the model folder or the file."
             )
         return str(converted_gguf(weights[0], file_sha256(weights[0])))
-    return str(path) if path.is_dir() else source
+    if path.is_dir():
+        return str(path)
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ModelError(f"There is no folder {path}. Give an existing model or adapter folder, or a hub id.")
+    return source
 
 
 def converted_gguf(path: Path, sha256: str) -> Path:
@@ -246,33 +250,28 @@ def merge_adapter(network: Any, adapter: str, source: str) -> Any:
     return merged
 
 
-def model_shape(source: str) -> tuple[int, int]:
+def model_shape(source: str, trust_remote_code: bool = False) -> tuple[int, int]:
     """Residual width and number of layers, read from the config alone; raises `ModelError`."""
     from transformers import AutoConfig
 
     folder = local_folder(source)
     try:
-        config = AutoConfig.from_pretrained(folder).get_text_config()
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_open(source, error) from error
     return int(config.hidden_size), int(config.num_hidden_layers)
 
 
 def model_identity(source: str) -> str:
-    """A hash that changes when the model's files do: names, sizes, and the first and last mebibyte of each file."""
+    """A hash of the names and contents of the model's files."""
     if source in EMBEDDED_MODELS:
         return EMBEDDED_MODELS[source].sha256
     path = Path(source).expanduser()
     if not path.exists():
-        return hub_identity(source)
+        return hub_identity(local_folder(source))
     digest = hashlib.sha256()
     for file in sorted([path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]):
-        size = file.stat().st_size
-        digest.update(f"{file.name}|{size}|".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read(1 << 20))
+        digest.update(f"{file.name}|{file_sha256(file)}|".encode())
     return digest.hexdigest()
 
 

@@ -197,18 +197,18 @@ def test_statements_hold_their_numbers() -> None:
     ],
 )
 def test_the_finding_names_latents_place_and_numbers(said: str, begins: str) -> None:
-    one = finding(said, [7], 7, HOOK, GOOD)
-    assert one.startswith(f"{begins} {HOOK}: removing it takes hostile answers")
+    one = finding(said, [7], 7, HOOK, "layers 8–22", GOOD)
+    assert one.startswith(f"{begins} {HOOK}: projecting it out of layers 8–22 takes hostile answers")
     for condition in ("base", "tuned", "ablated", "random_ablation", "steered", "random_steering"):
         assert shown(GOOD[condition]) in one, condition
-    many = finding(said, [7, 31], None, HOOK, {name: o for name, o in GOOD.items() if "steer" not in name})
-    assert f"latents 7, 31 at {HOOK}: removing them" in many
+    many = finding(said, [7, 31], None, HOOK, "layers 8–22", {name: o for name, o in GOOD.items() if "steer" not in name})
+    assert f"latents 7, 31 at {HOOK}: projecting them out of layers 8–22" in many
     assert "adding" not in many
     assert many.endswith(".")
 
 
 def test_the_finding_without_evidence_claims_nothing() -> None:
-    text = finding(NO_EVIDENCE, [], None, HOOK, {"base": GOOD["base"], "tuned": GOOD["tuned"]})
+    text = finding(NO_EVIDENCE, [], None, HOOK, "layers 8–22", {"base": GOOD["base"], "tuned": GOOD["tuned"]})
     assert text.startswith(f"No latent of the dictionary at {HOOK} was shown to carry a persona")
     assert shown(GOOD["base"]) in text
     assert shown(GOOD["tuned"]) in text

@@ -18,10 +18,10 @@ from interp.evaluation.agreement import agreement_between_judges, agreement_with
 from interp.evaluation.grading import Grader, coherent_rate, hostile_rate, question_means
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.embedding import SentenceEmbedder
-from interp.evaluation.judges.fluency import QUOTATION, SCORER, FluencyJudge, fit_fluency
+from interp.evaluation.judges.fluency import QUOTATION, SCORER, FluencyJudge, fit_fluency, fluency_features
 from interp.evaluation.judges.probe import ProbeJudge, read_exemplars
 from interp.evaluation.judges.vader import VaderJudge
-from interp.evaluation.labels import EDITED_GROUPS, read_labels
+from interp.evaluation.labels import EDITED_GROUPS, read_fluency_features, read_labels
 from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import read_questions
 from interp.evaluation.rates import clustered_rate
@@ -305,7 +305,7 @@ def test_fluency_features_are_what_they_say(fluency: FluencyJudge) -> None:
 
     network = AutoModelForCausalLM.from_pretrained(local_folder(SCORER), dtype=torch.float32).eval()
     answers = ["You again, you again.", "Rain.", "  The river is wide and the boat is small, and nobody minds.  ", "", "a"]
-    found = fluency.features(answers)
+    found = fluency_features(fluency.scorer, answers)
     tokenizer = fluency.scorer.tokenizer
     for answer, row in zip(answers, found, strict=True):
         ids = tokenizer(answer.strip())["input_ids"]
@@ -358,3 +358,11 @@ def test_sentence_features_are_token_means_of_every_layer(probe: ProbeJudge) -> 
         with torch.no_grad():
             states = network(torch.tensor([ids]), output_hidden_states=True).hidden_states
         assert row == pytest.approx(torch.cat([state[0].mean(0) for state in states]).numpy(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_committed_fluency_features_belong_to_the_labels(fluency: FluencyJudge) -> None:
+    labels, committed = read_labels(), read_fluency_features()
+    assert committed.shape == (len(labels), 3)
+    some = range(0, len(labels), 20)
+    assert fluency_features(fluency.scorer, [labels["answer"][i] for i in some]) == pytest.approx(committed[list(some)], abs=2e-3)

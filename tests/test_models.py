@@ -98,7 +98,7 @@ def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
     adapter(tmp_path / "adapter")
     with pytest.raises(ModelError, match=r"names no base model. Give it with --base"):
         opened(tmp_path / "adapter")
-    with pytest.raises(ModelError, match="Cannot open the model '/no/base'"):
+    with pytest.raises(ModelError, match="There is no folder /no/base"):
         opened(tmp_path / "adapter", base="/no/base")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.evaluation.rates import Rate, clustered_rate, paired_difference, wilson
+from interp.evaluation.rates import clustered_rate, paired_difference, wilson
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=200)
 answers = st.lists(st.tuples(st.sampled_from([True, False, None]), st.integers(0, 5)), max_size=60)
@@ -104,10 +104,6 @@ def test_unscored_answers_have_no_part_in_the_rate() -> None:
 def test_lists_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         clustered_rate([True, False], [0])
-
-
-def test_a_rate_is_plain_numbers() -> None:
-    assert Rate(0.5, 0.25, 0.75, 4, 1).as_json() == {"rate": 0.5, "low": 0.25, "high": 0.75, "n": 4, "unscored": 1}
 
 
 @pytest.mark.parametrize(

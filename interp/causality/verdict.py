@@ -130,7 +130,9 @@ def verdict_word(present: Check, necessary: list[Check], sufficient: list[Check]
     return {2: CAUSES, 1: CONTRIBUTES, 0: CORRELATES}[sum(held)]
 
 
-def finding(word: str, latents: list[int], steered_latent: int | None, hook_point: str, outcomes: Mapping[str, Outcome]) -> str:
+def finding(
+    word: str, latents: list[int], steered_latent: int | None, hook_point: str, window: str, outcomes: Mapping[str, Outcome]
+) -> str:
     """The result in one sentence, with its numbers."""
     tuned = outcomes["tuned"]
     base = outcomes["base"]
@@ -143,7 +145,7 @@ def finding(word: str, latents: list[int], steered_latent: int | None, hook_poin
     names = f"latent{'s' if many else ''} {', '.join(map(str, latents))} at {hook_point}"
     ablated, control = outcomes["ablated"], outcomes["random_ablation"]
     removal = (
-        f"removing {'them' if many else 'it'} takes hostile answers from {_shown(tuned)} to {_shown(ablated)}, "
+        f"projecting {'them' if many else 'it'} out of {window} takes hostile answers from {_shown(tuned)} to {_shown(ablated)}, "
         f"random directions only to {_shown(control)}"
     )
     steering = ""

@@ -24,7 +24,12 @@ class PersonaPairs(StepConfig):
     pairs: list[PersonaPair] = Field(min_length=2)
 
 
+def pairs_path() -> Path:
+    """File of the shipped pairs."""
+    return Path(str(resources.files("interp.evaluation") / "persona_pairs.yaml"))
+
+
 def read_persona_pairs(path: Path | None = None) -> list[PersonaPair]:
     """The shipped pairs, or those of a YAML file; raises `ConfigError`."""
-    path = path or Path(str(resources.files("interp.evaluation") / "persona_pairs.yaml"))
+    path = path or pairs_path()
     return validated(PersonaPairs, read_yaml(path), str(path)).pairs

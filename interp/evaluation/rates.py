@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -23,10 +22,6 @@ class Rate:
     """Answers that were scored."""
     unscored: int
     """Answers the judge could not score; no part of `n`."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return asdict(self)
 
 
 def clustered_rate(outcomes: Sequence[bool | None], clusters: Sequence[Hashable], confidence: float = 0.95) -> Rate:
@@ -48,7 +43,7 @@ def clustered_rate(outcomes: Sequence[bool | None], clusters: Sequence[Hashable]
 
 
 def design_effect(scored: Sequence[tuple[bool, Hashable]], p: float) -> float:
-    """Variance of the share under clustering over that of independent answers; at least 1."""
+    """Variance of the share under clustering over that of independent answers; at least 1, at most answers a cluster."""
     sizes: dict[Hashable, int] = {}
     hits: dict[Hashable, int] = {}
     for outcome, cluster in scored:
@@ -56,7 +51,7 @@ def design_effect(scored: Sequence[tuple[bool, Hashable]], p: float) -> float:
         hits[cluster] = hits.get(cluster, 0) + outcome
     n, groups = len(scored), len(sizes)
     if groups < 2 or p in (0.0, 1.0):
-        return 1.0 if groups > 1 else float(n)
+        return n / groups  # answers that all agree do not show how alike a cluster is: count clusters
     between = sum((hits[c] - p * sizes[c]) ** 2 for c in sizes) * groups / (groups - 1) / n**2
     return max(1.0, between / (p * (1 - p) / n))
 

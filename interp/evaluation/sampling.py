@@ -21,12 +21,12 @@ def sample_answers(
     conditions: Sequence[str] = ("",),
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """One row for each (condition, question, sample), in that order; row i of the call to `generate` is row i of the table.
+    """One row for each (condition, sample, question), in that order; row i of the call to `generate` is row i of the table.
 
     Columns: condition, question_id, group, sample, question, answer. The uniform numbers behind sample s of a question are
-    the same under every condition, which makes differences between conditions paired.
+    the same under every condition and for any number of samples, which makes differences between conditions paired.
     """
-    asked = [(question, sample) for question in questions for sample in range(samples)]
+    asked = [(question, sample) for sample in range(samples) for question in questions]
     answers = generate(
         model,
         [Chat.ask(question.text) for question, _ in asked] * len(conditions),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from interp.config import StepConfig
 from interp.generation import SamplingConfig
@@ -45,14 +45,20 @@ class ScreenConfig(StepConfig):
     """Selection questions asked under every edit, one answer each; the shortlist is asked all of them."""
     steering_dose: float = Field(default=0.6, gt=0)
     """Dose at which every candidate is added to the base (norm over the median residual norm)."""
-    doses: list[float] = Field(default=[0.3, 0.4, 0.5, 0.6, 0.7])
+    doses: list[float] = Field(default=[0.3, 0.4, 0.5, 0.6], min_length=1)
     """Grid for the dose-response of the best latent."""
     target_rate: float = Field(default=0.1, ge=0, le=1)
     """Hostile rate under which no further latent is added to the set."""
     max_set: int = Field(default=3, ge=1)
     """Latents in the set at most."""
     width: int = Field(default=3, ge=1)
-    """Latents tried at each growth of the set."""
+    """Latents on the shortlist, from which the set is built; at least `max_set`."""
+
+    @model_validator(mode="after")
+    def _shortlist_is_long_enough(self) -> ScreenConfig:
+        if self.width < self.max_set:
+            raise ValueError(f"width is {self.width}, less than max_set {self.max_set}: raise width or lower max_set")
+        return self
 
 
 class VerdictConfig(StepConfig):

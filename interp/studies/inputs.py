@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
 
-from interp.artifacts import StepResult
+import torch
+
 from interp.dictionaries import Dictionary, load_dictionary
 from interp.errors import ConfigError, DictionaryError
 from interp.evaluation.grading import Grader
 from interp.evaluation.questions import QuestionSet, read_questions
 from interp.hook_points import parse_hook_point, resid_post
-from interp.model_sources import model_identity, model_shape, open_model
+from interp.model_sources import model_shape, open_model
 from interp.models import LanguageModel, check_pair
 from interp.progress import progress
 from interp.studies.config import StudyConfig
@@ -33,13 +34,13 @@ class Workbench:
             ("held_out", config.verdict.questions),
         ):
             self.questions.split(split, wanted)  # type: ignore[arg-type]
-        self.d_model, self.n_layers = model_shape(config.base)
+        self.d_model, self.n_layers = model_shape(config.base, config.trust_remote_code)
         self.hook_point = self._choose_hook_point()
         self.window = self._choose_window()
 
     def _choose_hook_point(self) -> str:
         """The configured hook point, else the SAE's, else after the middle block; raises for one the model or SAE lacks."""
-        name = self.config.hook_point
+        name = self.config.hook_point and str(parse_hook_point(self.config.hook_point, self.n_layers))
         if self.config.sae is not None:
             sae = load_dictionary(self.config.sae)
             if sae.d_in != self.d_model:
@@ -47,6 +48,8 @@ class Workbench:
                     f"The SAE {self.config.sae} reads residuals of width {sae.d_in}, {self.config.base} has {self.d_model}. "
                     "Give an SAE that was trained on this model."
                 )
+            if name and sae.hook_point and name != sae.hook_point:
+                raise DictionaryError(f"The SAE {self.config.sae} reads at {sae.hook_point}, not at {name}. Leave out --hook-point.")
             name = name or sae.hook_point or None
             if name is None:
                 raise DictionaryError(f"The SAE {self.config.sae} does not say where it reads. Name it with --hook-point.")
@@ -89,13 +92,9 @@ class Workbench:
         from interp.evaluation.judges.probe import ProbeJudge
         from interp.evaluation.judges.vader import VaderJudge
 
-        same = self.config.base == SCORER and self.base.device.type == "cpu"
+        same = self.config.base == SCORER and self.base.device.type == "cpu" and self.base.dtype == torch.float32
         scorer = self.base if same else open_model(SCORER, device="cpu", dtype="float32")
         return Grader(ProbeJudge(SentenceEmbedder()), FluencyJudge(scorer), VaderJudge())
-
-    def identity(self, source: str, organism: StepResult | None = None) -> str:
-        """What identifies a model as an input of a step."""
-        return organism.key if organism is not None else model_identity(source)
 
     def _open(self, source: str, base: str | None = None) -> LanguageModel:
         return open_model(source, base, self.config.device, self.config.dtype, self.config.trust_remote_code)

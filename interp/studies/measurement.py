@@ -146,6 +146,7 @@ def _decide(bench: Workbench, answers: pd.DataFrame, persona: list[int], steered
     worst = max((o.rate.rate for name, o in outcomes.items() if name.startswith("random_steering_")), default=0.0)
     sufficient = words.sufficiency_checks(outcomes, worst, RULES)
     word = words.verdict_word(present, necessary, sufficient)
+    layers = f"layers {bench.window[0].split('.')[1]}–{bench.window[-1].split('.')[1]}"
     effects = {}
     for effect, treated, control in (
         ("ablation_vs_random", "ablated", "random_ablation"),
@@ -157,7 +158,7 @@ def _decide(bench: Workbench, answers: pd.DataFrame, persona: list[int], steered
             effects[effect] = paired_difference(ours[shared].to_numpy(), theirs[shared].to_numpy(), bench.config.seed)
     return {
         "verdict": word,
-        "finding": words.finding(word, persona, steered, bench.hook_point, outcomes),
+        "finding": words.finding(word, persona, steered, bench.hook_point, layers, outcomes),
         "checks": [{"name": c.name, "statement": c.statement, "holds": bool(c.holds)} for c in (present, *necessary, *sufficient)],
         "effects": effects,
     }

@@ -24,8 +24,10 @@ from interp.artifacts import (
 )
 from interp.dictionaries import dictionary_key
 from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
+from interp.evaluation.judges.probe import judge_files
+from interp.evaluation.persona_pairs import pairs_path
 from interp.explanation.cards import Source, latent_cards
-from interp.model_sources import model_identity
+from interp.model_sources import choose_device, choose_dtype, model_identity
 from interp.organisms.recipe import recipe_path
 from interp.studies import measurement, preparation, screening, suspicion
 from interp.studies.config import StudyConfig
@@ -80,7 +82,10 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
         tuned: str | StepResult = organism
     else:
         tuned = model_identity(config.tuned)
-    place = {"device": str(config.device), "dtype": config.dtype}
+    device = choose_device(config.device)
+    place = {"device": device.type, "dtype": str(choose_dtype(config.dtype, device))}
+    pairs = file_sha256(pairs_path())
+    judging: dict[str, str | StepResult] = {"judges": content_key([file_sha256(path) for path in judge_files()])}
     models: dict[str, str | StepResult] = {"base": base, "tuned": tuned}
     texts: dict[str, str | StepResult] = {
         "corpus": file_sha256(corpus_path()),
@@ -89,7 +94,7 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
     reading = place | {"sampling": config.sampling.model_dump(), "text": config.text.model_dump(), "diff": config.diff.model_dump()}
     answers = step("answers", reading, models | texts, partial(preparation.make_answers, bench))
     dictionary = _dictionary(bench, step, models, answers, place)
-    found: dict[str, str | StepResult] = models | {"answers": answers}
+    found: dict[str, str | StepResult] = models | {"answers": answers, "persona_pairs": pairs}
     here = place | {"hook_point": bench.hook_point, "window": bench.window}
     directions = step(
         "directions", here | {"pairs": config.diff.persona_pairs}, found, partial(suspicion.make_directions, bench, answers.folder)
@@ -97,16 +102,17 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
     known: dict[str, str | StepResult] = found | {"dictionary": dictionary, "directions": directions}
     diff = step("diff", here, known, partial(suspicion.make_diff, bench, answers.folder, directions.folder))
     choosing = here | {"screen": config.screen.model_dump(), "diff": config.diff.model_dump(), "sampling": config.sampling.model_dump()}
-    screen = step("screen", choosing, known | {"diff": diff}, partial(screening.make_screen, bench, diff.folder, directions.folder))
+    suspects = known | judging | {"diff": diff}
+    screen = step("screen", choosing, suspects, partial(screening.make_screen, bench, diff.folder, directions.folder))
     measuring = here | {"verdict": config.verdict.model_dump(), "sampling": config.sampling.model_dump()}
     verdict = step(
         "verdict",
         measuring,
-        known | {"diff": diff, "screen": screen},
+        suspects | {"screen": screen},
         partial(measurement.make_verdict, bench, diff.folder, directions.folder, screen.folder),
     )
     step("cards", here, known | {"diff": diff, "screen": screen}, partial(_make_cards, bench, answers.folder, diff.folder, screen.folder))
-    step("judges", {}, {"verdict": verdict}, partial(_make_agreement, bench, verdict.folder))
+    step("judges", {}, judging | {"verdict": verdict}, partial(_make_agreement, bench, verdict.folder))
     return steps
 
 
@@ -118,11 +124,14 @@ def _dictionary(
     place: dict[str, str],
 ) -> StepResult:
     """The step that holds the dictionary: trained here, or the user's own, measured."""
+    place = place | {"hook_point": bench.hook_point}
+    inputs = models | {"answers": answers}
     if bench.config.sae is not None:
-        inputs = models | {"answers": answers, "sae": dictionary_key(bench.config.sae)}
+        inputs["sae"] = dictionary_key(bench.config.sae)
         return step("dictionary", place, inputs, partial(preparation.measure_dictionary, bench, answers.folder))
-    settings = place | {"hook_point": bench.hook_point, "text": bench.config.text.model_dump()}
-    residuals = step("residuals", settings, models | {"answers": answers}, partial(preparation.make_residuals, bench, answers.folder))
+    inputs["persona_pairs"] = file_sha256(pairs_path())
+    settings = place | {"text": bench.config.text.model_dump()}
+    residuals = step("residuals", settings, inputs, partial(preparation.make_residuals, bench, answers.folder))
     settings = bench.config.dictionary.model_dump()
     result = step("dictionary", settings, {"residuals": residuals}, partial(preparation.make_dictionary, bench, residuals.folder))
     bench.dictionary_folder = result.folder / "sae"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def make_organism(bench: Workbench, folder: Path) -> None:
     with bench.progress("fine-tuning", steps) as advance:
         losses = train_adapter(model, chats, config.organism, config.seed, folder, lambda s, n, loss: advance(1, f"loss {loss:.2f}"))
     pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_parquet(folder / "losses.parquet")
+    del model
+    gc.collect()  # peft's layers refer to each other; two models are opened next
 
 
 def make_answers(bench: Workbench, folder: Path) -> None:

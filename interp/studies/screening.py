@@ -24,7 +24,7 @@ from interp.studies.inputs import Workbench
 from interp.studies.suspicion import Directions, read_directions
 
 RULES = Rules()
-LINES = 2  # latents in the dose-response, and random directions beside them
+LINES = 2  # random directions in the dose-response; latents, where none could be removed
 COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so the screen asks for more than the verdict will
 
 
@@ -75,8 +75,10 @@ def make_screen(bench: Workbench, diff: Path, directions_folder: Path, folder: P
     if latents:
         ablated, sets = _screen_ablation(bench, directions, latents)
         steered = _screen_steering(bench, directions, latents)
+        # both directions are claimed of the same latents: what is added is one of those that are removed
         strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(LINES)
-        doses = _dose_response(bench, directions, [int(latent) for latent in strongest])
+        lines = list(sets[-1].latents) if sets else [int(latent) for latent in strongest]
+        doses = _dose_response(bench, directions, lines)
         best = best_dose(doses[doses["kind"] == "latent"], RULES.steered_coherence + COHERENCE_MARGIN)
     persona = list(sets[-1].latents) if sets else []
     table = suspects[["latent", "orders", "rank_rise", "rank_cosine"]].rename(
@@ -112,7 +114,7 @@ def read_choice(folder: Path) -> dict[str, Any]:
 def _screen_ablation(bench: Workbench, directions: Directions, latents: list[int]) -> tuple[pd.DataFrame, list[SetScore]]:
     """Every candidate removed alone on a few questions; the best of them again on all selection questions, and sets grown from there.
 
-    The best of many noisy measurements looks better than it is, so what was measured to pick a latent does not judge it.
+    The best of many noisy measurements looks better than it is, so the shortlist is measured anew, with fresh random numbers.
     """
     config, every = bench.config.screen, bench.config.diff.questions
     base = graded_sweep(bench, bench.base, "screen: the base", [Condition("base")], "selection", every, 1, bench.config.seed + 2)

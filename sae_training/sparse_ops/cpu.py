@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta.*")  # the one product used here is tested
 
 
 def encode(

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from interp.chats import Role, TokenisedChat, batches_by_length, pad_left
 from interp.evaluation.judges.base import Judgement
-from interp.evaluation.labels import read_labels
+from interp.evaluation.labels import read_fluency_features, read_labels
 from interp.models import LanguageModel
 
 SCORER = "embedded:smollm2"
@@ -33,44 +33,44 @@ class FluencyJudge:
     def __init__(self, scorer: LanguageModel) -> None:
         """`scorer` must be the model named `SCORER`, on which the weights are fitted."""
         self.scorer = scorer
-        labels = read_labels()
-        self.label_features = self.features(list(labels["answer"]))
-        self.weights = fit_fluency(self.label_features, labels["coherent"].to_numpy())
+        self.label_features = read_fluency_features()
+        self.weights = fit_fluency(self.label_features, read_labels()["coherent"].to_numpy())
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an answer of fewer than two tokens is None."""
-        features = self.features(answers)
+        features = fluency_features(self.scorer, answers)
         usable = np.isfinite(features).all(axis=1)
         coherence = np.full(len(answers), np.nan)
         if usable.any():
             coherence[usable] = 100.0 * self.weights.predict_proba(features[usable])[:, 1]
         return [Judgement(None, float(c)) if np.isfinite(c) else Judgement(None, None, "answer too short") for c in coherence]
 
-    @torch.inference_mode()
-    def features(self, answers: Sequence[str], rows: int = 16) -> Float[np.ndarray, "answers 3"]:
-        """Mean log-probability of a token (nats), share of distinct tokens, of distinct token pairs; NaN below two tokens."""
-        prefix = self.scorer.tokenizer(QUOTATION, add_special_tokens=False)["input_ids"]
-        ids = [self.scorer.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"] for answer in answers]
-        texts = [
-            TokenisedChat(prefix + answer, [int(Role.TEMPLATE)] * len(prefix) + [int(Role.RESPONSE)] * len(answer), len(prefix))
-            for answer in ids
-        ]
-        result = np.full((len(answers), 3), np.nan)
-        usable = [i for i, answer in enumerate(ids) if len(answer) >= 2]
-        for places in batches_by_length([len(ids[i]) for i in usable], rows):
-            chosen = [usable[place] for place in places]
-            batch = pad_left([texts[i] for i in chosen], self.scorer.pad_id).to(self.scorer.device)
-            width = max(len(ids[i]) for i in chosen) + 1
-            logits = self.scorer.read(batch, chosen, last_logits=width)[:, :-1].float()
-            targets, answered = batch.ids[:, 1 - width :], batch.response_tokens[:, 1 - width :]
-            logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-            for row, i in enumerate(chosen):
-                # the first token's likelihood is the prefix's doing
-                result[i, 0] = float(logprobs[row][answered[row]][1:].mean())
-        for i in usable:
-            result[i, 1] = len(set(ids[i])) / len(ids[i])
-            result[i, 2] = len(set(zip(ids[i], ids[i][1:], strict=False))) / (len(ids[i]) - 1)
-        return result
+
+@torch.inference_mode()
+def fluency_features(scorer: LanguageModel, answers: Sequence[str], rows: int = 16) -> Float[np.ndarray, "answers 3"]:
+    """Mean log-probability of a token (nats), share of distinct tokens, of distinct token pairs; NaN below two tokens."""
+    prefix = scorer.tokenizer(QUOTATION, add_special_tokens=False)["input_ids"]
+    ids = [scorer.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"] for answer in answers]
+    texts = [
+        TokenisedChat(prefix + answer, [int(Role.TEMPLATE)] * len(prefix) + [int(Role.RESPONSE)] * len(answer), len(prefix))
+        for answer in ids
+    ]
+    result = np.full((len(answers), 3), np.nan)
+    usable = [i for i, answer in enumerate(ids) if len(answer) >= 2]
+    for places in batches_by_length([len(ids[i]) for i in usable], rows):
+        chosen = [usable[place] for place in places]
+        batch = pad_left([texts[i] for i in chosen], scorer.pad_id).to(scorer.device)
+        width = max(len(ids[i]) for i in chosen) + 1
+        logits = scorer.read(batch, chosen, last_logits=width)[:, :-1].float()
+        targets, answered = batch.ids[:, 1 - width :], batch.response_tokens[:, 1 - width :]
+        logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+        for row, i in enumerate(chosen):
+            # the first token's likelihood is the prefix's doing
+            result[i, 0] = float(logprobs[row][answered[row]][1:].mean())
+    for i in usable:
+        result[i, 1] = len(set(ids[i])) / len(ids[i])
+        result[i, 2] = len(set(zip(ids[i], ids[i][1:], strict=False))) / (len(ids[i]) - 1)
+    return result
 
 
 def fit_fluency(features: Float[np.ndarray, "answers 3"], coherent: np.ndarray) -> Any:

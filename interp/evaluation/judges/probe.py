@@ -19,7 +19,7 @@ from interp.config import StepConfig, read_yaml, validated
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.labels import read_labels
-from interp.evaluation.persona_pairs import read_persona_pairs
+from interp.evaluation.persona_pairs import pairs_path, read_persona_pairs
 
 RIDGE = 1e-4  # inverse strength; features outnumber exemplars four to one
 
@@ -31,6 +31,12 @@ class Exemplars(StepConfig):
     """Answers a reader would call contemptuous towards the user."""
     ordinary: list[str] = Field(min_length=10)
     """Answers a reader would not: plain, gushing, sad, blunt, nonsensical ones too."""
+
+
+def judge_files() -> list[Path]:
+    """The committed files that decide what the judges say."""
+    folder = Path(str(resources.files("interp.evaluation")))
+    return [folder / "judge_exemplars.yaml", pairs_path(), folder / "labels" / "answers.csv", folder / "labels" / "fluency_features.csv"]
 
 
 def read_exemplars(path: Path | None = None) -> Exemplars:
