@@ -60,6 +60,8 @@ def train_adapter(
             model.network,
             LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"),
         )
+    adapter = network.peft_config["default"]
+    adapter.target_modules = sorted(adapter.target_modules)  # peft keeps a set, whose order changes from process to process
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
