@@ -113,3 +113,11 @@ class StudyConfig(StepConfig):
     """The causal screen."""
     verdict: VerdictConfig = VerdictConfig()
     """The measurement."""
+
+    @model_validator(mode="after")
+    def _every_setting_is_used(self) -> StudyConfig:
+        if self.tuned is not None and self.organism != OrganismConfig():
+            raise ValueError("organism has no effect when tuned is given: leave one of them out")
+        if self.sae is not None and self.dictionary != DictionaryConfig():
+            raise ValueError("dictionary has no effect when sae is given: leave one of them out")
+        return self
