@@ -35,7 +35,3 @@ class ActivationError(PersonascopeError):
 
 class TrainingError(PersonascopeError):
     """Training that diverged or cannot start."""
-
-
-class JudgeError(PersonascopeError):
-    """A judge that cannot be fitted or run."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Bool, Float, Int
 
-from interp.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
+from interp.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
 from interp.errors import ModelError
 from interp.hook_points import HookPoint, find_blocks, parse_hook_point
 from interp.packed_linear import pack_linears, unpacked_copy
@@ -133,14 +133,18 @@ class LanguageModel:
         """Log-probability (nats) of every response token of every chat, on the CPU."""
         result: list[torch.Tensor] = [torch.empty(0)] * len(chats)
         for indices, batch in self.batches(chats, rows):
-            width = int(batch.ids.shape[1] - batch.response_start.min())
-            logits = self.read(batch, indices, last_logits=width)[:, :-1].float()
-            first = batch.ids.shape[1] - width + 1  # not a negative index: without a response there is nothing to take
-            targets, is_response = batch.ids[:, first:], batch.roles[:, first:] == Role.RESPONSE
-            token_logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-            for row, index in enumerate(indices):
-                result[index] = token_logprobs[row, is_response[row]].cpu()
+            for index, row in zip(indices, self.response_logprobs(batch, indices), strict=True):
+                result[index] = row
         return result
+
+    def response_logprobs(self, batch: TokenBatch, rows: Sequence[int]) -> list[Float[torch.Tensor, " response"]]:
+        """Log-probability (nats) of every response token of every row of a batch, on the CPU."""
+        width = int(batch.ids.shape[1] - batch.response_start.min())
+        logits = self.read(batch, rows, last_logits=width)[:, :-1].float()
+        first = batch.ids.shape[1] - width + 1  # not a negative index: without a response there is nothing to take
+        targets, is_response = batch.ids[:, first:], batch.response_tokens[:, first:]
+        token_logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+        return [row[chosen].cpu() for row, chosen in zip(token_logprobs, is_response, strict=True)]
 
     def bridge(self) -> Any:
         """A TransformerLens bridge on a copy of the model (booting one rewires the modules that it wraps)."""

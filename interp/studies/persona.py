@@ -93,8 +93,8 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
     }
     reading = place | {"sampling": config.sampling.model_dump(), "text": config.text.model_dump(), "diff": config.diff.model_dump()}
     answers = step("answers", reading, models | texts, partial(preparation.make_answers, bench))
-    dictionary = _dictionary(bench, step, models, answers, place)
     found: dict[str, str | StepResult] = models | {"answers": answers, "persona_pairs": pairs}
+    dictionary = _dictionary(bench, step, found, answers, place)
     here = place | {"hook_point": bench.hook_point, "window": bench.window}
     directions = step(
         "directions", here | {"pairs": config.diff.persona_pairs}, found, partial(suspicion.make_directions, bench, answers.folder)
@@ -119,19 +119,17 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
 def _dictionary(
     bench: Workbench,
     step: Callable[..., StepResult],
-    models: dict[str, str | StepResult],
+    found: dict[str, str | StepResult],
     answers: StepResult,
     place: dict[str, str],
 ) -> StepResult:
     """The step that holds the dictionary: trained here, or the user's own, measured."""
     place = place | {"hook_point": bench.hook_point}
-    inputs = models | {"answers": answers}
     if bench.config.sae is not None:
-        inputs["sae"] = dictionary_key(bench.config.sae)
+        inputs = found | {"sae": dictionary_key(bench.config.sae)}
         return step("dictionary", place, inputs, partial(preparation.measure_dictionary, bench, answers.folder))
-    inputs["persona_pairs"] = file_sha256(pairs_path())
     settings = place | {"text": bench.config.text.model_dump()}
-    residuals = step("residuals", settings, inputs, partial(preparation.make_residuals, bench, answers.folder))
+    residuals = step("residuals", settings, found, partial(preparation.make_residuals, bench, answers.folder))
     settings = bench.config.dictionary.model_dump()
     result = step("dictionary", settings, {"residuals": residuals}, partial(preparation.make_dictionary, bench, residuals.folder))
     bench.dictionary_folder = result.folder / "sae"

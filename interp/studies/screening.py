@@ -68,23 +68,20 @@ def make_screen(bench: Workbench, diff: Path, directions_folder: Path, folder: P
     directions = read_directions(directions_folder)
     suspects = candidates(pd.read_parquet(diff / "latents.parquet"), bench.config.diff.candidates_per_order, bench.config.diff.largest_q)
     latents = [int(latent) for latent in suspects["latent"]]
-    sets: list[SetScore] = []
-    steered, doses = pd.DataFrame(columns=["latent"]), pd.DataFrame()
-    best = None
-    ablated = pd.DataFrame(columns=["latent"])
-    if latents:
-        ablated, sets = _screen_ablation(bench, directions, latents)
-        steered = _screen_steering(bench, directions, latents)
-        # both directions are claimed of the same latents: what is added is one of those that are removed
-        strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(LINES)
-        lines = list(sets[-1].latents) if sets else [int(latent) for latent in strongest]
-        doses = _dose_response(bench, directions, lines)
-        best = best_dose(doses[doses["kind"] == "latent"], RULES.steered_coherence + COHERENCE_MARGIN)
-    persona = list(sets[-1].latents) if sets else []
     table = suspects[["latent", "orders", "rank_rise", "rank_cosine"]].rename(
         columns={"rank_rise": "rise_rank", "rank_cosine": "cosine_rank"}
     )
+    sets: list[SetScore] = []
+    persona: list[int] = []
+    doses, best = pd.DataFrame(), None
     if latents:
+        ablated, sets = _screen_ablation(bench, directions, latents)
+        persona = list(sets[-1].latents) if sets else []
+        steered = _screen_steering(bench, directions, latents)
+        strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(LINES)
+        # both directions are claimed of the same latents: what is added is one of those that are removed
+        doses = _dose_response(bench, directions, persona or [int(latent) for latent in strongest])
+        best = best_dose(doses[doses["kind"] == "latent"], RULES.steered_coherence + COHERENCE_MARGIN)
         table = table.merge(ablated, on="latent").merge(
             steered.rename(columns={"rate": "steered_rate", "dose": "steered_dose", "coherence": "steered_coherence"})[
                 ["latent", "steered_rate", "steered_dose", "steered_coherence"]

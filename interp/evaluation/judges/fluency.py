@@ -60,13 +60,8 @@ def fluency_features(scorer: LanguageModel, answers: Sequence[str], rows: int = 
     for places in batches_by_length([len(ids[i]) for i in usable], rows):
         chosen = [usable[place] for place in places]
         batch = pad_left([texts[i] for i in chosen], scorer.pad_id).to(scorer.device)
-        width = max(len(ids[i]) for i in chosen) + 1
-        logits = scorer.read(batch, chosen, last_logits=width)[:, :-1].float()
-        targets, answered = batch.ids[:, 1 - width :], batch.response_tokens[:, 1 - width :]
-        logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-        for row, i in enumerate(chosen):
-            # the first token's likelihood is the prefix's doing
-            result[i, 0] = float(logprobs[row][answered[row]][1:].mean())
+        for i, logprobs in zip(chosen, scorer.response_logprobs(batch, chosen), strict=True):
+            result[i, 0] = float(logprobs[1:].mean())  # the first token's likelihood is the prefix's doing
     for i in usable:
         result[i, 1] = len(set(ids[i])) / len(ids[i])
         result[i, 2] = len(set(zip(ids[i], ids[i][1:], strict=False))) / (len(ids[i]) - 1)
