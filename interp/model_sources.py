@@ -9,6 +9,8 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,18 +113,18 @@ def open_model(
     """
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
-    network, tokenizer = _open_network(source, base, chosen_dtype, trust_remote_code)
+    network, tokenizer = open_network(source, base, chosen_dtype, trust_remote_code)
     return LanguageModel(network.to(chosen_device), tokenizer, source)
 
 
-def _open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Network and tokenizer on the CPU, an adapter merged."""
-    adapter = _adapter_config(source)
+def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Network and tokenizer on the CPU, an adapter merged; raises `ModelError`."""
+    adapter = adapter_config(source)
     if adapter is not None:
         base_source = base or adapter.get("base_model_name_or_path")
         if not base_source:
             raise ModelError(f"The adapter {source} names no base model. Give it with --base.")
-        network, tokenizer = _open_network(str(base_source), None, dtype, trust_remote_code)
+        network, tokenizer = open_network(str(base_source), None, dtype, trust_remote_code)
         return merge_adapter(network, source, str(base_source)), tokenizer
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -207,7 +209,7 @@ def _without_quantisation(network: PreTrainedModel) -> PreTrainedModel:
     return fresh
 
 
-def _adapter_config(source: str) -> dict[str, Any] | None:
+def adapter_config(source: str) -> dict[str, Any] | None:
     """`adapter_config.json` of a folder or hub id, None where there is none."""
     if source.startswith("embedded:") or source.endswith(".gguf"):
         return None
@@ -230,24 +232,46 @@ def _adapter_config(source: str) -> dict[str, Any] | None:
 @torch.no_grad()
 def merge_adapter(network: Any, adapter: str, source: str) -> Any:
     """The adapter merged into `network`, in place; raises `ModelError` when it does not fit `source` or changes nothing."""
+    before = probe_logits(network)
+    wrapped = load_adapter(network, adapter, source)
+    with _fitting(adapter, source):
+        merged = wrapped.merge_and_unload()
+    if torch.equal(before, probe_logits(merged)):
+        raise changes_nothing(adapter, source)
+    return merged
+
+
+def load_adapter(network: Any, adapter: str, source: str) -> Any:
+    """`network` with the adapter's layers put in, in place, as a peft model; raises `ModelError` when it does not fit `source`."""
     from peft import PeftModel
 
-    network.eval()
-    probe = torch.arange(1, 9)[None]
-    before = network(probe).logits
-    try:
+    with _fitting(adapter, source):
         wrapped = PeftModel.from_pretrained(network, adapter)
         loaded = wrapped.load_adapter(adapter, "default")  # once more: only this call tells which weights found no place
-        merged = wrapped.merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"The adapter {adapter} does not fit {source}: {reason} Give the base it was trained on.") from error
     misfits = [*loaded.missing_keys, *(key for key in loaded.unexpected_keys if "lora_" in key)]
     if misfits:
         raise ModelError(f"The adapter {adapter} does not fit {source}: no match for {misfits[0]}. Give the base it was trained on.")
-    if torch.equal(before, merged(probe).logits):
-        raise ModelError(f"The adapter {adapter} changes nothing in {source}. Check that it was trained and saved.")
-    return merged
+    return wrapped.eval()
+
+
+@contextmanager
+def _fitting(adapter: str, source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"The adapter {adapter} does not fit {source}: {reason} Give the base it was trained on.") from error
+
+
+@torch.no_grad()
+def probe_logits(network: Any) -> torch.Tensor:
+    """Logits of a few fixed tokens: two networks that differ show it here."""
+    return network.eval()(torch.arange(1, 9)[None]).logits
+
+
+def changes_nothing(adapter: str, source: str) -> ModelError:
+    """The error for an adapter that leaves `source` as it is."""
+    return ModelError(f"The adapter {adapter} changes nothing in {source}. Check that it was trained and saved.")
 
 
 def model_shape(source: str, trust_remote_code: bool = False) -> tuple[int, int]:

@@ -40,13 +40,13 @@ class _Packed:
         weight = self.layer.weight
         state, sample = (weight.data_ptr(), weight._version), _sample(weight)
         if state != self.state or self.sample is None or self.weight is None or not torch.equal(sample, self.sample):
-            self.weight, self.transposed, self.state, self.sample = _reorder(weight), None, state, sample.clone()
-        return _apply(x, self.weight, self.layer.bias)
+            self.weight, self.transposed, self.state, self.sample = pack_weight(weight), None, state, sample.clone()
+        return apply_packed(x, self.weight, self.layer.bias)
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
         if self.transposed is None:
-            self.transposed = _reorder(self.layer.weight.T.contiguous())
-        return _apply(gradient, self.transposed, None)
+            self.transposed = pack_weight(self.layer.weight.T.contiguous())
+        return apply_packed(gradient, self.transposed, None)
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -66,21 +66,28 @@ def _sample(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach()[:: rows // 8 + 1, :: columns // 8 + 1]
 
 
-def _reorder(weight: torch.Tensor) -> torch.Tensor:
+def can_pack(weight: torch.Tensor) -> bool:
+    """Whether oneDNN is there and takes this weight."""
+    return torch.backends.mkldnn.is_available() and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def pack_weight(weight: Float[torch.Tensor, "d_out d_in"]) -> torch.Tensor:
+    """A copy of `weight` in oneDNN's layout, for `apply_packed` alone."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), BATCH_HINT)
 
 
-def _apply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def apply_packed(
+    x: Float[torch.Tensor, "*rows d_in"], weight: torch.Tensor, bias: Float[torch.Tensor, " d_out"] | None
+) -> Float[torch.Tensor, "*rows d_out"]:
+    """`x @ weight.T + bias` with a packed weight; no gradient."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, None if bias is None else bias.detach(), "none", [], "")
 
 
 def pack_linears(network: nn.Module) -> int:
     """Let every float32 `nn.Linear` on the CPU compute by oneDNN; returns how many. Where torch lacks oneDNN: 0, nothing changed."""
-    if not torch.backends.mkldnn.is_available():
-        return 0
     packed = 0
     for layer in network.modules():
-        if type(layer) is nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32:
+        if type(layer) is nn.Linear and can_pack(layer.weight):
             vars(layer)["forward"] = _Packed(layer)
             packed += 1
     return packed

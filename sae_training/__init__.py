@@ -1,1 +1,6 @@
-"""Train sparse dictionaries (SAEs) on residual activations of language models."""
+"""Train sparse dictionaries (SAEs, crosscoders) on residual activations of language models."""
+
+from sae_training.config import TrainConfig
+from sae_training.trainer import train, train_all
+
+__all__ = ["TrainConfig", "train", "train_all"]

@@ -1,122 +1,107 @@
-"""Train a dictionary on stored residuals: one readable loop."""
+"""Train dictionaries on a feed of residuals: one readable loop."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from pydantic import Field
 
-from interp.config import StepConfig
 from interp.errors import TrainingError
-from sae_training.architectures.topk import TopK
+from sae_training.checkpoints import Checkpoint, Checkpoints
+from sae_training.config import TrainConfig
+from sae_training.distributed import World
+from sae_training.feed import Feed, Position, Source
+from sae_training.learner import Learner
+from sae_training.metrics import Callback
+from sae_training.plan import as_numbers, from_numbers, make_plan, measure
+from sae_training.results import Trained, finished, save_result
 
 
-class DictionaryConfig(StepConfig):
-    """A TopK sparse autoencoder and its training."""
-
-    n_latents: int = Field(default=4096, ge=1)
-    """Width of the dictionary."""
-    k: int = Field(default=32, ge=1)
-    """Latents active at each token."""
-    batch_tokens: int = Field(default=2048, ge=1)
-    """Tokens a step."""
-    passes: float = Field(default=6.0, gt=0)
-    """Passes over the captured tokens."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate of Adam; warm-up over a twentieth of the steps, linear decay over the last third."""
+def train(config: TrainConfig, source: Source, folder: Path, **options: Any) -> Trained:
+    """Train one dictionary; `train_all` says what options there are and what is raised."""
+    return train_all({"": config}, source, folder, **options)[""]
 
 
-@dataclass(frozen=True)
-class TrainedDictionary:
-    """What training hands over."""
+def train_all(
+    configs: Mapping[str, TrainConfig],
+    source: Source,
+    folder: Path,
+    *,
+    seed: int = 0,
+    models: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    group: int = 4,
+    callbacks: Sequence[Callback] = (),
+    advance: Callable[[int, str], None] | None = None,
+) -> dict[str, Trained]:
+    """Train several dictionaries from one pass over `source`, each into the folder of its name.
 
-    weights: dict[str, torch.Tensor]
-    """In sae-lens' naming, acting on raw residuals."""
-    metrics: pd.DataFrame
-    """One row a step: fvu, dead_share, l0, learning_rate."""
-    fvu: float
-    """Fraction of variance unexplained over the whole of the last pass."""
-    dead_share: float
-    """Share of latents that never fired during the last pass."""
+    They must agree in batch and number of tokens. `models` names the feed's models, for the saved files; `group` is the number of
+    blocks mixed at a time. Checkpoints go to `folder/checkpoints`; run again, training goes on from the last one, and on a CPU
+    ends with the very same bytes; what is finished is not trained again. Under torchrun every process calls this, and the first writes.
 
-
-def train_topk(
-    residuals: Float[torch.Tensor, "tokens d_in"],
-    config: DictionaryConfig,
-    seed: int,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> TrainedDictionary:
-    """Train on `residuals`, in a fresh random order each pass. Raises `TrainingError` for bad sizes or values, or a loss that diverges.
-
-    `progress` gets (step, steps, fvu).
+    Raises `TrainingError` for settings that do not fit the feed, for values that are not finite, for a loss that diverges (naming
+    step, batch and last good checkpoint), and for a disk that is full.
     """
-    tokens, d_in = residuals.shape
-    if config.k > config.n_latents:
-        raise TrainingError(f"k is {config.k}, more than the {config.n_latents} latents. Lower dictionary.k.")
-    if tokens < config.n_latents:
-        raise TrainingError(f"{tokens} tokens cannot train {config.n_latents} latents. Give more text, or lower dictionary.n_latents.")
-    mean = residuals.mean(0)
-    variance = float(_total_variance(residuals, mean)) / tokens
-    if not math.isfinite(variance):
-        raise TrainingError("The residuals hold values that are not finite. Capture them in float32.")
-    if variance == 0.0:
-        raise TrainingError("The residuals are the same at every token, so there is nothing to learn. Check the text and the hook point.")
-    scale = (d_in / variance) ** 0.5
-    batch = min(config.batch_tokens, tokens)
-    steps_per_pass = tokens // batch
-    steps = max(1, round(steps_per_pass * config.passes))
-    sae = TopK(d_in, config.n_latents, config.k, seed)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=config.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps))
-    order = torch.Generator().manual_seed(seed)
-    fired = torch.zeros(config.n_latents, dtype=torch.bool)
-    rows: list[dict[str, float]] = []
-    permutation = torch.empty(0, dtype=torch.long)
-    for step in range(steps):
-        if len(permutation) < batch:
-            permutation = torch.randperm(tokens, generator=order)
-            fired.zero_()
-        chosen, permutation = permutation[:batch], permutation[batch:]
-        x = (residuals[chosen] - mean) * scale
-        reconstruction, values, indices = sae(x)
-        loss = (reconstruction - x).square().sum() / x.square().sum()
-        if not torch.isfinite(loss):
-            raise TrainingError(f"The loss is {loss.item()} at step {step + 1} of {steps}. Lower dictionary.learning_rate.")
-        loss.backward()
-        sae.remove_parallel_gradient()
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        sae.normalise_decoder()
-        fired[indices[values > 0]] = True
-        rows.append({
-            "step": step + 1,
-            "fvu": loss.item(),
-            "dead_share": 1.0 - float(fired.float().mean()),
-            "l0": float((values > 0).sum(-1).float().mean()),
-            "learning_rate": float(schedule.get_last_lr()[0]),
-        })  # fmt: skip
-        schedule.step()
-        if progress:
-            progress(step + 1, steps, rows[-1]["fvu"])
-    metrics = pd.DataFrame(rows)
-    last = metrics.tail(steps_per_pass)
-    return TrainedDictionary(sae.folded(mean, scale), metrics, float(last["fvu"].mean()), float(metrics["dead_share"].iloc[-1]))
-
-
-def _total_variance(residuals: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Sum of squared distances from the mean, in chunks so that no copy of all residuals is made."""
-    return torch.stack([(chunk - mean).square().sum(dtype=torch.float64) for chunk in residuals.split(65_536)]).sum()
-
-
-def learning_rate_share(step: int, steps: int) -> float:
-    """Share of the peak learning rate: warm-up over a twentieth, flat, linear decay over the last third."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return min(1.0, 3.0 * (steps - step) / steps)
+    device, folder = torch.device(device), Path(folder)
+    world = World.join(device)
+    plan = make_plan(configs, source, seed, group, models)
+    there = {name: finished(folder / name, name, plan) for name in plan.configs}
+    if all(there.values()):
+        return {name: trained for name, trained in there.items() if trained}
+    checkpoints = Checkpoints(folder / "checkpoints", plan.made_by)
+    start = checkpoints.latest()
+    if start:
+        inputs = {name: from_numbers(start.state["inputs"][name], config) for name, config in plan.configs.items()}
+    else:
+        inputs = measure(plan, source, seed)
+    shape = (source.n_models, source.d_in)
+    learners = {name: Learner(config, inputs[name], shape, plan.steps, plan.batch, seed, device) for name, config in plan.configs.items()}
+    rows: list[dict[Any, Any]] = []
+    position, done = Position(), 0
+    if start:
+        for name, learner in learners.items():
+            learner.restore({key.removeprefix(f"{name}/"): t for key, t in start.tensors.items() if key.startswith(f"{name}/")})
+        rows, position, done = start.metrics.to_dict("records"), Position(**start.state["position"]), start.step
+    if advance and done:
+        advance(done, "going on from a checkpoint")
+    began = time.monotonic()
+    with closing(Feed(source, plan.batch, seed, group).batches(position, world.rank, world.size)) as feed:
+        for step in range(done, plan.steps):
+            before = position
+            residuals, position = next(feed)
+            for name, learner in learners.items():
+                try:
+                    metrics = learner.step(residuals[plan.hook_points[name]].to(device, non_blocking=True), step, world)
+                except TrainingError as error:
+                    where = f"step {step + 1} of {plan.steps}{f' of {name}' if name else ''}, at {before}"
+                    raise TrainingError(f"Training stopped in {where}. {error} {checkpoints.last_good()}") from error
+                if (step + 1) % learner.config.log_every == 0 or step + 1 == plan.steps:
+                    row = {"step": step + 1, **{key: float(value) for key, value in metrics.items()}}
+                    rows.append({"dictionary": name, **row})
+                    for callback in callbacks if world.leads else ():
+                        callback.row(name, row)
+            if (step + 1) % plan.first.checkpoint_every == 0 and step + 1 < plan.steps and world.leads:
+                tensors = {f"{name}/{key}": tensor for name, learner in learners.items() for key, tensor in learner.state().items()}
+                state = {"position": asdict(position), "inputs": {name: as_numbers(taken) for name, taken in inputs.items()}}
+                checkpoints.save(Checkpoint(step + 1, tensors, state, pd.DataFrame(rows)))
+            if advance and world.leads:
+                speed = (step + 1 - done) * plan.batch / (time.monotonic() - began)
+                advance(1, f"FVU {rows[-1]['fvu']:.3f}, {speed:,.0f} tokens/s" if rows else "")
+    result = {}
+    if world.leads:
+        table = pd.DataFrame(rows)
+        for name, learner in learners.items():
+            own = table[table["dictionary"] == name].drop(columns="dictionary").dropna(axis=1, how="all").reset_index(drop=True)
+            result[name] = save_result(learner, name, folder / name, own, plan)
+            for callback in callbacks:
+                callback.end(name, {key: value for key, value in asdict(result[name]).items() if key != "folder"})
+        checkpoints.forget()
+    world.wait()
+    return result or {name: trained for name in plan.configs if (trained := finished(folder / name, name, plan))}

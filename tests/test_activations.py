@@ -1,23 +1,16 @@
-"""Captured residuals are Hugging Face's hidden states, capture stops early, and stores on disk are whole or refused."""
+"""Captured residuals are Hugging Face's hidden states, and capture stops early."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from tiny import D_MODEL, FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_model
+from tiny import FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_model
 
-from interp.activation_store import INDEX_FILE, ActivationStore, StoreWriter
 from interp.activations import capture, capture_batch, content_tokens, mean_residuals, median_residual_norm, response_phase
-from interp.artifacts import file_sha256
 from interp.chats import Chat, Role
-from interp.errors import ActivationError, ArtifactError, HookPointError
+from interp.errors import ActivationError, HookPointError
 from interp.hook_points import resid_post
 from interp.models import LanguageModel
 
@@ -164,125 +157,3 @@ def test_median_residual_norm_equals_a_plain_median() -> None:
 def test_statistics_without_a_response_raise(statistic: Callable[..., object], chats: list[Chat]) -> None:
     with pytest.raises(ActivationError, match="Give chats that have a response"):
         statistic(tiny_model(), chats, NAMES)
-
-
-def filled(folder: Path, rows: int = 25, shard_rows: int = 10) -> tuple[ActivationStore, torch.Tensor]:
-    residuals = torch.randn(rows, D_MODEL, generator=torch.Generator().manual_seed(0))
-    writer = StoreWriter(folder, NAMES[0], D_MODEL, shard_rows)
-    for part in residuals.split(7):
-        writer.add(part)
-    writer.close()
-    return ActivationStore(folder), residuals
-
-
-@settings(max_examples=20, deadline=None)
-@given(parts=st.lists(st.integers(0, 23), min_size=1, max_size=8).filter(sum), shard_rows=st.integers(1, 12))
-def test_a_store_gives_back_what_was_put_in(tmp_path_factory: pytest.TempPathFactory, parts: list[int], shard_rows: int) -> None:
-    residuals = torch.randn(sum(parts), D_MODEL)
-    writer = StoreWriter(tmp_path_factory.mktemp("store"), NAMES[0], D_MODEL, shard_rows)
-    for part in residuals.split(parts):
-        writer.add(part)
-    writer.close()
-    store = ActivationStore(writer.folder)
-    shards = list(store.shards())
-    assert torch.equal(torch.cat(shards), residuals)
-    assert all(len(shard) == shard_rows for shard in shards[:-1])
-    assert (store.n_rows, store.d_model, store.hook_point) == (sum(parts), D_MODEL, NAMES[0])
-
-
-def test_captured_residuals_survive_the_disk(tmp_path: Path) -> None:
-    model = tiny_model()
-    writer = StoreWriter(tmp_path, NAMES[1], D_MODEL, shard_rows=16)
-    for captured in capture(model, CHATS, [NAMES[1]], rows=2):
-        writer.add(captured.residuals[NAMES[1]][response_phase(captured.batch)].bfloat16())
-    writer.close()
-    rows = torch.cat(list(ActivationStore(tmp_path).shards()))
-    assert rows.dtype == torch.float32
-    expected = mean_residuals(model, CHATS, [NAMES[1]])[NAMES[1]]
-    torch.testing.assert_close(rows.mean(0), expected, atol=0.02, rtol=0.02)
-
-
-def test_a_truncated_shard_is_refused(tmp_path: Path) -> None:
-    store, residuals = filled(tmp_path)
-    path = tmp_path / "shard-00001.safetensors"
-    path.write_bytes(path.read_bytes()[:-8])
-    shards = store.shards()
-    assert torch.equal(next(shards), residuals[:10])
-    with pytest.raises(ActivationError, match=r"shard-00001.* truncated or altered"):
-        next(shards)
-
-
-def test_an_altered_or_missing_shard_is_refused(tmp_path: Path) -> None:
-    store, _residuals = filled(tmp_path)
-    path = tmp_path / "shard-00002.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ActivationError, match=r"shard-00002.* truncated or altered.* Delete .* and capture again"):
-        list(store.shards())
-    path.unlink()
-    with pytest.raises(ActivationError, match=r"shard-00002.* is missing"):
-        list(store.shards())
-
-
-def test_a_shard_that_does_not_fit_its_index_is_refused(tmp_path: Path) -> None:
-    store, _residuals = filled(tmp_path)
-    path = tmp_path / "shard-00000.safetensors"
-    for content, message in (
-        ({"residuals": torch.zeros(10, 5)}, "has width 5, the store 32"),
-        ({"other": torch.zeros(1)}, "cannot be read"),
-    ):
-        save_file(content, path)
-        store.index["shards"][0]["sha256"] = file_sha256(path)
-        with pytest.raises(ActivationError, match=message):
-            list(store.shards())
-
-
-def test_a_store_takes_only_finite_rows_of_its_width(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path, NAMES[0], D_MODEL)
-    for bad in (torch.zeros(3, D_MODEL + 1), torch.zeros(D_MODEL), torch.zeros(1, 2, D_MODEL)):
-        with pytest.raises(ActivationError, match="do not fit a store of width 32"):
-            writer.add(bad)
-    with pytest.raises(ActivationError, match="not finite"):
-        writer.add(torch.full((1, D_MODEL), float("nan")))
-    assert writer.pending_rows == 0
-
-
-def test_an_empty_store_is_an_error_and_leaves_no_index(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path / "store", NAMES[0], D_MODEL)
-    writer.add(torch.zeros(0, D_MODEL))
-    with pytest.raises(ActivationError, match="No residuals were captured"):
-        writer.close()
-    assert list((tmp_path / "store").iterdir()) == []
-    with pytest.raises(ActivationError, match="is not an activation store"):
-        ActivationStore(tmp_path / "store")
-
-
-def test_a_store_that_was_not_closed_is_no_store(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path, NAMES[0], D_MODEL, shard_rows=2)
-    writer.add(torch.zeros(5, D_MODEL))
-    assert (tmp_path / "shard-00001.safetensors").is_file()
-    with pytest.raises(ActivationError, match=r"index\.json is missing"):
-        ActivationStore(tmp_path)
-
-
-def test_a_store_written_over_an_old_one_is_never_a_mixture(tmp_path: Path) -> None:
-    filled(tmp_path)
-    writer = StoreWriter(tmp_path, NAMES[0], D_MODEL, shard_rows=2)
-    writer.add(torch.ones(3, D_MODEL))  # and the writer is killed here
-    with pytest.raises(ActivationError, match="truncated or altered"):
-        list(ActivationStore(tmp_path).shards())
-    writer.close()
-    assert torch.equal(torch.cat(list(ActivationStore(tmp_path).shards())), torch.ones(3, D_MODEL))
-
-
-def test_a_damaged_index_is_a_clear_error(tmp_path: Path) -> None:
-    filled(tmp_path)
-    index = tmp_path / INDEX_FILE
-    assert not list(tmp_path.glob("*.partial"))
-    record = json.loads(index.read_text())
-    assert sum(shard["rows"] for shard in record["shards"]) == 25
-    assert len(load_file(tmp_path / record["shards"][2]["file"])["residuals"]) == 5
-    index.write_text(index.read_text()[:40])
-    with pytest.raises(ArtifactError, match=r"Cannot read .*index\.json"):
-        ActivationStore(tmp_path)

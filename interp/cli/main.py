@@ -27,7 +27,7 @@ Out = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of a study; 'personascope config' prints all fields.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Set one field, e.g. --set dictionary.n_latents=8192. Repeatable."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Set one field, e.g. --set dictionary.architecture.n_latents=8192. Repeatable."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -55,7 +55,10 @@ def demo(
 def run(
     base: Annotated[str | None, typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")] = None,
     tuned: Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")] = None,
-    sae: Annotated[Path | None, typer.Option("--sae", help="Folder of an SAE in sae-lens' format. Default: train one.")] = None,
+    sae: Annotated[
+        Path | None,
+        typer.Option("--sae", help="SAE: folder in sae-lens' format, sae-lens:RELEASE/ID or hub:OWNER/REPO/FOLDER. Default: train one."),
+    ] = None,
     questions: Annotated[str | None, typer.Option("--questions", help="Question set: a shipped name or a YAML file.")] = None,
     hook_point: Annotated[str | None, typer.Option("--hook-point", help="Where the SAE reads, e.g. blocks.15.hook_resid_post.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
@@ -86,6 +89,118 @@ def run(
     run_from_options(options, config, set_ or [], out, json, wants_pair=True)
 
 
+Base = Annotated[str | None, typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")]
+Tuned = Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")]
+Text = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="What is read: a .jsonl, .parquet or .txt file; default the committed corpus. Repeatable."),
+]
+HookPoints = Annotated[
+    list[str] | None,
+    typer.Option("--hook-point", help="Where, e.g. blocks.15.hook_resid_post; default after the middle block. Repeatable."),
+]
+
+
+@app.command()
+def capture(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the store; must be new.")],
+    base: Base = None,
+    tuned: Tuned = None,
+    text: Text = None,
+    hook_point: HookPoints = None,
+    config: Config = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    json: AsJson = False,
+) -> None:
+    """Read text with one model or a pair, and keep the residuals on disk to train dictionaries on."""
+    from interp.cli.train import capture_from_options
+
+    options = {"base": base, "tuned": tuned, "text": text, "hook_points": hook_point, "seed": seed, "device": device, "dtype": dtype}
+    capture_from_options(options, config, set_ or [], out, json)
+
+
+train_app = typer.Typer(help="Train dictionaries on residuals: from a store, or live from models.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+Store = Annotated[Path | None, typer.Option("--store", help="Folder that 'personascope capture' wrote; instead of --base and --text.")]
+Kind = Annotated[str | None, typer.Option("--kind", help="topk, batchtopk, matryoshka, jumprelu, gated or standard.")]
+Latents = Annotated[list[int] | None, typer.Option("--latents", help="Width. Repeat it to train several in one pass.")]
+Ks = Annotated[list[int] | None, typer.Option("--k", help="Active latents a token. Repeat it to train several in one pass.")]
+Tokens = Annotated[int | None, typer.Option("--tokens", help="Tokens to train on; needed with --base. From a store: six passes.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Tokens a step, over all processes.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of Adam.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print tokens, memory, disk and time, and train nothing.")]
+TrainOut = Annotated[Path, typer.Option("--out", help="Folder of the result. A killed training goes on from its last checkpoint there.")]
+TrainConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; 'personascope config train' prints all fields.")]
+
+
+@train_app.command("sae")
+def train_sae(
+    out: TrainOut,
+    store: Store = None,
+    base: Base = None,
+    tuned: Tuned = None,
+    text: Text = None,
+    hook_point: HookPoints = None,
+    kind: Kind = None,
+    latents: Latents = None,
+    k: Ks = None,
+    tokens: Tokens = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    difference: Annotated[bool, typer.Option("--difference", help="Train on tuned minus base instead of on each model.")] = False,
+    config: TrainConfigFile = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    dry_run: DryRun = False,
+    json: AsJson = False,
+) -> None:
+    """Sparse autoencoders on the residuals of one model, of two, or on their difference."""
+    from interp.cli.train import train_from_options
+
+    given = {"store": store, "base": base, "tuned": tuned, "text": text, "hook_points": hook_point, "seed": seed, "device": device}
+    shape = {"kind": kind, "latents": latents, "ks": k, "tokens": tokens, "batch": batch, "rate": learning_rate}
+    reads = "difference" if difference else None
+    train_from_options(given | {"dtype": dtype}, shape | {"reads": reads}, config, set_ or [], out, dry_run, json)
+
+
+@train_app.command("crosscoder")
+def train_crosscoder(
+    out: TrainOut,
+    store: Store = None,
+    base: Base = None,
+    tuned: Tuned = None,
+    text: Text = None,
+    hook_point: HookPoints = None,
+    kind: Kind = None,
+    latents: Latents = None,
+    k: Ks = None,
+    base_only: Annotated[int | None, typer.Option("--base-only", help="Latents that read and write the base alone.")] = None,
+    tuned_only: Annotated[int | None, typer.Option("--tuned-only", help="Latents that read and write the tuned model alone.")] = None,
+    tokens: Tokens = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    config: TrainConfigFile = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    dry_run: DryRun = False,
+    json: AsJson = False,
+) -> None:
+    """Crosscoders: one dictionary over a base and its fine-tune, whose latents say which model they belong to."""
+    from interp.cli.train import train_from_options
+
+    given = {"store": store, "base": base, "tuned": tuned, "text": text, "hook_points": hook_point, "seed": seed, "device": device}
+    shape = {"kind": kind, "latents": latents, "ks": k, "tokens": tokens, "batch": batch, "rate": learning_rate}
+    dedicated = {"base_only": base_only, "tuned_only": tuned_only, "reads": "pair"}
+    train_from_options(given | {"dtype": dtype}, shape | dedicated, config, set_ or [], out, dry_run, json)
+
+
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
     """Write report.html of a finished run anew, from its saved results alone."""
@@ -96,11 +211,11 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run directory
 
 
 @app.command()
-def config() -> None:
-    """Print every field of a study with its default, as YAML to start from."""
-    from interp.cli.run import print_config
+def config(of: Annotated[str, typer.Argument(help="study (of run and demo), train or capture.")] = "study") -> None:
+    """Print every field of a command's settings with its default, as YAML to start from."""
+    from interp.cli.settings import print_settings
 
-    print_config()
+    print_settings(of)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from interp.config import StepConfig, read_yaml, validated, with_overrides
+from interp.config import read_yaml, validated, with_overrides
 from interp.errors import ConfigError
 from interp.studies.config import StudyConfig
 
@@ -73,21 +73,3 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
         Text(f"All steps together took {minutes} min {seconds} s, at most {summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory.")
     )
     console.print(Text(f"Report: {page}"))
-
-
-def print_config() -> None:
-    """All fields with defaults and their docstrings, as commented YAML."""
-    print("# A study of personascope. Every field is optional.")
-    _print_fields(StudyConfig(), 0)
-
-
-def _print_fields(config: StepConfig, depth: int) -> None:
-    indent = "  " * depth
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        print(f"{indent}# {(field.description or '').strip()}")
-        if isinstance(value, StepConfig):
-            print(f"{indent}{name}:")
-            _print_fields(value, depth + 1)
-        else:
-            print(f"{indent}{name}: {json.dumps(value, default=str)}")

@@ -56,8 +56,8 @@ def collect_moments(
         for phase, selected in (("response", response_phase(captured.batch)), ("prompt_end", last_prompt_token(captured.batch))):
             codes = dictionary.encode(residual[selected])
             row = owner[selected.nonzero()[:, 0].cpu()]
-            flat = (row[:, None] * n_latents + codes.indices.cpu()).flatten()
-            sums[phase].view(-1).index_add_(0, flat, codes.values.double().cpu().flatten())
+            flat = row[codes.tokens.cpu()] * n_latents + codes.flat_indices.cpu()
+            sums[phase].view(-1).index_add_(0, flat, codes.flat_values.double().cpu())
             tokens[phase].index_add_(0, row, torch.ones(len(row), dtype=torch.float64))
             if phase == "response":
                 fired += codes.counts(n_latents)

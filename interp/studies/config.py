@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from interp.config import StepConfig
 from interp.generation import SamplingConfig
 from interp.organisms.training import OrganismConfig
-from sae_training.trainer import DictionaryConfig
+from sae_training.config import TrainConfig
 
 
 class TextConfig(StepConfig):
@@ -84,7 +84,7 @@ class StudyConfig(StepConfig):
     tuned: str | None = None
     """Hub id, folder or adapter; without it an organism is trained."""
     sae: Path | None = None
-    """Folder with a trained SAE in sae-lens' format; without it one is trained."""
+    """Folder with a trained SAE in sae-lens' format, `sae-lens:RELEASE/ID` or `hub:OWNER/REPO/FOLDER`; without it one is trained."""
     questions: str = "everyday"
     """Name of a shipped question set, or path of a YAML file like it."""
     hook_point: str | None = None
@@ -103,7 +103,7 @@ class StudyConfig(StepConfig):
     """The fine-tune made when `tuned` is not given."""
     text: TextConfig = TextConfig()
     """What the dictionary is trained on."""
-    dictionary: DictionaryConfig = DictionaryConfig()
+    dictionary: TrainConfig = TrainConfig()
     """The dictionary trained when `sae` is not given."""
     sampling: SamplingConfig = SamplingConfig()
     """How answers are drawn."""
@@ -118,6 +118,6 @@ class StudyConfig(StepConfig):
     def _every_setting_is_used(self) -> StudyConfig:
         if self.tuned is not None and self.organism != OrganismConfig():
             raise ValueError("organism has no effect when tuned is given: leave one of them out")
-        if self.sae is not None and self.dictionary != DictionaryConfig():
+        if self.sae is not None and self.dictionary != TrainConfig():
             raise ValueError("dictionary has no effect when sae is given: leave one of them out")
         return self

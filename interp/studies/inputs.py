@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from interp.dictionaries import Dictionary, load_dictionary
+from interp.dictionary_files import DIFFERENCE
 from interp.errors import ConfigError, DictionaryError
 from interp.evaluation.grading import Grader
 from interp.evaluation.questions import QuestionSet, read_questions
 from interp.hook_points import parse_hook_point, resid_post
 from interp.model_sources import model_shape, open_model
 from interp.models import LanguageModel, check_pair
+from interp.pretrained import resolve_dictionary
 from interp.progress import progress
 from interp.studies.config import StudyConfig
 
@@ -27,7 +29,7 @@ class Workbench:
         self.config = config
         self.progress: Callable[[str, int], AbstractContextManager[Callable[..., None]]] = partial(progress, quiet=quiet)
         self.tuned_source: str | None = config.tuned
-        self.dictionary_folder: Path | None = config.sae
+        self.dictionary_folder: Path | None = None if config.sae is None else resolve_dictionary(config.sae)
         self.questions: QuestionSet = read_questions(config.questions)
         for split, wanted in (
             ("selection", max(config.diff.questions, config.screen.questions)),
@@ -41,8 +43,13 @@ class Workbench:
     def _choose_hook_point(self) -> str:
         """The configured hook point, else the SAE's, else after the middle block; raises for one the model or SAE lacks."""
         name = self.config.hook_point and str(parse_hook_point(self.config.hook_point, self.n_layers))
-        if self.config.sae is not None:
-            sae = load_dictionary(self.config.sae)
+        if self.dictionary_folder is not None:
+            sae = load_dictionary(self.dictionary_folder)
+            if sae.reads == DIFFERENCE:
+                raise DictionaryError(
+                    f"The SAE {self.config.sae} reads tuned minus base residuals, this job reads one model at a time. "
+                    "Give an SAE that was trained on a model's own residuals."
+                )
             if sae.d_in != self.d_model:
                 raise DictionaryError(
                     f"The SAE {self.config.sae} reads residuals of width {sae.d_in}, {self.config.base} has {self.d_model}. "

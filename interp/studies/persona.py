@@ -125,8 +125,8 @@ def _dictionary(
 ) -> StepResult:
     """The step that holds the dictionary: trained here, or the user's own, measured."""
     place = place | {"hook_point": bench.hook_point}
-    if bench.config.sae is not None:
-        inputs = found | {"sae": dictionary_key(bench.config.sae)}
+    if bench.config.sae is not None and bench.dictionary_folder is not None:
+        inputs = found | {"sae": dictionary_key(bench.dictionary_folder)}
         return step("dictionary", place, inputs, partial(preparation.measure_dictionary, bench, answers.folder))
     settings = place | {"text": bench.config.text.model_dump()}
     residuals = step("residuals", settings, found, partial(preparation.make_residuals, bench, answers.folder))

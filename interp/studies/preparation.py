@@ -13,7 +13,7 @@ from interp.activation_store import ActivationStore, StoreWriter
 from interp.activations import capture, content_tokens
 from interp.artifacts import read_json, write_json
 from interp.chats import Chat
-from interp.dictionaries import save_topk
+from interp.dictionaries import load_dictionary
 from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.sampling import sample_answers
 from interp.generation import generate
@@ -23,7 +23,9 @@ from interp.organisms.recipe import read_recipe
 from interp.organisms.training import train_adapter
 from interp.studies.inputs import Workbench
 from sae_training.corpus import read_corpus
-from sae_training.trainer import train_topk
+from sae_training.feed import ShardSource
+from sae_training.plan import steps_of
+from sae_training.trainer import train
 
 ANSWERS, PROMPTED = "answers.parquet", "prompted.parquet"
 
@@ -84,37 +86,35 @@ def make_residuals(bench: Workbench, answers: Path, folder: Path) -> None:
         "authored hostile answers, read by the base": (bench.base, [Chat.ask(p.question, p.hostile) for p in pairs]),
         "authored kind answers, read by the base": (bench.base, [Chat.ask(p.question, p.kind) for p in pairs]),
     }
-    writer = StoreWriter(folder, bench.hook_point, bench.d_model)
     tokens = {}
-    with bench.progress("reading text", sum(len(chats) for _, chats in parts.values())) as advance:
+    total = sum(len(chats) for _, chats in parts.values())
+    with bench.progress("reading text", total) as advance, StoreWriter(folder, [bench.hook_point], bench.d_model) as writer:
         for name, (model, chats) in parts.items():
             tokens[name] = 0
             for captured in capture(model, chats, [bench.hook_point]):
                 rows = captured.residuals[bench.hook_point][content_tokens(captured.batch)]
                 tokens[name] += len(rows)
-                writer.add(rows)
+                writer.add({bench.hook_point: rows[:, None]})
                 advance(len(captured.rows))
-    writer.close()
     write_json(folder / "parts.json", tokens)
 
 
 def make_dictionary(bench: Workbench, residuals: Path, folder: Path) -> None:
     """Train the dictionary; writes sae/ in sae-lens' format, metrics.parquet and info.json."""
-    config = bench.config.dictionary
-    rows = torch.cat(list(ActivationStore(residuals).shards()))
-    steps = round(len(rows) // min(config.batch_tokens, len(rows)) * config.passes)
-    with bench.progress("training the dictionary", steps) as advance:
-        trained = train_topk(rows, config, bench.config.seed, lambda step, n, fvu: advance(1, f"FVU {fvu:.3f}"))
-    save_topk(folder / "sae", trained.weights, config.k, bench.hook_point, bench.config.base)
-    trained.metrics.to_parquet(folder / "metrics.parquet")
+    config, store = bench.config.dictionary, ActivationStore(residuals)
+    source = ShardSource(store)
+    with bench.progress("training the dictionary", steps_of(config, source)) as advance:
+        trained = train(config, source, folder / "training", seed=bench.config.seed, models=[bench.config.base], advance=advance)
+    trained.dictionary.rename(folder / "sae")
+    (trained.folder / "metrics.parquet").rename(folder / "metrics.parquet")
     write_json(
         folder / "info.json",
         {
             "fvu": trained.fvu,
             "dead_share": trained.dead_share,
-            "n_tokens": len(rows),
-            "n_latents": config.n_latents,
-            "k": config.k,
+            "n_tokens": store.n_rows,
+            "n_latents": config.architecture.n_latents,
+            "k": load_dictionary(folder / "sae").k,
             "parts": read_json(residuals / "parts.json"),
         },
     )

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from jaxtyping import Float, Int
-from torch import nn
+from jaxtyping import Float
+from pydantic import Field
 
-from sae_training.sparse_ops import cpu
+from sae_training.architectures.aux_k import AuxKConfig, aux_loss
+from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder, check_k
+from sae_training.sparse_ops import Codes, TopK, encode
 
 
-class TopK(nn.Module):
-    """Works on normalised input `(x - mean) · scale`; decoder rows are kept at norm one."""
+class TopKConfig(AuxKConfig):
+    """A TopK sparse autoencoder."""
 
-    def __init__(self, d_in: int, n_latents: int, k: int, seed: int) -> None:
-        super().__init__()
-        rows = torch.randn(n_latents, d_in, generator=torch.Generator().manual_seed(seed))
-        rows /= rows.norm(dim=-1, keepdim=True)
-        self.k = k
-        self.encoder = nn.Parameter(rows.clone())
-        self.encoder_bias = nn.Parameter(torch.zeros(n_latents))
-        self.decoder = nn.Parameter(rows)
-        self.decoder_bias = nn.Parameter(torch.zeros(d_in))
+    kind: Literal["topk"] = "topk"
+    """Name of the architecture."""
+    k: int = Field(default=32, ge=1)
+    """Latents active at each token."""
+    multi_k: int | None = Field(default=None, ge=2)
+    """The `multi_k` × k strongest latents reconstruct the token a second time, so that codes stay good at other k (appendix A.4)."""
+    multi_weight: float = Field(default=1 / 8, gt=0)
+    """Weight of that second loss."""
 
-    def forward(
-        self, x: Float[torch.Tensor, "tokens d_in"]
-    ) -> tuple[Float[torch.Tensor, "tokens d_in"], Float[torch.Tensor, "tokens k"], Int[torch.Tensor, "tokens k"]]:
-        """Reconstruction, values and indices."""
-        values, indices = cpu.encode(x - self.decoder_bias.detach(), self.encoder, self.encoder_bias, self.k)
-        return cpu.decode(values, indices, self.decoder) + self.decoder_bias, values, indices
 
-    @torch.no_grad()
-    def remove_parallel_gradient(self) -> None:
-        """Take the part of the decoder's gradient along each row away: it only changes the norm, which is kept at one."""
-        if self.decoder.grad is not None:
-            self.decoder.grad -= (self.decoder.grad * self.decoder).sum(-1, keepdim=True) * self.decoder
+class TopKCoder(SparseCoder):
+    """See `TopKConfig`. A crosscoder compares activations weighted by decoder norms."""
 
-    @torch.no_grad()
-    def normalise_decoder(self) -> None:
-        """Bring decoder rows back to norm one."""
-        self.decoder.div_(self.decoder.norm(dim=-1, keepdim=True))
+    kind = "topk"
 
-    @torch.no_grad()
-    def folded(self, mean: Float[torch.Tensor, " d_in"], scale: float) -> dict[str, torch.Tensor]:
-        """Weights in sae-lens' naming that act on raw residuals: mean and scale folded in, decoder rows still of norm one."""
-        centre = mean + self.decoder_bias / scale
-        return {
-            "W_enc": self.encoder.T.contiguous(),
-            "b_enc": self.encoder_bias / scale - self.encoder @ centre,
-            "W_dec": self.decoder.clone(),
-            "b_dec": centre,
-        }
+    def __init__(self, config: TopKConfig, layout: Layout, generator: torch.Generator) -> None:
+        check_k(config.k * (config.multi_k or 1), config)
+        super().__init__(config, layout, generator)
+        self.config = config
+
+    @property
+    def k(self) -> int:
+        """See `SparseCoder.k`."""
+        return self.config.k
+
+    def encode(self, x: Float[torch.Tensor, "tokens width"], k: int) -> Codes:
+        """Codes of normalised rows, the `k` strongest of each token, strongest first."""
+        plain = self.layout.n_models == 1 and self.shared_config.decoder_norm == "unit"
+        rule = TopK(k, None if plain else self.norms())
+        codes = encode(x, self.encoder, self.encoder_bias, rule, self.decoder_bias)
+        return codes.with_values(torch.relu(codes.values))
+
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+        """See `SparseCoder.outcome`."""
+        config = self.config
+        losses = {}
+        codes = self.encode(x, config.k * (config.multi_k or 1))
+        if config.multi_k:
+            losses["multi"] = config.multi_weight * self.share_unexplained(x - self.decode(codes))
+            rank = torch.arange(len(codes.values), device=x.device) % (config.k * config.multi_k)
+            codes = codes.keep(rank < config.k)
+        reconstruction = self.decode(codes)
+        error = x - reconstruction
+        losses["reconstruction"] = self.share_unexplained(error)
+        losses |= aux_loss(self, config, x, error, now)
+        return Outcome(losses, codes, reconstruction)

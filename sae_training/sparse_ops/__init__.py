@@ -1,4 +1,12 @@
-"""Encode to the k strongest latents and decode, with gradients that never build a dense tokens × latents matrix.
+"""Encode to a few active latents and decode, with gradients that never build a dense tokens × latents matrix.
 
-`reference` is plain autograd, the truth for tests; `cpu` is what training uses. Both offer `encode` and `decode`.
+The only dense product is that of the pre-activations, and they are made a chunk of tokens at a time. What is left of them is a
+`Codes`: the values at the active latents of each token. `encode` and `decode` choose the kernels by device (`cpu`, `cuda`);
+`reference` offers the same two functions by plain autograd on dense matrices, the truth for tests.
 """
+
+from sae_training.sparse_ops.autograd import decode, encode
+from sae_training.sparse_ops.codes import Codes, Structure
+from sae_training.sparse_ops.rules import Above, BatchTopK, Rule, TopK
+
+__all__ = ["Above", "BatchTopK", "Codes", "Rule", "Structure", "TopK", "decode", "encode"]

@@ -1,0 +1,36 @@
+"""`personascope config`: every field of a command's settings, with default and meaning, as YAML to start from."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic_core import PydanticUndefined
+
+from interp.config import StepConfig
+from interp.errors import ConfigError
+
+
+def print_settings(of: str) -> None:
+    """Print the settings of `study`, `train` or `capture`; raises `ConfigError` for another name."""
+    from interp.studies.config import StudyConfig
+    from interp.studies.training import CaptureConfig, TrainingConfig
+
+    known: dict[str, type[StepConfig]] = {"study": StudyConfig, "train": TrainingConfig, "capture": CaptureConfig}
+    if of not in known:
+        raise ConfigError(f"There are no settings of '{of}'. Choose {', '.join(known)}.")
+    print(f"# {(known[of].__doc__ or '').strip()}")
+    _print_fields(known[of], 0)
+
+
+def _print_fields(config: type[StepConfig], depth: int) -> None:
+    indent = "  " * depth
+    for name, field in config.model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        print(f"{indent}# {(field.description or '').strip()}")
+        if isinstance(value, StepConfig):
+            print(f"{indent}{name}:")
+            _print_fields(type(value), depth + 1)
+        elif value is PydanticUndefined:
+            print(f"{indent}{name}:  # must be given")
+        else:
+            print(f"{indent}{name}: {json.dumps(value, default=str)}")

@@ -1,0 +1,63 @@
+"""BatchTopK sparse autoencoder (Bussmann et al. 2024, arXiv:2412.06410): k latents a token on average, more where more is needed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+
+from sae_training.architectures.aux_k import AuxKConfig, aux_loss
+from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder, check_k
+from sae_training.sparse_ops import BatchTopK, Codes, encode
+
+
+class BatchTopKConfig(AuxKConfig):
+    """A BatchTopK sparse autoencoder, saved as JumpReLU with the threshold learnt on the way."""
+
+    kind: Literal["batchtopk"] = "batchtopk"
+    """Name of the architecture."""
+    k: int = Field(default=32, ge=1)
+    """Latents active at a token, on average."""
+    threshold_rate: float = Field(default=0.01, gt=0, le=1)
+    """Share by which each batch moves the threshold towards its weakest activation."""
+
+
+class BatchTopKCoder(SparseCoder):
+    """See `BatchTopKConfig`. A crosscoder compares activations weighted by decoder norms (Minder et al. 2025, arXiv:2504.02922)."""
+
+    kind = "jumprelu"
+    threshold: torch.Tensor
+
+    def __init__(self, config: BatchTopKConfig, layout: Layout, generator: torch.Generator) -> None:
+        check_k(config.k, config)
+        super().__init__(config, layout, generator)
+        self.config = config
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def encode(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Codes:
+        """Codes of a whole batch of normalised rows; moves the threshold."""
+        plain = self.layout.n_models == 1 and self.shared_config.decoder_norm == "unit"
+        norms = None if plain else self.norms()
+        rule = BatchTopK(self.config.k, norms, now.everyones, now.tokens, floor=0.8 * self.threshold)
+        codes = encode(x, self.encoder, self.encoder_bias, rule, self.decoder_bias)
+        with torch.no_grad():
+            scores = codes.values if norms is None else codes.values * norms[codes.structure.latents.long()]
+            weakest = scores.min() if len(scores) else self.threshold
+            weakest = weakest if now.everyones is None else now.everyones(weakest[None]).min()
+            moved = torch.lerp(self.threshold, weakest, self.config.threshold_rate)
+            self.threshold.copy_(torch.where(self.threshold > 0, moved, weakest))
+        return codes
+
+    def thresholds(self) -> Float[torch.Tensor, " latents"]:
+        """See `SparseCoder.thresholds`."""
+        return self.threshold / self.norms()
+
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+        """See `SparseCoder.outcome`."""
+        codes = self.encode(x, now)
+        reconstruction = self.decode(codes)
+        error = x - reconstruction
+        losses = {"reconstruction": self.share_unexplained(error)} | aux_loss(self, self.config, x, error, now)
+        return Outcome(losses, codes, reconstruction)

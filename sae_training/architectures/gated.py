@@ -1,0 +1,65 @@
+"""Gated sparse autoencoder (Rajamanoharan et al. 2024, arXiv:2404.16014): one bias decides whether, another how strongly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import nn
+
+from interp.errors import TrainingError
+from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Normaliser, Outcome, SparseCoder
+from sae_training.architectures.standard import l1
+from sae_training.sparse_ops import Above, decode, encode
+
+
+class GatedConfig(CoderConfig):
+    """A gated sparse autoencoder."""
+
+    kind: Literal["gated"] = "gated"
+    """Name of the architecture."""
+    l1_weight: float = Field(default=0.1, gt=0)
+    """Weight of the penalty on the gates: mean over tokens of Σ gate × decoder norm, over the square root of the row's width."""
+
+
+class GatedCoder(SparseCoder):
+    """See `GatedConfig`. `encoder_bias` is the gate's; magnitudes share the encoder's directions, scaled by exp(`log_gain`)."""
+
+    kind = "gated"
+
+    def __init__(self, config: GatedConfig, layout: Layout, generator: torch.Generator) -> None:
+        if layout.n_models != 1 or config.decoder_norm != "unit":
+            raise TrainingError("A gated dictionary reads one model and keeps decoder norms at one. Choose another kind for a crosscoder.")
+        super().__init__(config, layout, generator)
+        self.config = config
+        self.log_gain = nn.Parameter(torch.zeros(config.n_latents))
+        self.magnitude_bias = nn.Parameter(torch.zeros(config.n_latents))
+
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+        """See `SparseCoder.outcome`. `gate` is the paper's auxiliary loss: open gates alone must reconstruct, through a frozen decoder."""
+        gates = encode(x, self.encoder, self.encoder_bias, Above(x.new_zeros(())), self.decoder_bias)
+        latents = gates.structure.latents.long()
+        direction = gates.values - self.encoder_bias[latents]
+        magnitudes = torch.relu(self.log_gain.exp()[latents] * direction + self.magnitude_bias[latents])
+        codes = gates.with_values(magnitudes)
+        reconstruction = self.decode(codes)
+        by_gates = decode(gates, self.decoder.detach()) + self.decoder_bias.detach()
+        losses = {
+            "reconstruction": self.share_unexplained(x - reconstruction),
+            "sparsity": now.ramp * self.config.l1_weight * l1(self, gates, len(x)),
+            "gate": self.share_unexplained(x - by_gates),
+        }
+        return Outcome(losses, codes, reconstruction)
+
+    @torch.no_grad()
+    def folded(self, normaliser: Normaliser) -> dict[str, torch.Tensor]:
+        """See `SparseCoder.folded`; in sae-lens' naming of a gated dictionary."""
+        weights = super().folded(normaliser)
+        unbiased = weights["b_enc"] - (self.encoder_bias / normaliser.scale).cpu()
+        # The direction enters the magnitude after a gain, so its share of the folded mean does as well.
+        weights["b_gate"] = weights.pop("b_enc")
+        weights["r_mag"] = self.log_gain.detach().cpu().clone()
+        weights["b_mag"] = (self.magnitude_bias / normaliser.scale).cpu() + self.log_gain.exp().cpu() * unbiased
+        return weights

@@ -1,0 +1,53 @@
+"""Matryoshka BatchTopK (Bussmann et al. 2025, arXiv:2503.17547): the first latents alone must reconstruct, then more of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+
+from interp.errors import TrainingError
+from sae_training.architectures.aux_k import aux_loss
+from sae_training.architectures.base import Circumstances, Layout, Outcome
+from sae_training.architectures.batch_topk import BatchTopKCoder, BatchTopKConfig
+from sae_training.sparse_ops import Codes, Structure, decode
+
+
+class MatryoshkaConfig(BatchTopKConfig):
+    """A BatchTopK sparse autoencoder whose first latents are a dictionary of their own, and so on."""
+
+    kind: Literal["matryoshka"] = "matryoshka"  # type: ignore[assignment]
+    """Name of the architecture."""
+    nested: list[float] = Field(default=[1 / 16, 1 / 8, 1 / 4, 1 / 2], min_length=1)
+    """Sizes of the inner dictionaries, as shares of all latents, ascending."""
+
+
+class MatryoshkaCoder(BatchTopKCoder):
+    """See `MatryoshkaConfig`."""
+
+    def __init__(self, config: MatryoshkaConfig, layout: Layout, generator: torch.Generator) -> None:
+        super().__init__(config, layout, generator)
+        self.edges = [0, *(round(share * config.n_latents) for share in config.nested), config.n_latents]
+        if any(before >= after for before, after in pairwise(self.edges)):
+            raise TrainingError(f"nested {config.nested} must ascend between 0 and 1, and each step must add a latent to the one before.")
+
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+        """See `SparseCoder.outcome`. The reconstruction loss is the mean over all nested dictionaries."""
+        codes = self.encode(x, now)
+        parts = decode(by_group(codes, self.edges), self.decoder).unflatten(0, (len(x), -1))
+        reconstructions = parts.cumsum(1) + self.decoder_bias
+        losses = {"reconstruction": self.share_unexplained(x[:, None] - reconstructions)}
+        reconstruction = reconstructions[:, -1]
+        return Outcome(losses | aux_loss(self, self.config, x, x - reconstruction, now), codes, reconstruction)
+
+
+def by_group(codes: Codes, edges: list[int]) -> Codes:
+    """The same entries with a row for each token and group of latents, so that one `decode` does all groups."""
+    structure, groups = codes.structure, len(edges) - 1
+    inner = torch.tensor(edges[1:-1], device=codes.values.device)
+    cells = structure.tokens * groups + torch.bucketize(structure.latents.long(), inner, right=True)  # ascends: latents do in a token
+    ends = torch.bincount(cells, minlength=structure.n_tokens * groups).cumsum(0)
+    return Codes(codes.values, Structure(structure.latents, torch.cat([ends.new_zeros(1), ends]), structure.n_latents))

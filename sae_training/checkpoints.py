@@ -1,0 +1,100 @@
+"""Checkpoints: everything the next step depends on, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from interp.artifacts import read_json, write_json
+from interp.errors import PersonascopeError, TrainingError
+
+TENSORS, STATE, METRICS = "tensors.safetensors", "state.json", "metrics.parquet"
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Training after `step` steps."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    metrics: pd.DataFrame
+
+
+class Checkpoints:
+    """The checkpoints of one training, in `folder`; `made_by` is what they must have in common to be gone on from."""
+
+    def __init__(self, folder: Path, made_by: Mapping[str, Any]) -> None:
+        self.folder, self.made_by = folder, dict(made_by)
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write one and forget all but the last two. Raises `TrainingError` where the disk does not take it; earlier ones stay."""
+        target = self.folder / f"step-{checkpoint.step:09d}"
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+            save_file(tensors, partial / TENSORS)
+            checkpoint.metrics.to_parquet(partial / METRICS)
+            write_json(partial / STATE, {"step": checkpoint.step, "made_by": self.made_by, **checkpoint.state})
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+        except (OSError, SafetensorError, PersonascopeError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
+            raise TrainingError(
+                f"Cannot write the checkpoint {target}: {reason}. {self.last_good()} Free some space and run the same command again."
+            ) from error
+        for old in self.there()[:-KEPT]:
+            shutil.rmtree(old)
+        return target
+
+    def there(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        return sorted(path.parent for path in self.folder.glob(f"step-*/{STATE}"))
+
+    def last_good(self) -> str:
+        """A sentence that names the last one."""
+        there = self.there()
+        return f"The last good checkpoint is {there[-1]}." if there else "There is no checkpoint yet."
+
+    def latest(self) -> Checkpoint | None:
+        """The last one, or None. Raises `TrainingError` for one that other settings made, or that is damaged."""
+        there = self.there()
+        if not there:
+            return None
+        folder = there[-1]
+        try:
+            state = read_json(folder / STATE)
+            tensors, metrics = load_file(folder / TENSORS), pd.read_parquet(folder / METRICS)
+        except (OSError, SafetensorError, PersonascopeError, ValueError) as error:
+            raise TrainingError(f"The checkpoint {folder} is damaged: {error}. Delete it; the one before is gone on from.") from error
+        differing = differences(state["made_by"], self.made_by)
+        if differing:
+            raise TrainingError(
+                f"{folder} was made with other settings ({'; '.join(differing)}). Choose another folder, or delete {self.folder}."
+            )
+        return Checkpoint(state["step"], tensors, state, metrics)
+
+    def forget(self) -> None:
+        """Delete them all: training is done and its result saved."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """What differs between two nested settings, as `field: before, now after`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [line for key in keys for line in differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == now else [f"{path}: {before}, now {now}"]

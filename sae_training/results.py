@@ -1,0 +1,81 @@
+"""A finished training on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.artifacts import environment, read_json, write_json
+from interp.errors import PersonascopeError, TrainingError
+from sae_training.checkpoints import differences
+from sae_training.export import export
+from sae_training.learner import Learner
+from sae_training.plan import Plan
+
+SAVED, METRICS, LATENTS, SUMMARY = "dictionary", "metrics.parquet", "latents.parquet", "training.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A dictionary that is saved."""
+
+    folder: Path
+    """Holds `dictionary/` (the two files), `metrics.parquet` (a row a logged step), `latents.parquet` (how often each latent fires) and
+    `training.json` (how it was made)."""
+    fvu: float
+    """Fraction of variance unexplained, over the last tenth of the steps."""
+    l0: float
+    """Active latents a token, over the same steps."""
+    dead_share: float
+    """Share of latents that never fired while the learning rate fell."""
+    steps: int
+    tokens: int
+    """Tokens trained on."""
+
+    @property
+    def dictionary(self) -> Path:
+        """The folder with `cfg.json` and `sae_weights.safetensors`."""
+        return self.folder / SAVED
+
+
+def save_result(learner: Learner, name: str, folder: Path, metrics: pd.DataFrame, plan: Plan) -> Trained:
+    """Write all files of one dictionary, `training.json` last: without it the training is not finished."""
+    last = metrics[metrics["step"] > 0.9 * plan.steps] if len(metrics) else metrics
+    fired = learner.fired.cpu().numpy()
+    trained = Trained(
+        folder,
+        float(last["fvu"].mean()),
+        float(last["l0"].mean()),
+        float((fired == 0).mean()),
+        plan.steps,
+        plan.steps * plan.batch,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SUMMARY).unlink(missing_ok=True)
+        export(learner, plan.hook_points[name], plan.made_by["models"], {"fvu": trained.fvu, "tokens": trained.tokens}, folder / SAVED)
+        metrics.to_parquet(folder / METRICS)
+        rates = pd.DataFrame({"latent": range(len(fired)), "fired": fired, "rate": fired / max(1, learner.fired_of)})
+        rates.to_parquet(folder / LATENTS)
+    except OSError as error:
+        raise TrainingError(f"Cannot write {folder}: {error.strerror}. Free some space and run the same command again.") from error
+    figures = {key: value for key, value in asdict(trained).items() if key != "folder"}
+    write_json(folder / SUMMARY, {**figures, "made_by": plan.made_by, "name": name, **environment()})
+    return trained
+
+
+def finished(folder: Path, name: str, plan: Plan) -> Trained | None:
+    """The result in `folder`, where the same settings made it; None where there is none. Raises `TrainingError` for another one."""
+    if not (folder / SUMMARY).is_file():
+        return None
+    try:
+        summary: dict[str, Any] = read_json(folder / SUMMARY)
+        differing = differences(summary["made_by"], plan.made_by)
+    except (PersonascopeError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder / SUMMARY} is damaged: {error}. Delete {folder} and train again.") from error
+    if differing or summary["name"] != name:
+        raise TrainingError(f"{folder} holds a dictionary made with other settings ({'; '.join(differing)}). Choose another folder.")
+    return Trained(folder, **{field: summary[field] for field in ("fvu", "l0", "dead_share", "steps", "tokens")})
