@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from timing import say
 
 from interp.activations import capture, content_tokens
+from interp.chats import Chat
 from interp.model_sources import open_model
 from sae_training.corpus import read_corpus
 
@@ -29,17 +30,19 @@ class Residuals:
 
 
 def real(file: Path | None, most: int | None = None) -> Residuals:
-    """Residuals at all content tokens, `most` for training where that is given. Read from `file` if it is there, else written to it."""
+    """Residuals at all content tokens, or at the first `most`. `file` keeps them all: it is read if it is there, else written."""
     source = f"{MODEL}, {HOOK_POINT}, content tokens of the committed corpus"
     if file is not None and file.exists():
         kept = load_file(file)
         return Residuals(kept["train"], kept["held_out"], source)
+    if file is not None:
+        most = None
     say(f"Capturing residuals: {source}")
     chats = read_corpus()
     split = round(len(chats) * (1 - HELD_OUT))
     model = open_model(MODEL, device="cpu")
 
-    def rows_of(part: list, most: int | None) -> torch.Tensor:
+    def rows_of(part: list[Chat], most: int | None) -> torch.Tensor:
         found: list[torch.Tensor] = []
         for captured in capture(model, part, [HOOK_POINT]):
             found.append(captured.residuals[HOOK_POINT][content_tokens(captured.batch)][:, None].clone())

@@ -19,6 +19,8 @@ from interp.errors import PersonascopeError, TrainingError
 
 TENSORS, STATE, METRICS = "tensors.safetensors", "state.json", "metrics.parquet"
 KEPT = 2
+CHECKPOINTS = "checkpoints"
+"""Their folder, in the folder of a training."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,14 @@ class Checkpoints:
         try:
             state = read_json(folder / STATE)
             tensors, metrics = load_file(folder / TENSORS), pd.read_parquet(folder / METRICS)
-        except (OSError, SafetensorError, PersonascopeError, ValueError) as error:
+            step, differing = state["step"], differences(state["made_by"], self.made_by)
+        except (OSError, SafetensorError, PersonascopeError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"The checkpoint {folder} is damaged: {error}. Delete it; the one before is gone on from.") from error
-        differing = differences(state["made_by"], self.made_by)
         if differing:
             raise TrainingError(
                 f"{folder} was made with other settings ({'; '.join(differing)}). Choose another folder, or delete {self.folder}."
             )
-        return Checkpoint(state["step"], tensors, state, metrics)
+        return Checkpoint(step, tensors, state, metrics)
 
     def forget(self) -> None:
         """Delete them all: training is done and its result saved."""

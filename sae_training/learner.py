@@ -36,7 +36,7 @@ class Learner:
         self.silent = torch.zeros(n_latents, dtype=torch.long, device=device)
         """Tokens since each latent last fired."""
         self.fired = torch.zeros(n_latents, dtype=torch.long, device=device)
-        """Tokens at which each latent fired while the learning rate fell, when weights hardly move any more."""
+        """Tokens at which each latent fired while the learning rate fell (or in the last tenth), when weights hardly move any more."""
         self.fired_of = 0
         """Of so many tokens."""
 
@@ -46,18 +46,22 @@ class Learner:
         x = self.input(residuals)
         rows = len(residuals) * (residuals.shape[1] if config.reads == "each" else 1)
         kept = int(world.sum(torch.tensor(len(x), device=x.device))) if world.size > 1 else len(x)
+        if not len(x):
+            raise TrainingError("All tokens of the batch are outliers. Raise outlier_factor, or batch_tokens.")
+        weight = len(x) * world.size / kept  # so that the mean over processes is that over tokens
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
         now = Circumstances(
             dead=dead,
             ramp=min(1.0, (step + 1) / max(1.0, config.sparsity_warmup * self.steps)),
-            mean=world.mean,
+            mean=lambda value: world.mean(value * weight),
             everyones=world.everyones if world.size > 1 else None,
             tokens=kept,
         )
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
             outcome = coder.outcome(x, now)
-        losses = {name: loss * (len(x) * world.size / kept) for name, loss in outcome.losses.items()}
-        loss: torch.Tensor = sum(losses.values(), torch.zeros((), device=x.device))
+        losses = {name: loss * weight for name, loss in outcome.losses.items()}
+        # Summed over a row's numbers, as published trainers do: gradients stay far above Adam's epsilon.
+        loss: torch.Tensor = sum(losses.values(), torch.zeros((), device=x.device)) * self.layout.width
         loss.backward()
         parameters = list(coder.parameters())
         world.average_gradients(parameters)
@@ -82,15 +86,15 @@ class Learner:
             "dead_share": len(dead) / len(self.silent),
             "learning_rate": rate,
             "gradient_norm": norm,
-            "outliers": rows - len(x),
-            **{f"loss_{name}": value.detach() for name, value in losses.items()},
+            "outliers": rows * world.size - kept,
+            **{f"loss_{name}": world.mean(value) for name, value in losses.items()},
         }
 
     def _remember(self, codes: Codes, tokens: int, step: int, world: World) -> int:
         counts = world.sum(codes.counts())
         self.silent += tokens
         self.silent[counts > 0] = 0
-        if step >= self.steps * (1 - self.config.decay):
+        if step >= int(self.steps * (1 - max(self.config.decay, 0.1))):
             self.fired += counts
             self.fired_of += tokens
         return int(counts.sum())

@@ -32,7 +32,8 @@ class Input:
         """Normalised rows, outliers left out."""
         rows = read(residuals, self.reads)
         if self.largest_norm is not None:
-            rows = rows[(rows.float().norm(dim=-1) <= self.largest_norm).all(-1)]
+            norms = rows.float().norm(dim=-1)
+            rows = rows[((norms <= self.largest_norm) | ~torch.isfinite(norms)).all(-1)]  # what is not finite is for the learner to tell
         return self.normaliser(rows)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from interp.errors import TrainingError
 from sae_training.architectures.base import Normaliser
+from sae_training.checkpoints import CHECKPOINTS
 from sae_training.config import TrainConfig
 from sae_training.feed import Block, Source
 from sae_training.normalise import Input, calibrate, layout_of
@@ -43,6 +44,8 @@ def make_plan(configs: Mapping[str, TrainConfig], source: Source, seed: int, gro
         raise TrainingError(f"{len(named)} models are named, and the feed has residuals of {source.n_models}. Name each one.")
     first = next(iter(configs.values()))
     hook_points = {}
+    if CHECKPOINTS in configs:
+        raise TrainingError(f"'{CHECKPOINTS}' cannot be the name of a dictionary: the folder holds checkpoints. Choose another name.")
     for name, config in configs.items():
         layout_of(config.reads, source.n_models, source.d_in)
         hook_points[name] = _hook_point(config, source)
@@ -81,7 +84,8 @@ def _hook_point(config: TrainConfig, source: Source) -> str:
     if config.hook_point is None and len(source.hook_points) == 1:
         return source.hook_points[0]
     if config.hook_point not in source.hook_points:
-        raise TrainingError(f"The feed has no hook point '{config.hook_point}'. Set hook_point to one of {', '.join(source.hook_points)}.")
+        lacks = f"The feed has no hook point '{config.hook_point}'" if config.hook_point else "The feed has several hook points"
+        raise TrainingError(f"{lacks}. Set hook_point to one of {', '.join(source.hook_points)}.")
     return config.hook_point
 
 
@@ -93,6 +97,8 @@ def measure(plan: Plan, source: Source, seed: int) -> dict[str, Input]:
         blocks.append(source.block(index))
         if sum(len(next(iter(block.values()))) for block in blocks) >= wanted:
             break
+    if not any(len(next(iter(block.values()))) for block in blocks):
+        raise TrainingError("There is nothing to train on: the source of residuals is empty. Give more text.")
     result = {}
     for name, config in plan.configs.items():
         rows = torch.cat([block[plan.hook_points[name]] for block in blocks])[: config.calibration_tokens]

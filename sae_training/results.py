@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,27 @@ def save_result(learner: Learner, name: str, folder: Path, metrics: pd.DataFrame
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
         export(learner, plan.hook_points[name], plan.made_by["models"], {"fvu": trained.fvu, "tokens": trained.tokens}, folder / SAVED)
-        metrics.to_parquet(folder / METRICS)
+        _write_table(metrics, folder / METRICS)
         rates = pd.DataFrame({"latent": range(len(fired)), "fired": fired, "rate": fired / max(1, learner.fired_of)})
-        rates.to_parquet(folder / LATENTS)
-    except OSError as error:
-        raise TrainingError(f"Cannot write {folder}: {error.strerror}. Free some space and run the same command again.") from error
-    figures = {key: value for key, value in asdict(trained).items() if key != "folder"}
-    write_json(folder / SUMMARY, {**figures, "made_by": plan.made_by, "name": name, **environment()})
+        _write_table(rates, folder / LATENTS)
+        figures = {key: value for key, value in asdict(trained).items() if key != "folder"}
+        write_json(folder / SUMMARY, {**figures, "made_by": plan.made_by, "name": name, **environment()})
+    except (OSError, PersonascopeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
+        raise TrainingError(
+            f"Cannot save the result in {folder}: {reason}. Run the same command again when that is mended: checkpoints are kept."
+        ) from error
     return trained
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write parquet by a temporary name and a rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        table.to_parquet(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def finished(folder: Path, name: str, plan: Plan) -> Trained | None:
@@ -73,9 +87,10 @@ def finished(folder: Path, name: str, plan: Plan) -> Trained | None:
         return None
     try:
         summary: dict[str, Any] = read_json(folder / SUMMARY)
-        differing = differences(summary["made_by"], plan.made_by)
+        differing = differences({"name": summary["name"], **summary["made_by"]}, {"name": name, **plan.made_by})
+        trained = Trained(folder, **{field: summary[field] for field in ("fvu", "l0", "dead_share", "steps", "tokens")})
     except (PersonascopeError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder / SUMMARY} is damaged: {error}. Delete {folder} and train again.") from error
-    if differing or summary["name"] != name:
+    if differing:
         raise TrainingError(f"{folder} holds a dictionary made with other settings ({'; '.join(differing)}). Choose another folder.")
-    return Trained(folder, **{field: summary[field] for field in ("fvu", "l0", "dead_share", "steps", "tokens")})
+    return trained

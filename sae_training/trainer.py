@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from interp.errors import TrainingError
-from sae_training.checkpoints import Checkpoint, Checkpoints
+from sae_training.checkpoints import CHECKPOINTS, Checkpoint, Checkpoints
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import Feed, Position, Source
@@ -55,7 +55,7 @@ def train_all(
     there = {name: finished(folder / name, name, plan) for name in plan.configs}
     if all(there.values()):
         return {name: trained for name, trained in there.items() if trained}
-    checkpoints = Checkpoints(folder / "checkpoints", plan.made_by)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, plan.made_by)
     start = checkpoints.latest()
     if start:
         inputs = {name: from_numbers(start.state["inputs"][name], config) for name, config in plan.configs.items()}
@@ -69,7 +69,7 @@ def train_all(
         for name, learner in learners.items():
             learner.restore({key.removeprefix(f"{name}/"): t for key, t in start.tensors.items() if key.startswith(f"{name}/")})
         rows, position, done = start.metrics.to_dict("records"), Position(**start.state["position"]), start.step
-    if advance and done:
+    if advance and done and world.leads:
         advance(done, "going on from a checkpoint")
     began = time.monotonic()
     with closing(Feed(source, plan.batch, seed, group).batches(position, world.rank, world.size)) as feed:

@@ -1,98 +1,26 @@
-"""Every architecture's losses and gradients against plain autograd and the papers' formulas; folding; what a step must keep."""
+"""Every architecture's losses and gradients against plain autograd and the papers' formulas."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_features import HOOK
+from small_coders import D_IN, DEAD, LATENTS, TOKENS, all_cases, made, preactivations
 
-from interp.crosscoders import load_crosscoder
-from interp.dictionaries import SparseCodes, load_dictionary
 from interp.errors import TrainingError
 from sae_training import architectures
-from sae_training.architectures import base, build
-from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Normaliser, SparseCoder
+from sae_training.architectures import build
+from sae_training.architectures.base import Circumstances, CoderConfig, Layout, SparseCoder
 from sae_training.architectures.batch_topk import BatchTopKCoder, BatchTopKConfig
 from sae_training.architectures.gated import GatedCoder, GatedConfig
 from sae_training.architectures.jumprelu import JumpReLUCoder, JumpReLUConfig
 from sae_training.architectures.matryoshka import MatryoshkaCoder, MatryoshkaConfig
-from sae_training.architectures.standard import StandardConfig
 from sae_training.architectures.topk import TopKCoder, TopKConfig
-from sae_training.config import TrainConfig
-from sae_training.distributed import World
-from sae_training.export import export
-from sae_training.learner import Learner
-from sae_training.normalise import Input
 from sae_training.sparse_ops import Codes, Structure, TopK, dense, reference
-
-D_IN, LATENTS, TOKENS = 6, 40, 30
-DEAD = torch.tensor([1, 4, 7, 8, 15, 16, 23, 30, 38])
-ALONE = World()
-
-KINDS: dict[str, CoderConfig] = {
-    "topk": TopKConfig(n_latents=LATENTS, k=3),
-    "multi_k": TopKConfig(n_latents=LATENTS, k=2, multi_k=4),
-    "batchtopk": BatchTopKConfig(n_latents=LATENTS, k=3),
-    "matryoshka": MatryoshkaConfig(n_latents=LATENTS, k=3, nested=[0.1, 0.3, 0.5]),
-    "jumprelu": JumpReLUConfig(n_latents=LATENTS, l0_weight=0.02),
-    "standard": StandardConfig(n_latents=LATENTS),
-    "gated": GatedConfig(n_latents=LATENTS),
-}
-FOLDED = {"decoder_norm": "folded"}
-DEDICATED = {"base_only": 5, "tuned_only": 7}
-CASES = {
-    **{kind: (config, 1) for kind, config in KINDS.items()},
-    **{f"{kind}-folded": (config.model_copy(update=FOLDED), 1) for kind, config in KINDS.items() if kind != "gated"},
-    **{f"{kind}-pair": (config, 2) for kind, config in KINDS.items() if kind != "gated"},
-    **{f"{kind}-pair-folded": (config.model_copy(update=FOLDED), 2) for kind, config in KINDS.items() if kind != "gated"},
-    **{f"{kind}-pair-dedicated": (config.model_copy(update=DEDICATED), 2) for kind, config in KINDS.items() if kind != "gated"},
-    **{
-        f"{kind}-pair-folded-dedicated": (config.model_copy(update=FOLDED | DEDICATED), 2)
-        for kind, config in KINDS.items()
-        if kind != "gated"
-    },
-}
-all_cases = pytest.mark.parametrize("case", CASES)
-
-
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def as_if_trained(coder: SparseCoder, seed: int = 0) -> SparseCoder:
-    """Random weights where a fresh dictionary has equal or zero ones; what a step keeps is kept."""
-    coder.encoder += 0.4 * randn(*coder.encoder.shape, seed=seed + 1)
-    coder.encoder_bias += 0.3 * randn(LATENTS, seed=seed + 2)
-    coder.decoder_bias += 0.3 * randn(coder.layout.width, seed=seed + 3)
-    if coder.shared_config.decoder_norm == "folded":
-        coder.decoder *= (0.5 * randn(LATENTS, 1, seed=seed + 4)).exp()
-        coder.decoder *= 1 + 0.2 * randn(*coder.decoder.shape, seed=seed + 5)
-    for parameter in (coder.encoder, coder.decoder):
-        for foreign in coder._foreign(parameter):
-            foreign.zero_()
-    if isinstance(coder, JumpReLUCoder):
-        coder.log_threshold += 0.3 * randn(LATENTS, seed=seed + 6)
-    if isinstance(coder, GatedCoder):
-        coder.log_gain += 0.4 * randn(LATENTS, seed=seed + 7)
-        coder.magnitude_bias += 0.3 * randn(LATENTS, seed=seed + 8)
-    if isinstance(coder, BatchTopKCoder):
-        coder.threshold.fill_(0.9)
-    return coder
-
-
-def made(case: str, seed: int = 0) -> tuple[SparseCoder, torch.Tensor]:
-    """A dictionary and rows for it, in float64."""
-    config, n_models = CASES[case]
-    layout = Layout(D_IN, n_models)
-    coder = as_if_trained(build(config, layout, torch.Generator().manual_seed(seed)), seed).double()
-    return coder, randn(TOKENS, layout.width, seed=seed + 100).double()
 
 
 def gradients(coder: SparseCoder, x: torch.Tensor, now: Circumstances) -> dict[str, dict[str, torch.Tensor]]:
@@ -175,10 +103,6 @@ def test_without_dead_latents_there_is_no_aux_loss(case: str) -> None:
         assert "aux" not in coder.outcome(x, Circumstances(dead=DEAD)).losses
 
 
-def preactivations(coder: SparseCoder, x: torch.Tensor) -> torch.Tensor:
-    return (x - coder.decoder_bias) @ coder.encoder.T + coder.encoder_bias
-
-
 def check_against(coder: SparseCoder, x: torch.Tensor, now: Circumstances, truth: dict[str, torch.Tensor]) -> None:
     """Loss terms and their gradients against losses written out."""
     named, ours = dict(coder.named_parameters()), gradients(coder, x, now)
@@ -252,7 +176,7 @@ def test_matryoshka_against_a_loop_over_prefixes(case: str) -> None:
     torch.testing.assert_close(coder.outcome(x, Circumstances()).reconstruction, acts @ coder.decoder + coder.decoder_bias)
 
 
-@pytest.mark.parametrize("case", ["jumprelu", "jumprelu-folded", "jumprelu-pair"])
+@pytest.mark.parametrize("case", ["jumprelu", "jumprelu-pair"])
 def test_jumprelu_against_the_papers_pseudo_derivatives(case: str) -> None:
     """Rajamanoharan et al. 2024, arXiv:2407.14435, equations 11 and 12, with a rectangle of width ε for the kernel."""
     coder, x = made(case)
@@ -329,136 +253,6 @@ def test_standard_weighs_activations_by_the_sum_of_decoder_norms(case: str) -> N
     check_against(coder, x, Circumstances(), truth)
 
 
-# Folding
-
-
-def as_dense(codes: SparseCodes) -> torch.Tensor:
-    empty = torch.zeros(len(codes), LATENTS)
-    return empty.index_put_((codes.tokens, codes.flat_indices.long()), codes.flat_values, accumulate=True)
-
-
-def activations(coder: SparseCoder, x: torch.Tensor) -> torch.Tensor:
-    """What a dictionary does with normalised rows when it is used, one token by itself."""
-    if isinstance(coder, TopKCoder):
-        return coder.encode(x, coder.config.k).dense()
-    if isinstance(coder, BatchTopKCoder):
-        pre = preactivations(coder, x)
-        return pre * (pre * coder.norms() > coder.threshold)
-    return coder.outcome(x, Circumstances()).codes.dense()
-
-
-def learner_of(case: str, seed: int = 0, scale: float = 0.37) -> Learner:
-    config, n_models = CASES[case]
-    reads = "pair" if n_models == 2 else "each"
-    mean = 3 * randn(n_models, D_IN, seed=seed + 50) / scale
-    settings = TrainConfig(architecture=config, reads=reads)
-    return Learner(settings, Input(reads, Normaliser(mean, scale), None), (n_models, D_IN), 20, TOKENS, seed, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("scale", [0.01, 0.37, 20.0])
-@all_cases
-def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_normalised_ones(
-    tmp_path: Path, case: str, scale: float
-) -> None:
-    learner = learner_of(case, scale=scale)
-    coder, normaliser = as_if_trained(learner.coder), learner.input.normaliser
-    with torch.no_grad():
-        coder.after_step()
-    n_models = CASES[case][1]
-    raw = normaliser.mean + randn(200, n_models, D_IN, seed=9) / scale
-    with torch.no_grad():
-        acts = activations(coder, normaliser(raw))
-        reconstruction = (acts @ coder.decoder + coder.decoder_bias) / scale + normaliser.mean.flatten()
-        norms = coder.norms()
-    assert 1 < float((acts > 0).sum(1).double().mean()) < LATENTS - 1
-    export(learner, HOOK, ["base", "tuned"][:n_models], {"steps": 1}, tmp_path / "a")
-    if n_models == 2:
-        crosscoder = load_crosscoder(tmp_path / "a")
-        assert (crosscoder.hook_point, crosscoder.models) == (HOOK, ("base", "tuned"))
-        codes = crosscoder.encode(raw)
-        decoded = crosscoder.decode(codes).flatten(1)
-        torch.testing.assert_close(crosscoder.w_dec.norm(dim=2).sum(1), torch.ones(LATENTS))
-        shares = coder.decoder.detach().unflatten(1, (2, D_IN)).norm(dim=2)
-        torch.testing.assert_close(crosscoder.relative_norms(), shares[:, 1] / shares.sum(1))
-        if "dedicated" in case:
-            assert set(crosscoder.labels()[:5]) == {"base-only"}
-            assert set(crosscoder.labels()[5:12]) == {"tuned-only"}
-    else:
-        dictionary = load_dictionary(tmp_path / "a")
-        assert (dictionary.hook_point, dictionary.source, dictionary.reads) == (HOOK, "base", "")
-        codes = dictionary.encode(raw[:, 0])
-        decoded = dictionary.decode(codes)
-        torch.testing.assert_close(dictionary.w_dec.norm(dim=1), torch.ones(LATENTS))
-    torch.testing.assert_close(as_dense(codes), acts * norms / scale, atol=1e-5 / scale, rtol=1e-4)
-    torch.testing.assert_close(decoded, reconstruction, atol=1e-5 / scale, rtol=1e-4)
-
-
-def test_a_dictionary_of_differences_says_so(tmp_path: Path) -> None:
-    settings = TrainConfig(architecture=KINDS["topk"], reads="difference")
-    given = Input("difference", Normaliser(torch.zeros(1, D_IN), 1.0), None)
-    learner = Learner(settings, given, (2, D_IN), 20, TOKENS, 0, torch.device("cpu"))
-    export(learner, HOOK, ["base", "tuned"], {}, tmp_path / "a")
-    dictionary = load_dictionary(tmp_path / "a")
-    assert (dictionary.reads, dictionary.source) == ("difference", "base, tuned")
-
-
-# What steps keep
-
-
-def stepped(case: str, steps: int = 8) -> Learner:
-    learner = learner_of(case)
-    as_if_trained(learner.coder)
-    learner.silent[DEAD] = 10**9
-    for step in range(steps):
-        metrics = learner.step(learner.input.normaliser.mean + 3 * randn(TOKENS, CASES[case][1], D_IN, seed=step), step, ALONE)
-        assert math.isfinite(float(metrics["fvu"]))
-    return learner
-
-
-@all_cases
-def test_steps_keep_norms_and_dedicated_latents(case: str) -> None:
-    learner = stepped(case)
-    coder, n_models = learner.coder, CASES[case][1]
-    before = as_if_trained(learner_of(case).coder)
-    moved = {name for name, value in coder.named_parameters() if not torch.equal(value, before.get_parameter(name))}
-    assert moved == {name for name, _ in coder.named_parameters()}
-    norms = coder.decoder.detach().norm(dim=1)
-    if coder.shared_config.decoder_norm == "unit":
-        torch.testing.assert_close(norms, torch.ones(LATENTS), atol=1e-6, rtol=0)
-    else:
-        assert float((norms - 1).abs().max()) > 0.3
-    for rows in (coder.encoder.detach(), coder.decoder.detach()):
-        parts = rows.unflatten(1, (n_models, D_IN))
-        used = (parts != 0).any(-1)
-        expected = torch.ones(LATENTS, n_models, dtype=torch.bool)
-        if "dedicated" in case:
-            expected[:5, 1] = False
-            expected[5:12, 0] = False
-        assert torch.equal(used, expected)
-
-
-@pytest.mark.parametrize("case", ["topk", "standard-pair", "topk-pair-dedicated", "topk-folded"])
-def test_the_part_of_the_decoder_gradient_along_its_rows_is_taken_away(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "ROWS_AT_A_TIME", 7)  # more than one part
-    coder, _ = made(case)
-    with torch.no_grad():
-        coder.after_step()
-    for parameter in (coder.encoder, coder.decoder):
-        parameter.grad = randn(*parameter.shape, seed=3).double()
-    coder.after_backward()
-    gradient, before = coder.decoder.grad, randn(*coder.decoder.shape, seed=3).double()
-    assert gradient is not None
-    for foreign in coder._foreign(before):
-        foreign.zero_()
-    along = (gradient * coder.decoder).sum(1)
-    if coder.shared_config.decoder_norm == "folded":
-        assert torch.equal(gradient, before)
-        return
-    torch.testing.assert_close(along, torch.zeros(LATENTS).double(), atol=1e-12, rtol=0)
-    removed = before - gradient
-    torch.testing.assert_close(removed, (removed * coder.decoder).sum(1, keepdim=True) * coder.decoder, atol=1e-12, rtol=0)
-
-
 # What does not fit
 
 UNFIT = [
@@ -468,7 +262,6 @@ UNFIT = [
     (TopKConfig(n_latents=8, k=2, tuned_only=1), 1, r"residuals of two models: train a crosscoder, or set both to 0"),
     (TopKConfig(n_latents=8, k=2, tuned_only=4, base_only=4), 2, r"make 8 latents, of 8 in all\. Lower them"),
     (GatedConfig(n_latents=8), 2, r"A gated dictionary reads one model .*Choose another kind for a crosscoder"),
-    (GatedConfig(n_latents=8, decoder_norm="folded"), 1, r"keeps decoder norms at one"),
     (MatryoshkaConfig(n_latents=8, k=2, nested=[0.5, 0.25]), 1, r"nested \[0\.5, 0\.25\] must ascend between 0 and 1"),
     (MatryoshkaConfig(n_latents=8, k=2, nested=[0.5, 1.0]), 1, r"each step must add a latent"),
     (MatryoshkaConfig(n_latents=8, k=2, nested=[0.01]), 1, r"each step must add a latent"),
@@ -479,3 +272,9 @@ UNFIT = [
 def test_settings_that_do_not_fit_are_refused(config: CoderConfig, n_models: int, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         build(config, Layout(D_IN, n_models), torch.Generator())
+
+
+@pytest.mark.parametrize("config", [GatedConfig, JumpReLUConfig])
+def test_free_decoder_norms_are_refused_where_thresholds_need_a_unit(config: type[CoderConfig]) -> None:
+    with pytest.raises(ValueError, match="decoder_norm"):
+        config.model_validate({"decoder_norm": "folded"})

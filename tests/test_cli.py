@@ -106,7 +106,7 @@ def complaint(result: tuple[int, str, str]) -> str:
         (["run", "--seed", "many"], r"Invalid value for '--seed': .*integer"),
         (["run", "--seed"], r"--seed"),
         (["report"], r"Missing argument 'folder'"),
-        (["config", "extra"], r"unexpected extra argument"),
+        (["config", "extra"], r"There are no settings of 'extra'\. Choose study, train, capture"),
         (["run"], r"No tuned model is given\. Add --tuned HUB_ID_OR_FOLDER_OR_ADAPTER, or use 'personascope demo'"),
         (["demo", "--set", "seed"], r"--set takes section\.field=value, not 'seed'"),
         (["demo", "--set", "sede=1"], r"options: unknown field 'sede'\. Fields at the top are: name, base, tuned"),

@@ -31,7 +31,9 @@ def sums(tokens: int, features: int, d_in: int, active: int, seed: int = 0, nois
     return (3 * x + 2 * torch.randn(d_in, generator=generator))[:, None], rows
 
 
-def small_source(tokens: int = 600, d_in: int = 12, n_models: int = 1, hook_points: tuple[str, ...] = (HOOK,), block_rows: int = 100) -> MemorySource:
+def small_source(
+    tokens: int = 600, d_in: int = 12, n_models: int = 1, hook_points: tuple[str, ...] = (HOOK,), block_rows: int = 100
+) -> MemorySource:
     """A feed that trains in no time; the second model differs from the first, and each hook point from the others."""
     residuals = {}
     for seed, name in enumerate(hook_points):

@@ -26,7 +26,7 @@ def _print_fields(config: type[StepConfig], depth: int) -> None:
     indent = "  " * depth
     for name, field in config.model_fields.items():
         value = field.get_default(call_default_factory=True)
-        print(f"{indent}# {(field.description or '').strip()}")
+        print(f"{indent}# {' '.join((field.description or '').split())}")
         if isinstance(value, StepConfig):
             print(f"{indent}{name}:")
             _print_fields(type(value), depth + 1)

@@ -19,6 +19,8 @@ from interp.config import StepConfig
 from interp.errors import TrainingError
 from sae_training.sparse_ops import Codes, decode
 
+FIRST_NORM = 0.1
+"""Norm of fresh rows that are free to grow. The smaller they are, the further Adam's first steps turn them."""
 ROWS_AT_A_TIME = 4096
 """Decoder rows handled together: few enough that what is made of them stays in the cache."""
 
@@ -28,9 +30,9 @@ class CoderConfig(StepConfig):
 
     n_latents: int = Field(default=4096, ge=1)
     """Width of the dictionary."""
-    decoder_norm: Literal["unit", "folded"] = "unit"
-    """`unit`: decoder rows are kept at norm one, the part of the gradient along them taken away. `folded`: norms are free, penalties weigh
-    activations by them, and they are folded into the activations when the dictionary is saved."""
+    decoder_norm: Literal["folded", "unit"] = "folded"
+    """`folded`: norms are free, choices and penalties weigh activations by them, and saving folds them into the activations. Rows begin
+    small, which learns faster. `unit`: rows are kept at norm one, the part of the gradient along them taken away."""
     base_only: int = Field(default=0, ge=0)
     """Crosscoder: latents that read and write the first model alone."""
     tuned_only: int = Field(default=0, ge=0)
@@ -101,7 +103,7 @@ class SparseCoder(nn.Module):
         rows = torch.randn(config.n_latents, layout.width, generator=generator)
         for dedicated in self._foreign(rows):
             dedicated.zero_()
-        rows /= rows.norm(dim=-1, keepdim=True)
+        rows *= (1.0 if config.decoder_norm == "unit" else FIRST_NORM) / rows.norm(dim=-1, keepdim=True)
         self.encoder = nn.Parameter(rows.clone())
         self.encoder_bias = nn.Parameter(torch.zeros(config.n_latents))
         self.decoder = nn.Parameter(rows)

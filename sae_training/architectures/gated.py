@@ -20,6 +20,8 @@ class GatedConfig(CoderConfig):
 
     kind: Literal["gated"] = "gated"
     """Name of the architecture."""
+    decoder_norm: Literal["unit"] = "unit"
+    """Rows are kept at norm one: thresholds have no other unit."""
     l1_weight: float = Field(default=0.1, gt=0)
     """Weight of the penalty on the gates: mean over tokens of Σ gate × decoder norm, over the square root of the row's width."""
 
@@ -30,8 +32,8 @@ class GatedCoder(SparseCoder):
     kind = "gated"
 
     def __init__(self, config: GatedConfig, layout: Layout, generator: torch.Generator) -> None:
-        if layout.n_models != 1 or config.decoder_norm != "unit":
-            raise TrainingError("A gated dictionary reads one model and keeps decoder norms at one. Choose another kind for a crosscoder.")
+        if layout.n_models != 1:
+            raise TrainingError("A gated dictionary reads one model. Choose another kind for a crosscoder.")
         super().__init__(config, layout, generator)
         self.config = config
         self.log_gain = nn.Parameter(torch.zeros(config.n_latents))

@@ -19,6 +19,8 @@ class JumpReLUConfig(CoderConfig):
 
     kind: Literal["jumprelu"] = "jumprelu"
     """Name of the architecture."""
+    decoder_norm: Literal["unit"] = "unit"
+    """Rows are kept at norm one: thresholds have no other unit."""
     l0_weight: float = Field(default=1e-3, gt=0)
     """Weight of the penalty: the mean number of active latents of a token."""
     first_threshold: float = Field(default=1.0, gt=0)
