@@ -43,10 +43,12 @@ MEANINGS = {
 }
 
 
-def bar(ratio: str, n_latents: int) -> float | None:
-    """The least value that a ratio should have."""
+def bar(ratio: str, shape: Shape) -> float | None:
+    """The least value that a ratio should have, at the shapes that the project promises it for."""
     wanted = BARS.get(ratio)
-    return wanted.get(n_latents) if isinstance(wanted, dict) else wanted
+    if str(shape) not in ",".join(SHAPES.values()).split(","):
+        return None
+    return wanted.get(shape.n_latents) if isinstance(wanted, dict) else wanted
 
 
 def speed(shape: Shape, device: torch.device, names: list[str], rounds: int, residuals: Path | None) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def speed(shape: Shape, device: torch.device, names: list[str], rounds: int, res
     )
     ms = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
     ratios = {f"{name}/ours": ms[name] / ms["ours"] for name in names if name != "ours" and "ours" in ms}
-    bars = {ratio: bar(ratio, shape.n_latents) for ratio in ratios}
+    bars = {ratio: bar(ratio, shape) for ratio in ratios}
     return {
         **dict(zip(("d_in", "n_latents", "k", "batch"), map(int, str(shape).split("x")), strict=True)),
         "device": str(device),

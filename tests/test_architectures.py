@@ -261,7 +261,7 @@ UNFIT = [
     (BatchTopKConfig(n_latents=8, k=9), 1, r"k is 9, more than the 8 latents"),
     (TopKConfig(n_latents=8, k=2, tuned_only=1), 1, r"residuals of two models: train a crosscoder, or set both to 0"),
     (TopKConfig(n_latents=8, k=2, tuned_only=4, base_only=4), 2, r"make 8 latents, of 8 in all\. Lower them"),
-    (GatedConfig(n_latents=8), 2, r"A gated dictionary reads one model .*Choose another kind for a crosscoder"),
+    (GatedConfig(n_latents=8), 2, r"A gated dictionary reads one model\. Choose another kind for a crosscoder"),
     (MatryoshkaConfig(n_latents=8, k=2, nested=[0.5, 0.25]), 1, r"nested \[0\.5, 0\.25\] must ascend between 0 and 1"),
     (MatryoshkaConfig(n_latents=8, k=2, nested=[0.5, 1.0]), 1, r"each step must add a latent"),
     (MatryoshkaConfig(n_latents=8, k=2, nested=[0.01]), 1, r"each step must add a latent"),

@@ -81,7 +81,7 @@ def test_a_crosscoder_finds_what_only_the_tuned_model_has(kind: str, dedicated: 
 def test_dead_latents_come_back_through_the_aux_loss(kind: str, tmp_path: Path) -> None:
     """One strong direction turns the latents that look away from it off, and TopK lets no gradient reach them.
 
-    Measured: 71 % (BatchTopK 55 %) stay dead without the loss, 0 % (2 %) with it.
+    Measured: 90 % stay dead without the loss, none with it.
     """
     x, _ = sums(20_000, 96, 48, 3)
     generator = torch.Generator().manual_seed(5)
