@@ -44,13 +44,16 @@ def validated(config_class: type[ConfigT], values: dict[str, Any], source: str) 
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            field = ".".join(str(part) for part in item["loc"]) or "(whole)"
-            if item["type"] == "extra_forbidden":
+            field = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "value_error" and not field:
+                problems.append(item["msg"].removeprefix("Value error, "))
+            elif item["type"] == "extra_forbidden":
                 problems.append(f"unknown field '{field}'")
             else:
                 problems.append(f"{field}: {item['msg']} (got {item['input']!r:.80})")
-        known = ", ".join(config_class.model_fields)
-        raise ConfigError(f"{source}: {'; '.join(problems)}. Fields at the top are: {known}.") from error
+        misspelt = any(item["type"] in ("extra_forbidden", "missing") for item in error.errors())
+        known = f" Fields at the top are: {', '.join(config_class.model_fields)}." if misspelt else ""
+        raise ConfigError(f"{source}: {'; '.join(problems)}.{known}") from error
 
 
 def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from interp.config import StepConfig
 from sae_training.architectures import ArchitectureConfig
@@ -27,7 +27,7 @@ class TrainConfig(StepConfig):
     tokens: int | None = Field(default=None, ge=1)
     """Tokens to train on."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate of Adam."""
+    """Peak learning rate of Adam. Short trainings, of under some 3,000 steps, learn more at 0.003."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the steps over which the learning rate rises."""
     decay: float = Field(default=1 / 3, ge=0, le=1)
@@ -46,6 +46,11 @@ class TrainConfig(StepConfig):
     """Steps between checkpoints; the last two are kept."""
     log_every: int = Field(default=1, ge=1)
     """Steps between rows of metrics."""
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _topk_unless_said(cls, given: Any) -> Any:
+        return {"kind": "topk", **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainConfig:

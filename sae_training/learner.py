@@ -28,17 +28,18 @@ class Learner:
     ) -> None:
         """`shape` is (n_models, d_in), `batch` the tokens of a step over all processes."""
         self.config, self.input, self.steps = config, taken.to(device), steps
-        self.dead_after = config.dead_after_tokens or min(10_000_000, max(1, steps * batch // 10))
+        rows_a_token = shape[0] if config.reads == "each" else 1
+        self.dead_after = rows_a_token * (config.dead_after_tokens or min(10_000_000, max(1, steps * batch // 10)))
         self.layout = layout_of(config.reads, *shape)
         self.coder = build(config.architecture, self.layout, torch.Generator().manual_seed(seed)).to(device)
         self.optimizer = torch.optim.Adam(self.coder.parameters(), lr=config.learning_rate, fused=True)
         n_latents = config.architecture.n_latents
         self.silent = torch.zeros(n_latents, dtype=torch.long, device=device)
-        """Tokens since each latent last fired."""
+        """Rows since each latent last fired."""
         self.fired = torch.zeros(n_latents, dtype=torch.long, device=device)
-        """Tokens at which each latent fired while the learning rate fell (or in the last tenth), when weights hardly move any more."""
+        """Rows at which each latent fired while the learning rate fell (or in the last tenth), when weights hardly move any more."""
         self.fired_of = 0
-        """Of so many tokens."""
+        """Of so many rows."""
 
     def step(self, residuals: Float[torch.Tensor, "tokens n_models d_in"], step: int, world: World) -> dict[str, float | torch.Tensor]:
         """One optimizer step on this process's share of a batch. Returns metrics; raises `TrainingError` where the loss is lost."""
@@ -46,7 +47,7 @@ class Learner:
         x = self.input(residuals)
         rows = len(residuals) * (residuals.shape[1] if config.reads == "each" else 1)
         kept = int(world.sum(torch.tensor(len(x), device=x.device))) if world.size > 1 else len(x)
-        if not len(x):
+        if world.any(not len(x), x.device):
             raise TrainingError("All tokens of the batch are outliers. Raise outlier_factor, or batch_tokens.")
         weight = len(x) * world.size / kept  # so that the mean over processes is that over tokens
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
@@ -75,7 +76,7 @@ class Learner:
             spread = world.sum(x.square().sum())  # about the mean of the sample
             fvu = float(error / spread)
         if not (math.isfinite(fvu) and bool(torch.isfinite(norm))) or fvu > DIVERGED:
-            raise TrainingError(self._what_went_wrong(x, fvu))
+            raise TrainingError(self._what_went_wrong(world.any(not bool(torch.isfinite(x).all()), x.device), fvu))
         self.optimizer.step()
         coder.after_step()
         n_active = self._remember(outcome.codes, kept, step, world)
@@ -99,8 +100,8 @@ class Learner:
             self.fired_of += tokens
         return int(counts.sum())
 
-    def _what_went_wrong(self, x: torch.Tensor, fvu: float) -> str:
-        if not bool(torch.isfinite(x).all()):
+    def _what_went_wrong(self, bad_input: bool, fvu: float) -> str:
+        if bad_input:
             return "The batch holds residuals that are not finite. Capture them in float32."
         return f"Training diverged: the unexplained share of variance is {fvu:.3g}. Lower learning_rate, or raise warmup."
 

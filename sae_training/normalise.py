@@ -1,4 +1,4 @@
-"""Mean, scale and typical norm of residuals, taken from the first tokens of the feed."""
+"""Mean, scale and typical norm of residuals, taken from a sample of the feed."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_batchtopk_keeps_the_largest_of_the_batch_and_learns_its_weakest(case: s
     assert float(coder.threshold) == pytest.approx(float(largest.min()))  # the first batch settles it
 
 
-@pytest.mark.parametrize("case", ["matryoshka", "matryoshka-folded", "matryoshka-pair-dedicated"])
+@pytest.mark.parametrize("case", ["matryoshka", "matryoshka-folded", "matryoshka-pair"])
 def test_matryoshka_against_a_loop_over_prefixes(case: str) -> None:
     """Bussmann et al. 2025, arXiv:2503.17547: the mean over nested dictionaries of their reconstruction losses."""
     coder, x = made(case)

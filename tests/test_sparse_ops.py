@@ -12,7 +12,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_training.sparse_ops import Above, BatchTopK, Codes, Rule, Structure, TopK, buffers, cpu, decode, dense, encode, reference
+from sae_training.sparse_ops import (
+    Above,
+    BatchTopK,
+    Codes,
+    Rule,
+    Structure,
+    TopK,
+    buffers,
+    cpu,
+    decode,
+    dense,
+    encode,
+    of_latents,
+    reference,
+)
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=150)
 WAYS = {"sparse": 2.0, "crowded": -1.0}
@@ -338,3 +352,15 @@ def test_a_buffer_of_another_kind_is_not_handed_out() -> None:
     assert buffers.take(torch.zeros(3, 4)).data_ptr() == place
     assert buffers.take(torch.zeros(3, 4)).data_ptr() != place
     buffers.recycle([])
+
+
+def test_values_of_latents_have_the_gradient_of_indexing_and_repeat_to_the_byte() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randint(50, (100_000,), generator=generator).int()
+    structure = Structure(latents, torch.arange(0, 100_001, 50), 50)
+    pull = torch.randn(100_000, generator=generator)
+    per_latent = torch.randn(50, generator=generator, requires_grad=True)
+    ours = [torch.autograd.grad((of_latents(per_latent, structure) * pull).sum(), per_latent)[0] for _ in range(5)]
+    true = torch.autograd.grad((per_latent.double()[latents.long()] * pull.double()).sum(), per_latent)[0]
+    torch.testing.assert_close(ours[0], true, atol=1e-3, rtol=1e-4)
+    assert all(torch.equal(ours[0], other) for other in ours[1:])

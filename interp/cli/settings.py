@@ -19,17 +19,18 @@ def print_settings(of: str) -> None:
     if of not in known:
         raise ConfigError(f"There are no settings of '{of}'. Choose {', '.join(known)}.")
     print(f"# {(known[of].__doc__ or '').strip()}")
-    _print_fields(known[of], 0)
+    _print_fields(known[of], None, 0)
 
 
-def _print_fields(config: type[StepConfig], depth: int) -> None:
+def _print_fields(config: type[StepConfig], values: StepConfig | None, depth: int) -> None:
+    """Fields of `config`, with what they are in `values`, or else their defaults."""
     indent = "  " * depth
     for name, field in config.model_fields.items():
-        value = field.get_default(call_default_factory=True)
+        value = field.get_default(call_default_factory=True) if values is None else getattr(values, name)
         print(f"{indent}# {' '.join((field.description or '').split())}")
         if isinstance(value, StepConfig):
             print(f"{indent}{name}:")
-            _print_fields(type(value), depth + 1)
+            _print_fields(type(value), value, depth + 1)
         elif value is PydanticUndefined:
             print(f"{indent}{name}:  # must be given")
         else:

@@ -88,9 +88,8 @@ def train_from_options(
         print(f"{name + ': ' if name else ''}{figures}, in {result.dictionary}")
         quality = result.folder / "quality.json"
         for model, loss in json.loads(quality.read_text(encoding="utf-8")).items() if quality.is_file() else ():
-            print(
-                f"  spliced into {model}: {loss['recovered']:.1%} of the loss recovered ({loss['plain']:.3f} → {loss['spliced']:.3f} nats)"
-            )
+            share = "nothing to recover" if loss["recovered"] is None else f"{loss['recovered']:.1%} of the loss recovered"
+            print(f"  spliced into {model}: {share} ({loss['plain']:.3f} → {loss['spliced']:.3f} nats)")
 
 
 def _duration(seconds: float) -> str:

@@ -26,25 +26,35 @@ class SplicedLoss:
     spliced: float
     """With the dictionary's reconstruction in place of the residuals."""
     ablated: float
-    """With the dictionary's mean in place of the residuals."""
+    """With the dictionary's own constant (`b_dec`: the mean, and what its bias learnt) in place of the residuals."""
     tokens: int
 
     @property
-    def recovered(self) -> float:
-        """Share of the loss between ablated and plain that the reconstruction recovers: 1 is perfect, 0 as bad as the mean."""
-        return (self.ablated - self.spliced) / (self.ablated - self.plain)
+    def recovered(self) -> float | None:
+        """Share of the loss between ablated and plain that the reconstruction recovers: 1 is perfect, 0 as bad as the constant.
+
+        None where ablation does no harm that could be recovered.
+        """
+        harm = self.ablated - self.plain
+        return (self.ablated - self.spliced) / harm if harm > 0 else None
 
 
 def spliced_loss(
-    models: Sequence[LanguageModel], dictionary: Dictionary | Crosscoder, chats: Sequence[Chat], which: int = 0, rows: int = 16
+    models: Sequence[LanguageModel],
+    dictionary: Dictionary | Crosscoder,
+    chats: Sequence[Chat],
+    which: int = 0,
+    rows: int = 4,
+    max_tokens: int | None = None,
 ) -> SplicedLoss:
     """Losses of model `which` on `chats`. A crosscoder reads all its `models`, an SAE one.
 
     Raises `DictionaryError` for chats without a token to predict.
     """
     model, point = models[which], dictionary.hook_point
+    reader = models[-1] if models[-1].tokenizer.chat_template else models[0]  # as in training
     sums, count = torch.zeros(3, dtype=torch.float64), 0
-    for indices, batch in model.batches(chats, rows):
+    for indices, batch in reader.batches(chats, rows, max_tokens):
         chosen = content_tokens(batch)
         stacked = torch.stack([capture_batch(each, batch, [point], indices).residuals[point][chosen] for each in models], dim=1).float()
         if isinstance(dictionary, Crosscoder):

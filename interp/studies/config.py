@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from interp.config import StepConfig
 from interp.generation import SamplingConfig
 from interp.organisms.training import OrganismConfig
+from sae_training.architectures import TopKConfig
 from sae_training.config import TrainConfig
+
+DICTIONARY = TrainConfig(architecture=TopKConfig(decoder_norm="unit"))
 
 
 class TextConfig(StepConfig):
@@ -103,8 +107,8 @@ class StudyConfig(StepConfig):
     """The fine-tune made when `tuned` is not given."""
     text: TextConfig = TextConfig()
     """What the dictionary is trained on."""
-    dictionary: TrainConfig = TrainConfig()
-    """The dictionary trained when `sae` is not given."""
+    dictionary: TrainConfig = DICTIONARY
+    """The dictionary trained when `sae` is not given; decoder norms are kept at one, which the demo was measured with."""
     sampling: SamplingConfig = SamplingConfig()
     """How answers are drawn."""
     diff: DiffConfig = DiffConfig()
@@ -114,10 +118,23 @@ class StudyConfig(StepConfig):
     verdict: VerdictConfig = VerdictConfig()
     """The measurement."""
 
+    @field_validator("dictionary", mode="before")
+    @classmethod
+    def _over_the_default(cls, given: Any) -> Any:
+        """A section that names some settings leaves the others as they are for this job."""
+        if not isinstance(given, dict):
+            return given
+        default = DICTIONARY.model_dump()
+        wished = given.get("architecture", {})
+        same_kind = isinstance(wished, dict) and wished.get("kind", "topk") == "topk"
+        return default | given | ({"architecture": default["architecture"] | wished} if same_kind else {})
+
     @model_validator(mode="after")
     def _every_setting_is_used(self) -> StudyConfig:
         if self.tuned is not None and self.organism != OrganismConfig():
             raise ValueError("organism has no effect when tuned is given: leave one of them out")
-        if self.sae is not None and self.dictionary != TrainConfig():
+        if self.sae is not None and self.dictionary != DICTIONARY:
             raise ValueError("dictionary has no effect when sae is given: leave one of them out")
+        if self.dictionary.reads != "each" or self.dictionary.hook_point is not None:
+            raise ValueError("dictionary.reads and dictionary.hook_point have no place here: this job reads one model; set hook_point")
         return self

@@ -17,7 +17,7 @@ from interp.dictionaries import load_dictionary
 from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.sampling import sample_answers
 from interp.generation import generate
-from interp.model_sources import open_model
+from interp.model_sources import choose_device, open_model
 from interp.models import LanguageModel
 from interp.organisms.recipe import read_recipe
 from interp.organisms.training import train_adapter
@@ -104,7 +104,8 @@ def make_dictionary(bench: Workbench, residuals: Path, folder: Path) -> None:
     config, store = bench.config.dictionary, ActivationStore(residuals)
     source = ShardSource(store)
     with bench.progress("training the dictionary", steps_of(config, source)) as advance:
-        trained = train(config, source, folder / "training", seed=bench.config.seed, models=[bench.config.base], advance=advance)
+        options = {"seed": bench.config.seed, "models": [bench.config.base], "device": choose_device(bench.config.device)}
+        trained = train(config, source, folder / "training", advance=advance, **options)
     trained.dictionary.rename(folder / "sae")
     (trained.folder / "metrics.parquet").rename(folder / "metrics.parquet")
     write_json(

@@ -76,6 +76,10 @@ class CaptureConfig(ReadingConfig):
     """Tokens in a file; that many are shuffled with each other."""
 
 
+READ_ONLY_LIVE = ("tuned", "text", "tokens_of_chats", "context", "skip_first", "block", "store_dtype", "dtype",
+                  "trust_remote_code", "held_out")  # fmt: skip
+
+
 class TrainingConfig(ReadingConfig):
     """Dictionaries on a store, or live on the models' residuals."""
 
@@ -96,9 +100,17 @@ class TrainingConfig(ReadingConfig):
     def _one_source(self) -> TrainingConfig:
         if (self.store is None) == (self.base is None):
             raise ValueError("give either store, or base (with tuned and text)")
-        if self.store is not None and (self.tuned is not None or self.text != ["corpus"]):
-            raise ValueError("tuned and text have no effect with store: leave them out")
+        if self.base is not None and self.dictionary.tokens is None:
+            raise ValueError("give tokens, the number of tokens to train on: what is read live has no known length")
+        for name in READ_ONLY_LIVE if self.store is not None else ():
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} has no effect with store, whose residuals are read already: leave it out")
         return self
+
+    @property
+    def spliced_chats(self) -> int:
+        """Chats to hold out: none where no reconstruction of a model's residuals comes out."""
+        return 0 if self.dictionary.reads == "difference" else self.held_out
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,8 @@ def open_reading(config: ReadingConfig, store: Path | None = None, held_out: int
     points = config.hook_points or [f"blocks.{models[0].n_layers // 2}.hook_resid_post"]
     chats = [document for document in documents if isinstance(document, Chat)]
     kept = chats[:: max(1, len(chats) // held_out)][:held_out] if held_out and len(chats) >= 4 * held_out else []
-    training: Sequence[Chat] | Sequence[str] = [chat for chat in chats if chat not in kept] if kept else documents
+    prompts = {chat.prompt for chat in kept}  # another answer to the same question begins with the same tokens
+    training: Sequence[Chat] | Sequence[str] = [chat for chat in chats if chat.prompt not in prompts] if kept else documents
     live = LiveSource(
         models, training, points, config.block, config.context, config.skip_first, config.tokens_of_chats, config.store_dtype, config.seed
     )
@@ -159,11 +172,12 @@ def dictionaries_of(config: TrainingConfig, source: Source) -> dict[str, TrainCo
     architecture = wished.architecture.model_dump()
     if config.ks and "k" not in architecture:
         raise ConfigError(f"ks needs a kind of dictionary that fixes k; {architecture['kind']} does not. Leave ks out.")
-    points = [wished.hook_point] if wished.hook_point else list(source.hook_points)
-    widths, ks = config.latents or [architecture["n_latents"]], config.ks or [architecture.get("k", 0)]
+    points = [wished.hook_point] if wished.hook_point else config.hook_points or list(source.hook_points)
+    widths = config.latents or [architecture["n_latents"]]
+    ks: list[int | None] = [*config.ks] or [architecture.get("k")]
     result = {}
     for point, width, k in product(points, widths, ks):
-        values = architecture | {"n_latents": width} | ({"k": k} if k else {})
+        values = architecture | {"n_latents": width} | ({"k": k} if k is not None else {})
         choices = ((point, points), (f"{width}", widths), (f"k{k}", ks))
         name = "-".join(value for value, among in choices if len(among) > 1)
         result[name] = validated(TrainConfig, wished.model_dump() | {"architecture": values, "hook_point": point}, "options")
@@ -174,27 +188,31 @@ def train_dictionaries(config: TrainingConfig, folder: Path, progress: Progress)
     """Train them all in one pass, and where the models are at hand write `quality.json` beside each."""
     device = choose_device(config.device)
     world = World.join(device)  # before the models are opened: it chooses this process's GPU
-    reading = open_reading(config, config.store, config.held_out)
-    configs = dictionaries_of(config, reading.source)
     trackers = [Tracker(*config.track.split(":", 1))] if config.track and world.leads else []
+    reading = open_reading(config, config.store, config.spliced_chats)
+    configs = dictionaries_of(config, reading.source)
     options: dict[str, Any] = {"seed": config.seed, "models": reading.names, "device": device, "callbacks": trackers}
     with progress("training", steps_of(next(iter(configs.values())), reading.source)) as advance:
         trained = train_all(configs, reading.source, folder, advance=advance, **options)
-    if reading.held_out and config.dictionary.reads != "difference":
+    if reading.held_out and world.leads:
         for result in trained.values():
-            write_json(result.folder / "quality.json", _quality(reading, result, crosscoder=config.dictionary.reads == "pair"))
+            write_json(result.folder / "quality.json", _quality(config, reading, result))
     return trained
 
 
-def _quality(reading: Reading, trained: Trained, crosscoder: bool) -> dict[str, Any]:
+def _quality(config: TrainingConfig, reading: Reading, trained: Trained) -> dict[str, Any]:
     """Loss of each model on held-out chats, as it is, with the reconstruction, and with the mean."""
     folder, device = trained.dictionary, reading.models[0].device
+    crosscoder = config.dictionary.reads == "pair"
     dictionary = load_crosscoder(folder, device) if crosscoder else load_dictionary(folder, device)
-    losses = {name: spliced_loss(reading.models, dictionary, reading.held_out, i) for i, name in enumerate(reading.names)}
+    losses = {
+        name: spliced_loss(reading.models, dictionary, reading.held_out, i, max_tokens=config.context)
+        for i, name in enumerate(reading.names)
+    }
     return {name: {**asdict(loss), "recovered": loss.recovered} for name, loss in losses.items()}
 
 
 def estimate_training(config: TrainingConfig) -> Estimate:
     """What `train_dictionaries` would cost."""
-    reading = open_reading(config, config.store, config.held_out)
+    reading = open_reading(config, config.store, config.spliced_chats)
     return estimate(dictionaries_of(config, reading.source), reading.source, config.seed, choose_device(config.device))

@@ -15,6 +15,17 @@ from sae_training.architectures.matryoshka import MatryoshkaCoder, MatryoshkaCon
 from sae_training.architectures.standard import StandardCoder, StandardConfig
 from sae_training.architectures.topk import TopKCoder, TopKConfig
 
+__all__ = [
+    "ArchitectureConfig",
+    "BatchTopKConfig",
+    "GatedConfig",
+    "JumpReLUConfig",
+    "MatryoshkaConfig",
+    "StandardConfig",
+    "TopKConfig",
+    "build",
+]
+
 ArchitectureConfig = Annotated[
     TopKConfig | BatchTopKConfig | MatryoshkaConfig | JumpReLUConfig | GatedConfig | StandardConfig, Field(discriminator="kind")
 ]

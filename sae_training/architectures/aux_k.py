@@ -37,4 +37,3 @@ def aux_loss(
     unit = now.mean(left_over.square().mean()).clamp(min=torch.finfo(left_over.dtype).tiny)
     missed = (left_over - decode(codes, coder.decoder)).square().mean() / unit
     return {"aux": config.aux_weight * missed}
-

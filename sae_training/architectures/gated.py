@@ -12,7 +12,7 @@ from torch import nn
 from interp.errors import TrainingError
 from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Normaliser, Outcome, SparseCoder
 from sae_training.architectures.standard import l1
-from sae_training.sparse_ops import Above, decode, encode
+from sae_training.sparse_ops import Above, decode, encode, of_latents
 
 
 class GatedConfig(CoderConfig):
@@ -42,9 +42,9 @@ class GatedCoder(SparseCoder):
     def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
         """See `SparseCoder.outcome`. `gate` is the paper's auxiliary loss: open gates alone must reconstruct, through a frozen decoder."""
         gates = encode(x, self.encoder, self.encoder_bias, Above(x.new_zeros(())), self.decoder_bias)
-        latents = gates.structure.latents.long()
-        direction = gates.values - self.encoder_bias[latents]
-        magnitudes = torch.relu(self.log_gain.exp()[latents] * direction + self.magnitude_bias[latents])
+        direction = gates.values - of_latents(self.encoder_bias, gates.structure)
+        gain, bias = (of_latents(each, gates.structure) for each in (self.log_gain.exp(), self.magnitude_bias))
+        magnitudes = torch.relu(gain * direction + bias)
         codes = gates.with_values(magnitudes)
         reconstruction = self.decode(codes)
         by_gates = decode(gates, self.decoder.detach()) + self.decoder_bias.detach()

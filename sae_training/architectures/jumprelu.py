@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Outcome, SparseCoder
-from sae_training.sparse_ops import Above, encode
+from sae_training.sparse_ops import Above, encode, of_latents
 
 
 class JumpReLUConfig(CoderConfig):
@@ -49,7 +49,7 @@ class JumpReLUCoder(SparseCoder):
         window = self.config.bandwidth / 2
         # Below a threshold, too: what lies in the window pulls at it.
         near = encode(x, self.encoder, self.encoder_bias, Above((thresholds.detach() - window).clamp(min=0)), self.decoder_bias)
-        theta = thresholds[near.structure.latents.long()]
+        theta = of_latents(thresholds, near.structure)
         values, active = _Jump.apply(torch.relu(near.values), theta, self.config.bandwidth)
         codes = near.with_values(values)  # entries at zero stay: what the decoder would make of them moves their thresholds
         reconstruction = self.decode(codes)

@@ -29,6 +29,8 @@ class MatryoshkaCoder(BatchTopKCoder):
     """See `MatryoshkaConfig`."""
 
     def __init__(self, config: MatryoshkaConfig, layout: Layout, generator: torch.Generator) -> None:
+        if config.base_only or config.tuned_only:
+            raise TrainingError("A matryoshka dictionary has no dedicated latents: they would fill its innermost part. Use batchtopk.")
         super().__init__(config, layout, generator)
         self.edges = [0, *(round(share * config.n_latents) for share in config.nested), config.n_latents]
         if any(before >= after for before, after in pairwise(self.edges)):

@@ -6,7 +6,7 @@ The only dense product is that of the pre-activations, and they are made a chunk
 """
 
 from sae_training.sparse_ops.autograd import decode, encode
-from sae_training.sparse_ops.codes import Codes, Structure
+from sae_training.sparse_ops.codes import Codes, Structure, of_latents
 from sae_training.sparse_ops.rules import Above, BatchTopK, Rule, TopK
 
-__all__ = ["Above", "BatchTopK", "Codes", "Rule", "Structure", "TopK", "decode", "encode"]
+__all__ = ["Above", "BatchTopK", "Codes", "Rule", "Structure", "TopK", "decode", "encode", "of_latents"]

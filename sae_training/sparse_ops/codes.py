@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,6 +55,23 @@ class Structure:
         counts = self.starts.diff()
         rows = torch.arange(self.n_tokens, device=self.starts.device)
         return torch.repeat_interleave(rows, counts, output_size=len(self.latents))
+
+
+def of_latents(per_latent: Float[torch.Tensor, " latents"], structure: Structure) -> Float[torch.Tensor, " entries"]:
+    """Each entry's value of its latent. The gradient is summed in a fixed order, which plain indexing does not promise."""
+    gathered: torch.Tensor = _OfLatents.apply(per_latent, structure)
+    return gathered
+
+
+class _OfLatents(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, per_latent: torch.Tensor, structure: Structure) -> torch.Tensor:
+        ctx.structure = structure
+        return per_latent[structure.latents.long()]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return Codes(upstream[0], ctx.structure).sums(), None
 
 
 @dataclass(frozen=True)

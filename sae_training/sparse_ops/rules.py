@@ -47,7 +47,11 @@ class TopK:
 
     def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
         """See `Rule`."""
-        parts = [kernels.largest(_scaled(chunk, self.scale), self.k) for chunk in chunks()]
+
+        def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return kernels.largest(_scaled(chunk, self.scale), self.k)
+
+        parts = list(map(choose, chunks()))  # a loop would hold each chunk until the next is made
         values, latents = (torch.cat(side) for side in zip(*parts, strict=True))
         starts = torch.arange(0, values.numel() + 1, self.k, device=values.device)
         return _unscaled(values.flatten(), latents.flatten(), self.scale), Structure(latents.flatten(), starts, shape[1])
@@ -105,7 +109,11 @@ class Above:
 
     def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
         """See `Rule`."""
-        parts = [kernels.above(chunk, self.bound) for chunk in chunks()]
+
+        def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            return kernels.above(chunk, self.bound)
+
+        parts = list(map(choose, chunks()))
         values, latents, per_row = (torch.cat(side) for side in zip(*parts, strict=True))
         return values, Structure(latents, torch.cat([per_row.new_zeros(1), per_row.cumsum(0)]), shape[1])
 

@@ -1,0 +1,117 @@
+"""Write docs/performance.md from the figures in benchmarks/results; nothing in it is typed in by hand.
+
+python benchmarks/write_performance.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def step_rows(shapes: list[dict[str, Any]]) -> str:
+    lines = []
+    for shape in shapes:
+        ratios = shape["ratios"]
+        times = " | ".join(f"{shape[f'{who}_ms']:.0f}" for who in ("ours", "sae_lens", "sparsify", "encoder", "encoder_best"))
+        against = " | ".join(
+            f"{ratios[f'{who}/ours']:.{digits}f}" for who, digits in (("sae_lens", 1), ("sparsify", 2), ("encoder", 2), ("encoder_best", 2))
+        )
+        lines.append(f"| {shape['d_in']} × {shape['n_latents']:,}, k {shape['k']}, batch {shape['batch']:,} | {times} | {against} |")
+    return "\n".join(lines)
+
+
+def memory_rows(shapes: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        f"| {shape['d_in']} × {shape['n_latents']:,} | {shape['memory']['peak_bytes'] / 1e6:.0f} MB | "
+        f"{shape['memory']['bound_bytes'] / 1e6:.0f} MB | {shape['memory']['ratio']:.2f} |"
+        for shape in shapes
+    )
+
+
+def quality_rows(runs: list[dict[str, Any]]) -> str:
+    lines = []
+    for run in runs:
+        fvu, ratios = run["fvu"], run["ratios"]
+        figures = f"{fvu['ours']:.4f} | {fvu['sae_lens']:.4f} | {fvu['sparsify']:.4f}"
+        lines.append(f"| {run['learning_rates']['ours']:g} | {figures} | {ratios['ours/sae_lens']:.3f} | {ratios['ours/sparsify']:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    speed, memory, quality, capture = read("step"), read("memory"), read("quality"), read("capture")
+    made = speed["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    run = quality["quality"]
+    medians = capture["tokens_per_second"]
+    capture_rows = "\n".join(f"| {name} | {speed_:,.0f} |" for name, speed_ in medians.items())
+    ratios = ", ".join(f"{name}: {ratio:.2f}" for name, ratio in capture["ratios"].items())
+    PAGE.write_text(
+        f"""# Performance
+
+Written by `benchmarks/write_performance.py` from `benchmarks/results/`. Machine: two cores of a server CPU (AMD Zen 5, AVX-512), no GPU;
+{versions};
+{made["threads"]} threads, transparent huge pages for all contenders alike. Ratios of medians from interleaved rounds in one process are
+what counts; milliseconds differ from machine to machine.
+
+## A training step on the CPU
+
+TopK, a whole step: forward, loss, backward, clipping, Adam, norm upkeep. sae-lens as it is by default (dense), eai-sparsify with its own
+loop, all with fused Adam. `python benchmarks/sae_step.py --parts speed`
+
+| shape | ours, ms | sae-lens | eai-sparsify | encoder | best encoder | sae-lens ÷ ours | sparsify ÷ ours | encoder ÷ ours | best ÷ ours |
+|---|---|---|---|---|---|---|---|---|---|
+{step_rows(speed["shapes"])}
+
+*encoder* is torch's own `addmm` of that shape, alone; a step of ours is faster than that because it uses oneDNN's product. *best
+encoder* is that product, alone: the strict roofline.
+
+## Peak memory of a step
+
+What a step adds to the process, parameters and optimizer counted; the bound is pre-activations + 3 parameter-sized buffers + optimizer
+state.
+`python benchmarks/sae_step.py --parts memory`
+
+| shape | peak | bound | share |
+|---|---|---|---|
+{memory_rows(memory["shapes"])}
+
+## Quality at equal tokens
+
+Held-out fraction of variance unexplained, {run["shape"]}, {run["tokens"]:,} tokens ({run["distinct_tokens"]:,} distinct) of
+{run["source"]}; {run["held_out_tokens"]:,} tokens held out; same batches, same schedule, one seed.
+`python benchmarks/sae_step.py --parts quality --learning-rate RATE`
+
+| peak learning rate | ours | sae-lens | eai-sparsify | ours ÷ sae-lens | ours ÷ sparsify |
+|---|---|---|---|---|---|
+{quality_rows([run])}
+
+## Capture
+
+Tokens per second to layer {capture["layer"]} of the embedded model, medians. `python benchmarks/capture.py`
+
+| what | tokens/s |
+|---|---|
+{capture_rows}
+
+{ratios}.
+
+## CUDA
+
+Not measured yet: no machine with a GPU was at hand. The Triton kernels run in Triton's interpreter in the tests, and are compiled for two
+generations of cards there; `pytest -m gpu` and `python benchmarks/sae_step.py --device cuda` are ready for a machine that has one.
+""",
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    main()
