@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from interp.artifacts import content_key, file_sha256, read_json, write_json
-from interp.errors import ArtifactError, DictionaryError
+from interp.errors import ArtifactError, DictionaryError, reason_of
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -116,9 +116,8 @@ def write_dictionary(folder: Path, weights: Mapping[str, torch.Tensor], config: 
         write_json(partial / CONFIG_FILE, dict(config))
         _replace(partial, folder)
     except (OSError, SafetensorError, ArtifactError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
         raise DictionaryError(
-            f"Cannot write the dictionary {folder}: {reason}. Free some space, or choose a folder that can be written."
+            f"Cannot write the dictionary {folder}: {reason_of(error)}. Free some space, or choose a folder that can be written."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -5,6 +5,11 @@ class PersonascopeError(Exception):
     """Wrong use or wrong input. The command line prints it without a traceback and exits with 2."""
 
 
+def reason_of(error: Exception) -> str:
+    """What the operating system says, else the library, to be put into a sentence."""
+    return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
+
+
 class ModelError(PersonascopeError):
     """A model cannot be opened, or two models do not belong together."""
 

@@ -158,6 +158,11 @@ def position_ids(mask: Bool[torch.Tensor, "batch position"]) -> Int[torch.Tensor
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def chat_reader(models: Sequence[LanguageModel]) -> LanguageModel:
+    """The model whose chat template all are read with: a base may lack the one that its fine-tune was trained with."""
+    return models[-1] if models[-1].tokenizer.chat_template else models[0]
+
+
 def check_pair(base: LanguageModel, tuned: LanguageModel) -> None:
     """Raise `ModelError` unless both models share tokenizer, width and depth."""
     for name, ours, theirs in (

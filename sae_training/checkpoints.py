@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from interp.artifacts import read_json, write_json
-from interp.errors import PersonascopeError, TrainingError
+from interp.errors import PersonascopeError, TrainingError, reason_of
 
 TENSORS, STATE, METRICS = "tensors.safetensors", "state.json", "metrics.parquet"
 KEPT = 2
@@ -54,10 +54,8 @@ class Checkpoints:
             os.replace(partial, target)
         except (OSError, SafetensorError, PersonascopeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            reason = (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
-            raise TrainingError(
-                f"Cannot write the checkpoint {target}: {reason}. {self.last_good()} Free some space and run the same command again."
-            ) from error
+            remedy = f"{self.last_good()} Free some space and run the same command again."
+            raise TrainingError(f"Cannot write the checkpoint {target}: {reason_of(error)}. {remedy}") from error
         for old in self.there()[:-KEPT]:
             shutil.rmtree(old)
         return target

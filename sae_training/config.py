@@ -10,6 +10,8 @@ from interp.config import StepConfig
 from sae_training.architectures import ArchitectureConfig
 from sae_training.architectures.topk import TopKConfig
 
+Reads = Literal["each", "pair", "difference"]
+
 
 class TrainConfig(StepConfig):
     """A dictionary and its training."""
@@ -18,7 +20,7 @@ class TrainConfig(StepConfig):
     """The dictionary; `kind` is topk, batchtopk, matryoshka, jumprelu, gated or standard."""
     hook_point: str | None = None
     """Which residuals of the feed it reads; needed where the feed has several."""
-    reads: Literal["each", "pair", "difference"] = "each"
+    reads: Reads = "each"
     """Of two models: `each` token of each model by itself (SAE), both as a `pair` (crosscoder), or the `difference` second minus first."""
     batch_tokens: int = Field(default=2048, ge=1)
     """Tokens a step, over all processes."""

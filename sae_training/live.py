@@ -13,7 +13,7 @@ from interp.activation_store import DTYPES
 from interp.activations import capture_batch, content_tokens, response_phase
 from interp.chats import Chat, Role, TokenBatch, TokenisedChat, pad_left
 from interp.errors import TrainingError
-from interp.models import LanguageModel, check_pair
+from interp.models import LanguageModel, chat_reader, check_pair
 
 WHERE: dict[str, Callable[[TokenBatch], Bool[torch.Tensor, "batch position"]]] = {
     "content": content_tokens,
@@ -82,8 +82,7 @@ class LiveSource:
         self.block_sequences, self.max_tokens, self.skip_first, self.rows = block_sequences, max_tokens, skip_first, rows
         self.tokens, self.dtype = "all" if self.is_text else tokens, DTYPES[dtype]
         self.order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
-        # A base may come without the chat template that its fine-tune was trained with.
-        self.reader = models[-1] if models[-1].tokenizer.chat_template else models[0]
+        self.reader = chat_reader(models)
         if self.is_text and self.reader.tokenizer.eos_token_id is None:
             raise TrainingError(f"The tokenizer of {self.reader.source} has no end-of-text token to join texts with. Give chats instead.")
 

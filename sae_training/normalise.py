@@ -9,9 +9,8 @@ from jaxtyping import Float
 
 from interp.errors import TrainingError
 from sae_training.architectures.base import Layout, Normaliser
-from sae_training.config import TrainConfig
+from sae_training.config import Reads, TrainConfig
 
-Reads = str
 SAMPLE_ROWS = 8192  # taken to float64 at a time
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interp.artifacts import environment, read_json, write_json
-from interp.errors import PersonascopeError, TrainingError
+from interp.errors import PersonascopeError, TrainingError, reason_of
 from sae_training.checkpoints import differences
 from sae_training.export import export
 from sae_training.learner import Learner
@@ -64,9 +64,8 @@ def save_result(learner: Learner, name: str, folder: Path, metrics: pd.DataFrame
         figures = {key: value for key, value in asdict(trained).items() if key != "folder"}
         write_json(folder / SUMMARY, {**figures, "made_by": plan.made_by, "name": name, **environment()})
     except (OSError, PersonascopeError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
         raise TrainingError(
-            f"Cannot save the result in {folder}: {reason}. Run the same command again when that is mended: checkpoints are kept."
+            f"Cannot save the result in {folder}: {reason_of(error)}. Run the same command again when that is mended: checkpoints are kept."
         ) from error
     return trained
 

@@ -110,6 +110,22 @@ def test_live_from_models_says_how_well_the_model_predicts_with_it(run: Run, pla
     assert (tmp_path / "live" / "training.json").is_file()
 
 
+def test_too_few_chats_to_hold_some_out_is_said(run: Run, place: Path, tmp_path: Path) -> None:
+    options = ("--base", place / "base", "--text", place / "chats.jsonl", "--tokens", 512, "--batch", 256, "--latents", 64, "--k", 8)
+    code, out, _ = run("train", "sae", *options, "--out", tmp_path / "few")
+    assert code == 0
+    assert "no loss with its reconstruction: that takes 128 chats, of which 32 are held out" in out
+    assert not (tmp_path / "few" / "quality.json").exists()
+
+
+def test_checkpoints_left_behind_by_a_late_kill_are_forgotten(run: Run, place: Path, tmp_path: Path) -> None:
+    options = ("--store", place / "store", "--latents", 64, "--k", 8, *QUICK, "--out", tmp_path / "left")
+    assert run("train", "sae", *options)[0] == 0
+    (tmp_path / "left" / "checkpoints" / "step-000000001").mkdir(parents=True)
+    assert run("train", "sae", *options)[0] == 0
+    assert not (tmp_path / "left" / "checkpoints").exists()
+
+
 def test_a_perfect_reconstruction_loses_nothing_and_the_mean_is_the_zero_of_the_scale(place: Path) -> None:
     model = open_model(str(place / "base"), None, "cpu")
 

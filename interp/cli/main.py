@@ -21,6 +21,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Base = Annotated[str | None, typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")]
+Tuned = Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Run directory. Default: artifacts/runs/NAME. A finished step in it is not run again.")
 ]
@@ -53,8 +55,8 @@ def demo(
 
 @app.command()
 def run(
-    base: Annotated[str | None, typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")] = None,
-    tuned: Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")] = None,
+    base: Base = None,
+    tuned: Tuned = None,
     sae: Annotated[
         Path | None,
         typer.Option("--sae", help="SAE: folder in sae-lens' format, sae-lens:RELEASE/ID or hub:OWNER/REPO/FOLDER. Default: train one."),
@@ -89,8 +91,6 @@ def run(
     run_from_options(options, config, set_ or [], out, json, wants_pair=True)
 
 
-Base = Annotated[str | None, typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")]
-Tuned = Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")]
 Text = Annotated[
     list[str] | None,
     typer.Option("--text", help="What is read: a .jsonl, .parquet or .txt file; default the committed corpus. Repeatable."),

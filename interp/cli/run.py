@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from interp.config import read_yaml, validated, with_overrides
+from interp.cli.settings import gathered
+from interp.config import validated
 from interp.errors import ConfigError
 from interp.studies.config import StudyConfig
 
@@ -17,9 +18,7 @@ SHOWN = ("base", "tuned", "ablated", "random_ablation", "equally_active_ablation
 
 def study_config(options: dict[str, Any], file: Path | None, overrides: list[str], wants_pair: bool) -> StudyConfig:
     """File, then options, then --set, later ones winning. Raises `ConfigError` naming the bad field."""
-    values = read_yaml(file) if file else {}
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value is not None}
-    config = validated(StudyConfig, with_overrides(values | given, overrides), str(file) if file else "options")
+    config = validated(StudyConfig, *gathered(options, file, overrides))
     if wants_pair and config.tuned is None:
         raise ConfigError("No tuned model is given. Add --tuned HUB_ID_OR_FOLDER_OR_ADAPTER, or use 'personascope demo'.")
     return config

@@ -1,13 +1,27 @@
-"""`personascope config`: every field of a command's settings, with default and meaning, as YAML to start from."""
+"""Settings on the command line: file, options and --set in one; and `personascope config`, which prints them with what they mean."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from interp.config import StepConfig
+from interp.config import StepConfig, read_yaml, with_overrides
 from interp.errors import ConfigError
+
+
+def gathered(options: dict[str, Any], file: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """File, then options, then --set, later ones winning; and what to call the whole in an error.
+
+    An option that is None or empty was not given; one with dots in its name belongs into a section.
+    """
+    values = read_yaml(file) if file else {}
+    given = {name: value for name, value in options.items() if value is not None and value != []}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if "." not in name}
+    nested = [f"{name}={json.dumps(value)}" for name, value in given.items() if "." in name]
+    return with_overrides(values | plain, nested + overrides), str(file) if file else "options"
 
 
 def print_settings(of: str) -> None:

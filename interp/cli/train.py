@@ -9,24 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interp.config import read_yaml, validated, with_overrides
+from interp.cli.settings import gathered
+from interp.config import validated
 from interp.progress import progress
 from interp.studies.training import CaptureConfig, TrainingConfig, capture_store, estimate_training, train_dictionaries
 
 
-def _values(options: dict[str, Any], file: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
-    """File, then options, then --set, later ones winning; and what to call the whole in an error."""
-    values = read_yaml(file) if file else {}
-    given = {name: value for name, value in options.items() if value is not None and value != []}
-    plain = {name: value for name, value in given.items() if "." not in name}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
-    nested = [f"{name}={json.dumps(value)}" for name, value in given.items() if "." in name]
-    return with_overrides(values | plain, nested + overrides), str(file) if file else "options"
-
-
 def capture_from_options(options: dict[str, Any], file: Path | None, overrides: list[str], out: Path, as_json: bool) -> None:
     """Write a store and say what is in it."""
-    config = validated(CaptureConfig, *_values(options, file, overrides))
+    config = validated(CaptureConfig, *gathered(options, file, overrides))
     store = capture_store(config, out, partial(progress, quiet=as_json))
     facts = {"folder": str(out), "tokens": store.n_rows, "hook_points": list(store.hook_points), "n_models": store.n_models}
     if as_json:
@@ -60,7 +51,7 @@ def train_from_options(
 ) -> None:
     """Train, or with `dry_run` say what it would cost. `dictionary` are the options that `PLACES` names."""
     options = options | {PLACES[name]: value for name, value in dictionary.items()}
-    config = validated(TrainingConfig, *_values(options, file, overrides))
+    config = validated(TrainingConfig, *gathered(options, file, overrides))
     leads = os.environ.get("RANK", "0") == "0"
     if dry_run:
         cost = estimate_training(config)
@@ -90,6 +81,9 @@ def train_from_options(
         for model, loss in json.loads(quality.read_text(encoding="utf-8")).items() if quality.is_file() else ():
             share = "nothing to recover" if loss["recovered"] is None else f"{loss['recovered']:.1%} of the loss recovered"
             print(f"  spliced into {model}: {share} ({loss['plain']:.3f} → {loss['spliced']:.3f} nats)")
+        if config.base is not None and config.spliced_chats and not quality.is_file():
+            held_out = config.spliced_chats
+            print(f"  no loss with its reconstruction: that takes {4 * held_out} chats, of which {held_out} are held out")
 
 
 def _duration(seconds: float) -> str:

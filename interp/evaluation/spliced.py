@@ -14,7 +14,7 @@ from interp.crosscoders import Crosscoder
 from interp.dictionaries import Dictionary
 from interp.errors import DictionaryError
 from interp.hook_points import attach
-from interp.models import LanguageModel
+from interp.models import LanguageModel, chat_reader
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ def spliced_loss(
     Raises `DictionaryError` for chats without a token to predict.
     """
     model, point = models[which], dictionary.hook_point
-    reader = models[-1] if models[-1].tokenizer.chat_template else models[0]  # as in training
     sums, count = torch.zeros(3, dtype=torch.float64), 0
-    for indices, batch in reader.batches(chats, rows, max_tokens):
+    for indices, batch in chat_reader(models).batches(chats, rows, max_tokens):
         chosen = content_tokens(batch)
         stacked = torch.stack([capture_batch(each, batch, [point], indices).residuals[point][chosen] for each in models], dim=1).float()
         if isinstance(dictionary, Crosscoder):

@@ -196,7 +196,8 @@ def train_dictionaries(config: TrainingConfig, folder: Path, progress: Progress)
         trained = train_all(configs, reading.source, folder, advance=advance, **options)
     if reading.held_out and world.leads:
         for result in trained.values():
-            write_json(result.folder / "quality.json", _quality(config, reading, result))
+            if not (result.folder / "quality.json").is_file():  # else of this very training, which was finished before
+                write_json(result.folder / "quality.json", _quality(config, reading, result))
     return trained
 
 
