@@ -120,10 +120,14 @@ class _Toggled(LanguageModel):
 
 
 class _OwnHooks:
-    """A shared block whose hooks run only while their own model does."""
+    """A shared block, or a part of one, whose hooks run only while their own model does."""
 
     def __init__(self, model: LanguageModel, block: torch.nn.Module) -> None:
         self.model, self.shared = model, block
+
+    def __getattr__(self, name: str) -> Any:
+        part = getattr(self.shared, name)
+        return _OwnHooks(self.model, part) if isinstance(part, torch.nn.Module) else part
 
     def _own(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: hook(*args) if self.model.positions is not None else None

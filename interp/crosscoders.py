@@ -8,16 +8,17 @@ belongs to the other model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.dictionaries import Dictionary, finite
+from interp.dictionaries import Dictionary, active, finite, packed, product
 from interp.dictionary_files import CROSSCODERS, read_dictionary
 from interp.errors import DictionaryError
-from interp.sparse_codes import SparseCodes, entries, strongest, tokens_a_chunk
+from interp.sparse_codes import SparseCodes, tokens_a_chunk
 
 BASE_ONLY, SHARED, TUNED_ONLY = "base-only", "shared", "tuned-only"
 
@@ -68,10 +69,12 @@ class Crosscoder:
         ])  # fmt: skip
 
     def _encode(self, x: torch.Tensor) -> SparseCodes:
-        pre = torch.addmm(self.b_enc, x, self.w_enc.flatten(0, 1))
-        if self.k is not None:
-            return strongest(pre, self.k)
-        return entries(pre, pre > (0.0 if self.threshold is None else self.threshold.clamp(min=0.0)))
+        pre = product(x, self.w_enc.flatten(0, 1), self.b_enc, self._packed)
+        return active(pre, self.k, torch.zeros_like(self.b_enc) if self.threshold is None else self.threshold.clamp(min=0.0))
+
+    @cached_property
+    def _packed(self) -> torch.Tensor | None:
+        return packed(self.w_enc.flatten(0, 1))
 
     def decode(self, codes: SparseCodes) -> Float[torch.Tensor, "tokens n_models d_in"]:
         """Reconstruction of every model's residuals."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Float
 
 from interp.dictionary_files import CROSSCODERS, dictionary_key, read_dictionary, sae_config, write_dictionary
 from interp.errors import DictionaryError
+from interp.packed_linear import apply_packed, can_pack, pack_weight
 from interp.sparse_codes import SparseCodes, entries, starts_of, strongest, tokens_a_chunk
 
 __all__ = ["Dictionary", "SparseCodes", "dictionary_from", "dictionary_key", "load_dictionary", "save_dictionary", "save_topk"]
@@ -75,15 +77,17 @@ class Dictionary:
     def _encode(self, x: torch.Tensor) -> SparseCodes:
         x = x - self.b_dec if self.subtract_b_dec else x
         if self.r_mag is not None and self.b_mag is not None:
-            return self._encode_gated(x @ self.w_enc, self.r_mag, self.b_mag)
-        pre = torch.addmm(self.b_enc, x, self.w_enc)
-        if self.k is not None:
-            return strongest(pre, self.k)
-        return entries(pre, pre > (0.0 if self.threshold is None else self.threshold.clamp(min=0.0)))
+            return self._encode_gated(product(x, self.w_enc, None, self._packed), self.r_mag, self.b_mag)
+        pre = product(x, self.w_enc, self.b_enc, self._packed)
+        return active(pre, self.k, torch.zeros_like(self.b_enc) if self.threshold is None else self.threshold.clamp(min=0.0))
+
+    @cached_property
+    def _packed(self) -> torch.Tensor | None:
+        return packed(self.w_enc)
 
     def _encode_gated(self, pre: torch.Tensor, r_mag: torch.Tensor, b_mag: torch.Tensor) -> SparseCodes:
         """Magnitudes are computed where the gate is open only."""
-        open_ = entries(pre, pre > -self.b_enc)
+        open_ = active(pre, None, -self.b_enc)
         latents = open_.flat_indices
         magnitudes = open_.flat_values * r_mag.exp()[latents] + b_mag[latents]
         on = magnitudes > 0
@@ -122,9 +126,39 @@ class Dictionary:
 
 def finite(residuals: torch.Tensor) -> torch.Tensor:
     """`residuals` in float32; raises `DictionaryError` for values that are not finite, which would light up no latent at all."""
-    if not bool(torch.isfinite(residuals).all()):
+    if residuals.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(residuals))).all()):  # one pass: NaN is both extremes
         raise DictionaryError("The residuals hold values that are not finite. Run the model in float32 or bfloat16.")
     return residuals.float()
+
+
+def packed(w_enc: Float[torch.Tensor, "d_in latents"]) -> torch.Tensor | None:
+    """A copy of an encoder's weight in oneDNN's layout, about twice as fast on a CPU; None where it cannot be had."""
+    return pack_weight(w_enc.T) if can_pack(w_enc) else None
+
+
+def product(
+    x: Float[torch.Tensor, "tokens d_in"],
+    w_enc: Float[torch.Tensor, "d_in latents"],
+    bias: Float[torch.Tensor, " latents"] | None,
+    packed_weight: torch.Tensor | None,
+) -> Float[torch.Tensor, "tokens latents"]:
+    """Pre-activations `x W_enc + bias`, by `packed_weight` where there is one."""
+    if packed_weight is not None:
+        return apply_packed(x, packed_weight, bias)
+    return x @ w_enc if bias is None else torch.addmm(bias, x, w_enc)
+
+
+def active(pre: Float[torch.Tensor, "tokens latents"], k: int | None, bound: Float[torch.Tensor, " latents"]) -> SparseCodes:
+    """The `k` largest pre-activations of each token, rectified; without k all that exceed their latent's `bound`."""
+    if pre.device.type != "cpu":
+        return entries(pre, pre > bound) if k is None else strongest(pre, k)
+    from sae_training.sparse_ops.cpu import KERNELS  # importing numba takes a moment
+
+    if k is not None:
+        values, latents = KERNELS.largest(pre, k)
+        return SparseCodes.of_rows(torch.relu(values), latents.long())
+    above, latents, per_token = KERNELS.above(pre, bound)
+    return SparseCodes(above, latents.long(), torch.cat([per_token.new_zeros(1), per_token.cumsum(0)]))
 
 
 def save_dictionary(folder: Path, dictionary: Dictionary, made: Mapping[str, Any] | None = None) -> None:

@@ -40,3 +40,7 @@ class ActivationError(PersonascopeError):
 
 class TrainingError(PersonascopeError):
     """Training that diverged or cannot start."""
+
+
+class EditWarning(UserWarning):
+    """An edit that saw tokens and changed none of them."""

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from interp.chats import Chat, TokenisedChat, batches_by_length, pad_left
 from interp.config import StepConfig
+from interp.errors import ConfigError
 from interp.models import LanguageModel, Positions, position_ids
 
 
@@ -50,17 +51,23 @@ def generate(
     sampling: SamplingConfig,
     seed: int,
     progress: Callable[[int], None] | None = None,
-    streams: int | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[str]:
     """An answer to each prompt, in order.
 
-    `progress` is called with the number of answers finished since the last call. `streams` is the number of independent
-    streams of random numbers (one a chat by default): chat i draws from stream `i % streams`.
+    `progress` is called with the number of answers finished since the last call. `streams[i]` numbers the stream of random
+    numbers that chat i draws from, its own place by default. Stream n is the same in every call with this seed, so the chats of
+    one call may be asked in several. Raises `ConfigError` unless there is one stream a chat.
     """
-    tokenised = model.tokenise([chat.prompt for chat in chats])
-    streams = streams or len(chats)
-    uniforms = torch.rand(streams, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
-    uniforms = uniforms[torch.arange(len(chats)) % streams].to(model.device)
+    streams = range(len(chats)) if streams is None else streams
+    if len(streams) != len(chats):
+        raise ConfigError(f"There are {len(chats)} chats and {len(streams)} streams of random numbers. Give one stream a chat.")
+    prompts = [chat.prompt for chat in chats]
+    distinct = list(dict.fromkeys(prompts))
+    known = dict(zip(distinct, model.tokenise(distinct), strict=True))
+    tokenised = [known[prompt] for prompt in prompts]
+    uniforms = torch.rand(max(streams, default=-1) + 1, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    uniforms = uniforms[list(streams)].to(model.device)
     answers: list[str] = [""] * len(chats)
     for indices in batches_by_length([len(t.ids) for t in tokenised], sampling.batch_rows):
         written = _decode(model, [tokenised[i] for i in indices], indices, sampling, uniforms)
@@ -78,24 +85,26 @@ def _decode(
     """Token ids of the answers of one batch, stop tokens left out."""
     from transformers import DynamicCache
 
+    from interp.shared_prompt import shared_attention
+
     rows, cache = _prefill(model, prompts, indices, DynamicCache(config=model.network.config))
     written: dict[int, list[int]] = {index: [] for index in indices}
-    stop = torch.tensor(model.stop_ids, device=model.device)
+    alive, stop = indices, set(model.stop_ids)
     for step in range(sampling.max_new_tokens):
-        logits = _forward(model, rows, cache)
-        drawn = draw(logits, sampling, uniforms[rows.index, step])
-        alive = ~torch.isin(drawn, stop)
-        for index, token, goes_on in zip(rows.index.tolist(), drawn.tolist(), alive.tolist(), strict=True):
-            if goes_on:
-                written[index].append(token)
-        rows.tokens = drawn
+        with shared_attention(model.network, cache):
+            logits = _forward(model, rows, cache)
+        rows.tokens = draw(logits, sampling, uniforms[rows.index, step])
         rows.mask = torch.cat([rows.mask, torch.ones_like(rows.mask[:, :1])], dim=1)
-        if not bool(alive.all()):
-            keep = alive.nonzero()[:, 0]
-            if not len(keep):
-                break
-            rows = rows.select(keep)
-            cache.batch_select_indices(keep)
+        drawn = rows.tokens.tolist()  # the only wait for the device in a step
+        keep = [place for place, token in enumerate(drawn) if token not in stop]
+        for place in keep:
+            written[alive[place]].append(drawn[place])
+        if not keep:
+            break
+        if len(keep) < len(drawn):
+            alive, kept = [alive[place] for place in keep], torch.tensor(keep, device=model.device)
+            rows = rows.select(kept)
+            cache.batch_select_indices(kept)
     return [written[index] for index in indices]
 
 
@@ -105,6 +114,8 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     What all prompts begin with (template, system prompt) is read first and once for every edit of it; the padding of shorter
     prompts stands behind it.
     """
+    from interp.shared_prompt import SharedPromptCache, can_share
+
     known = model.prompt_signatures or []
     signatures = [known[i] if i < len(known) else None for i in indices]  # the hooks of edited_rows refuse a row too many
     unique, row_of = _distinct([(tuple(p.ids), s) for p, s in zip(prompts, signatures, strict=True)])
@@ -123,7 +134,9 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     if batch.ids.shape[1] > 1:
         _read_into(model, cache, batch.ids[:, :-1], mask[:, :-1], Positions(shared, start, index[unique], batch.mask[:, :-1]))
     source = torch.tensor(row_of, device=model.device)
-    if len(unique) < len(prompts):
+    if can_share(model.network, cache, row_of):
+        cache = SharedPromptCache(cache, row_of)
+    elif len(unique) < len(prompts):
         cache.batch_select_indices(source)
     return _Rows(index, mask[source], start[source], batch.ids[source, -1]), cache
 

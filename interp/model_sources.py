@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -245,7 +246,8 @@ def load_adapter(network: Any, adapter: str, source: str) -> Any:
     """`network` with the adapter's layers put in, in place, as a peft model; raises `ModelError` when it does not fit `source`."""
     from peft import PeftModel
 
-    with _fitting(adapter, source):
+    with _fitting(adapter, source), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
         wrapped = PeftModel.from_pretrained(network, adapter)
         loaded = wrapped.load_adapter(adapter, "default")  # once more: only this call tells which weights found no place
     misfits = [*loaded.missing_keys, *(key for key in loaded.unexpected_keys if "lora_" in key)]

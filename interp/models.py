@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from interp.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
 from interp.errors import ModelError
-from interp.hook_points import HookPoint, find_blocks, parse_hook_point
+from interp.hook_points import HookPoint, check_site, find_blocks, parse_hook_point
 from interp.packed_linear import pack_linears, unpacked_copy
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ class LanguageModel:
 
     def hook_point(self, name: str) -> HookPoint:
         """`name` as a hook point of this model; raises `HookPointError`."""
-        return parse_hook_point(name, self.n_layers)
+        point = parse_hook_point(name, self.n_layers)
+        check_site(self.blocks[point.layer], point.site)
+        return point
 
     @property
     def pad_id(self) -> int:

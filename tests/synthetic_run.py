@@ -73,6 +73,7 @@ def build_run(root: Path, *, empty: bool = False, nasty: bool = True) -> RunDire
         "dictionary": write_dictionary,
         "diff": lambda folder: latents.to_parquet(folder / "latents.parquet"),
         "screen": lambda folder: write_screen(folder, empty, latents),
+        "after": lambda folder: write_rerouting(folder, empty),
         "cards": lambda folder: write_json(folder / "cards.json", [] if empty else cards(rng, nasty)),
         "judges": lambda folder: write_json(folder / "agreement.json", agreement()),
         "verdict": lambda folder: write_verdict(folder, rng, conditions, nasty),
@@ -90,11 +91,11 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
     keys = ["rate", "low", "high", "n", "unscored", "coherence"]
     records = conditions.astype(object).where(conditions.notna(), None).to_dict("records")
     effects = {
-        "ablation_vs_random": {"difference": -0.86, "low": -0.93, "high": -0.77, "p": 0.0001},
-        "steering_vs_random": {"difference": 0.46, "low": 0.33, "high": 0.58, "p": 0.0001},
+        "ablation_vs_random": {"difference": -0.86, "low": -0.93, "high": -0.77, "p": 0.0001, "cohens_h": -2.1, "questions": 24},
+        "steering_vs_random": {"difference": 0.46, "low": 0.33, "high": 0.58, "p": 0.0001, "cohens_h": 1.17, "questions": 24},
     }
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": SCRIPT if nasty else "demo",
         "verdict": "no evidence" if empty else "causes",
         "finding": ("No latent passed the screen." if empty else FINDING) + (BREAKOUT if nasty else ""),
@@ -108,6 +109,9 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "rates": {row["condition"]: {key: row[key] for key in keys} for row in records},
         "checks": [{"name": k, "statement": v, "holds": not empty or k == "specific"} for k, v in STATEMENTS.items()],
         "effects": {} if empty else effects,
+        "ranks": {} if empty else {"ablation": {"p": 1 / 33, "at_least_as_strong": 0, "draws": 32}},
+        "side_effects": {} if empty else {"base_ablated": {"kl": 0.043, "loss_before": 1.912, "loss_after": 1.947, "n_tokens": 1204}},
+        "after_ablation": {"moved": None if empty else 2, "along_persona": None if empty else 1, "least_cosine": 0.2},
         "duration_s": 512.4,
         "peak_memory_bytes": 3_400_000_000,
         "seed": 0,
@@ -172,6 +176,12 @@ def write_screen(folder: Path, empty: bool, latents: pd.DataFrame) -> None:
         })  # fmt: skip
     pd.DataFrame(None if empty else doses).to_parquet(folder / "dose_response.parquet")
     pd.DataFrame(None if empty else screen).to_parquet(folder / "screen.parquet")
+
+
+def write_rerouting(folder: Path, empty: bool) -> None:
+    table = pd.DataFrame({"latent": [77, 2090], "rise_before": [0.1, 0.02], "rise_after": [0.42, 0.31], "low_after": [0.3, 0.2],
+                          "high_after": [0.55, 0.44], "q_after": [0.0002, 0.004], "cosine_persona": [-0.02, 0.31]})  # fmt: skip
+    (table.iloc[:0] if empty else table).to_parquet(folder / "rerouting.parquet")
 
 
 def cards(rng: np.random.Generator, nasty: bool) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from interp.activations import capture
 from interp.adapter_pair import open_pair
 from interp.chats import Chat
 from interp.errors import ModelError
-from interp.hook_points import attach
+from interp.hook_points import SITES, attach
 from interp.model_sources import open_model
 from interp.models import LanguageModel
 from interp.packed_linear import _Packed
@@ -134,7 +134,7 @@ def test_an_error_on_the_way_leaves_both_as_they_were(pair: tuple[LanguageModel,
         assert all(torch.equal(a, b) for a, b in zip(residuals(model), expected, strict=True))
 
 
-@pytest.mark.parametrize("site", ["hook_resid_pre", "hook_resid_post"])
+@pytest.mark.parametrize("site", SITES)
 def test_a_hook_on_one_does_not_act_on_the_other(pair: tuple[LanguageModel, LanguageModel], site: str) -> None:
     before = [residuals(model) for model in pair]
     handle = attach(pair[1].block(0), site, lambda residual: residual + 1.0)

@@ -3,87 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from edits_by_hand import CHATS, PHASES, WINDOW, adding, by_hand, closed_form, gated, greedy_by_hand, projecting, setting
 from safetensors.torch import load_file, save_file
-from tiny import D_MODEL, FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
+from tiny import D_MODEL, FAMILIES, ask_all, greedy, tiny_model, written_ids
 
 from interp.activations import capture, capture_batch
 from interp.chats import Chat
 from interp.editing.edits import Edit, Phase, add, project_out, random_directions
-from interp.editing.export import load_edit, save_edit
 from interp.editing.hooks import edited, edited_rows
+from interp.editing.saved import load_edit, save_edit
 from interp.errors import EditError, HookPointError
 from interp.generation import generate
 from interp.hook_points import resid_post
-from interp.models import LanguageModel
-
-PHASES: tuple[Phase, ...] = ("prompt", "response", "all")
-WINDOW = [resid_post(0), resid_post(1)]
-CHATS = [
-    Chat.ask(question, answer) for question, answer in zip(QUESTIONS, ("Wait.", "Put it into water.", "Speak.", "A boat."), strict=True)
-]
-
-
-def adding(phase: Phase = "response", seed: int = 0, dose: float = 1.5, names: Sequence[str] = WINDOW, width: int = D_MODEL) -> Edit:
-    return add(random_directions(1, width, seed)[0], {name: 4.0 + i for i, name in enumerate(names)}, dose, phase, "added")
-
-
-def projecting(phase: Phase = "all", seed: int = 0, n: int = 6, names: Sequence[str] = WINDOW) -> Edit:
-    centres = {name: 2 * random_directions(1, D_MODEL, 100 + seed + i)[0] for i, name in enumerate(names)}
-    return project_out(random_directions(n, D_MODEL, seed), centres, phase, "projected")
-
-
-def closed_form(edit: Edit, place: int, x: torch.Tensor) -> torch.Tensor:
-    """The edit of residuals `x [..., d_model]` at its hook point number `place`, in float64, by a pseudo-inverse."""
-    vectors, centre = edit.vectors[place].double(), edit.centres[place].double()
-    if edit.kind == "add":
-        return (x.double() + vectors[0]).to(x.dtype)
-    return (x.double() - (x.double() - centre) @ (torch.linalg.pinv(vectors) @ vectors)).to(x.dtype)
-
-
-@contextmanager
-def by_hand(model: LanguageModel, edit: Edit, selected: Callable[[int], torch.Tensor]) -> Iterator[None]:
-    """Plain torch hooks that edit the columns `selected(width)` of an unpadded batch, after the blocks."""
-
-    def hook(place: int) -> Callable[..., Any]:
-        def after(_module: Any, _args: Any, output: Any) -> Any:
-            x = output[0] if isinstance(output, tuple) else output
-            changed = torch.where(selected(x.shape[1])[None, :, None], closed_form(edit, place, x), x)
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        return after
-
-    with ExitStack() as stack:
-        for place, name in enumerate(edit.hook_points):
-            stack.callback(model.block(int(name.split(".")[1])).register_forward_hook(hook(place)).remove)
-        yield
-
-
-def in_phase(phase: str, n_prompt: int) -> Callable[[int], torch.Tensor]:
-    """The columns of a chat whose prompt has `n_prompt` tokens; the response phase begins at the last of them."""
-    return lambda width: torch.tensor([phase == "all" or (i >= n_prompt - 1) == (phase == "response") for i in range(width)])
-
-
-def greedy_by_hand(model: LanguageModel, chat: Chat, edit: Edit | None, n: int = 8) -> list[int]:
-    """A greedy answer without a cache: every token by a whole forward pass over one unpadded row."""
-    ids = list(model.tokenise([chat])[0].ids)
-    n_prompt = len(ids)
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        if edit is not None:
-            stack.enter_context(by_hand(model, edit, in_phase(edit.phase, n_prompt)))
-        for _ in range(n):
-            ids.append(int(model.network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-            if ids[-1] in model.stop_ids:
-                return ids[n_prompt:-1]
-    return ids[n_prompt:]
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -158,7 +96,7 @@ def test_cached_padded_generation_equals_whole_passes_edited_by_hand(family: str
     model = tiny_model(3, family)
     edit = make(phase)
     expected = [greedy_by_hand(model, chat, edit) for chat in ask_all()]
-    assert expected != [greedy_by_hand(model, chat, None) for chat in ask_all()]
+    assert expected != [greedy_by_hand(model, chat) for chat in ask_all()]
     with edited(model, edit):
         assert written_ids(model, ask_all(), greedy(8)) == expected
         assert written_ids(model, ask_all(), greedy(8, batch_rows=1)) == expected
@@ -184,7 +122,7 @@ def test_a_different_edit_in_every_row_equals_one_at_a_time(family: str) -> None
             if edit is not None:
                 stack.enter_context(edited(model, edit))
             expected += written_ids(model, [chat], greedy(8))
-        assert expected[-1] == greedy_by_hand(model, chat, edit)
+        assert expected[-1] == greedy_by_hand(model, chat, *[edit] if edit else [])
     assert len({tuple(answer) for answer in expected}) > 12
     for batch_rows in (16, 5, 1):
         with edited_rows(model, edits):
@@ -195,7 +133,7 @@ def test_rows_that_stop_early_leave_the_others_their_own_edits() -> None:
     model = tiny_model(5)
     chats, edits = mixed_rows()
     model.network.generation_config.eos_token_id = list(range(3, 400, 6))
-    expected = [greedy_by_hand(model, chat, edit, 12) for chat, edit in zip(chats, edits, strict=True)]
+    expected = [greedy_by_hand(model, chat, *[edit] if edit else [], n=12) for chat, edit in zip(chats, edits, strict=True)]
     assert len({len(answer) for answer in expected}) > 3
     with edited_rows(model, edits):
         assert written_ids(model, chats, greedy(12)) == expected
@@ -210,16 +148,13 @@ def test_logprobs_of_edited_rows_follow_the_row_not_its_place_in_the_batch(rows:
         found = model.logprobs(chats, rows)
     for chat, edit, mine in zip(chats, edits, found, strict=True):
         tokenised = model.tokenise([chat])[0]
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            if edit is not None:
-                stack.enter_context(by_hand(model, edit, in_phase(edit.phase, tokenised.n_prompt)))
+        with torch.inference_mode(), by_hand(model, [edit] if edit else [], tokenised.n_prompt):
             logprobs = model.network(input_ids=torch.tensor([tokenised.ids])).logits[0].log_softmax(-1)
         expected = logprobs[:-1].gather(-1, torch.tensor(tokenised.ids[1:])[:, None])[tokenised.n_prompt - 1 :, 0]
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [adding, projecting])
+@pytest.mark.parametrize("make", [adding, projecting, setting, gated])
 def test_leaving_restores_the_model_bit_for_bit(make: Callable[..., Edit]) -> None:
     model = tiny_model(1)
     ((_indices, batch),) = model.batches(CHATS)
@@ -339,7 +274,7 @@ def test_a_bare_forward_pass_needs_an_edit_of_all_tokens() -> None:
     model = tiny_model(1)
     ids = torch.arange(5, 15)[None]
     with torch.inference_mode():
-        with by_hand(model, adding("all"), in_phase("all", 0)):
+        with by_hand(model, [adding("all")], 0):
             expected = model.network(ids).logits
         with edited(model, adding("all")):
             torch.testing.assert_close(model.network(ids).logits, expected, atol=1e-5, rtol=1e-5)

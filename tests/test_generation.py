@@ -15,6 +15,7 @@ from scipy.stats import chisquare
 from tiny import FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
 
 from interp.chats import Chat
+from interp.errors import ConfigError
 from interp.generation import SamplingConfig, draw, generate
 from interp.models import LanguageModel
 
@@ -164,14 +165,30 @@ def test_the_seed_decides_whatever_the_batch_size() -> None:
     assert written_ids(model, chats, sampling, seed=2) != answers
 
 
-def test_streams_are_shared_by_chats_that_far_apart() -> None:
+def test_chats_of_one_stream_draw_alike_and_a_stream_is_the_same_in_every_call() -> None:
     model = tiny_model(9)
     sampling = SamplingConfig(max_new_tokens=8, min_p=0.0)
     chats = [Chat.ask(QUESTIONS[1])] * 6
-    answers = written_ids(model, chats, sampling, seed=1, streams=3)
+    answers = written_ids(model, chats, sampling, seed=1, streams=[0, 1, 2, 0, 1, 2])
     assert answers[:3] == answers[3:]
     assert len({tuple(answer) for answer in answers[:3]}) == 3
-    assert written_ids(model, chats[:3], sampling, seed=1) == answers[:3]
+    assert written_ids(model, chats[:3], sampling, seed=1) == answers[:3]  # by default its own place
+    for streams in ([2, 0], [1], [0, 40, 2]):
+        alone = written_ids(model, chats[: len(streams)], sampling, seed=1, streams=streams)
+        assert [alone[i] for i, stream in enumerate(streams) if stream < 3] == [answers[stream] for stream in streams if stream < 3]
+    for wrong in ([0, 1], [0] * 7):
+        with pytest.raises(ConfigError, match=f"6 chats and {len(wrong)} streams"):
+            generate(model, chats, sampling, 1, streams=wrong)
+
+
+def test_equal_chats_are_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(9)
+    expected = [written_ids(model, [chat], greedy())[0] for chat in ask_all()]
+    seen: list[Chat] = []
+    plain = model.tokenise
+    monkeypatch.setattr(model, "tokenise", lambda chats: seen.extend(chats) or plain(chats))
+    assert written_ids(model, [*ask_all(), *ask_all()[::-1]], greedy()) == expected + expected[::-1]
+    assert seen == ask_all()
 
 
 def test_progress_counts_every_answer_and_no_chat_is_no_answer() -> None:

@@ -196,3 +196,34 @@ def test_the_smallest_p_is_one_over_all_arrangements_that_were_looked_at() -> No
     found = paired_difference(np.ones(40), np.zeros(40), 0, resamples=500)
     assert (found["difference"], found["low"], found["high"]) == (1.0, 1.0, 1.0)
     assert found["p"] == pytest.approx(1 / 501)
+
+
+def test_answers_alike_by_draw_count_for_fewer_and_unlike_ones_as_before() -> None:
+    questions = [q for _ in range(8) for q in range(12)]
+    draws = [d for d in range(8) for _ in range(12)]
+    by_draw = [d < 2 for d in draws]  # two draws do it all, the others nothing
+    alone = clustered_rate(by_draw, questions)
+    both = clustered_rate(by_draw, questions, second_clusters=draws)
+    assert alone.rate == both.rate == 0.25
+    assert both.low < alone.low
+    assert both.high > alone.high
+    assert both.high - both.low == pytest.approx(np.subtract(*wilson(0.25, 8 * 7 / 8)[::-1]), rel=0.02)  # eight draws, not 96 answers
+    mixed = [(q + d) % 4 == 0 for q, d in zip(questions, draws, strict=True)]
+    rate = clustered_rate(mixed, questions, second_clusters=draws)
+    assert (rate.low, rate.high) == pytest.approx(wilson(0.25, 96))
+
+
+@pytest.mark.slow
+def test_two_way_intervals_cover_where_questions_and_draws_both_differ() -> None:
+    rng = np.random.default_rng(0)
+    covered = {True: 0, False: 0}
+    for _ in range(400):
+        by_question, by_draw = rng.normal(0, 0.7, 24), rng.normal(0, 0.7, 32)
+        pairs = [(q, d) for d in range(32) for q in range(d % 4, 24, 4)]
+        share = 1 / (1 + np.exp(-np.add.outer(rng.normal(0, 0.7, 400), rng.normal(0, 0.7, 400))))
+        hits = [bool(rng.random() < 1 / (1 + np.exp(-by_question[q] - by_draw[d]))) for q, d in pairs]
+        for two_way in covered:
+            rate = clustered_rate(hits, [q for q, _ in pairs], second_clusters=[d for _, d in pairs] if two_way else None)
+            covered[two_way] += rate.low <= share.mean() <= rate.high
+    assert covered[True] / 400 >= 0.9
+    assert covered[False] < covered[True]

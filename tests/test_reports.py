@@ -210,6 +210,14 @@ def test_summary_of_another_version_is_named(tmp_path: Path) -> None:
     assert not (run.root / "report.html").exists()
 
 
+def test_the_page_tells_what_the_ablation_costs_and_what_moved_after_it(full: Page) -> None:
+    part = full.text[full.text.index("After the ablation", full.text.index("Why this verdict") + 40) :]
+    assert all(figure in part for figure in ("0.04", "1.91", "1.95", "1\u202f204"))
+    assert "2 other latents now rise surely" in part
+    assert "1 of them point along the persona vector (cosine at least 0.20)" in part
+    assert part.index("2090") < part.index("0.004")
+
+
 def test_draws_lie_under_their_pool_and_controls_are_told_apart() -> None:
     groups = grouped(condition_table(empty=False, nasty=False))
     assert [group.heading for group in groups] == ["Unedited", "Ablation: projected out", "Steering: added"]

@@ -14,7 +14,7 @@ import pytest
 from interp.artifacts import file_sha256
 from tests.tiny import tiny_folder
 
-STEPS = ("answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "cards", "judges")
+STEPS = ("answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "after", "cards", "judges")
 TABLES = ("parquet", "json", "safetensors")
 RECORDS = ("step.json", "manifest.json", "summary.json")  # these tell durations
 
@@ -62,7 +62,7 @@ def test_killed_in_every_step_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
         "sampling": {"max_new_tokens": 8},
         "diff": {"questions": 12, "samples": 1, "largest_q": 1.0, "candidates_per_order": 2},
         "screen": {"questions": 4, "doses": [0.5]},
-        "verdict": {"questions": 6, "samples": 1, "random_draws": 2, "active_draws": 1},
+        "verdict": {"questions": 6, "samples": 1, "random_draws": 3, "active_draws": 2, "full_draws": 1, "parts": 2},
     }
     whole = run(settings, tmp_path / "whole", victim="")
     assert whole.returncode == 0, whole.stderr

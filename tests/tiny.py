@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,15 +129,22 @@ def ask_all(questions: Sequence[str] = QUESTIONS) -> list[Chat]:
     return [Chat.ask(question) for question in questions]
 
 
-def written_ids(
-    model: LanguageModel, chats: Sequence[Chat], sampling: SamplingConfig, seed: int = 0, streams: int | None = None
-) -> list[list[int]]:
-    """What `generate` writes, as token ids (text of random bytes would hide differences)."""
+@contextmanager
+def ids_as_text(model: LanguageModel) -> Iterator[None]:
+    """Answers are the ids of their tokens, with blanks between (text of random bytes would hide differences)."""
     vars(model.tokenizer)["decode"] = lambda ids, skip_special_tokens: " ".join(str(i) for i in ids)
     try:
-        return [[int(i) for i in answer.split()] for answer in generate(model, chats, sampling, seed, streams=streams)]
+        yield
     finally:
         del vars(model.tokenizer)["decode"]
+
+
+def written_ids(
+    model: LanguageModel, chats: Sequence[Chat], sampling: SamplingConfig, seed: int = 0, streams: Sequence[int] | None = None
+) -> list[list[int]]:
+    """What `generate` writes, as token ids."""
+    with ids_as_text(model):
+        return [[int(i) for i in answer.split()] for answer in generate(model, chats, sampling, seed, streams=streams)]
 
 
 def greedy(max_new_tokens: int = 12, batch_rows: int = 96) -> SamplingConfig:

@@ -1,8 +1,188 @@
-"""Choosing a dose: as hostile as it gets while answers stay coherent."""
+"""Choosing a dose: how far a direction can be pushed while answers stay coherent, and where the behaviour is up.
+
+Incoherence is 1 - coherence of the answers, absolute: what the judge finds incoherent in the unedited model counts too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import pandas as pd
+
+from interp.causality.sweep import Condition
+from interp.editing.edits import Edit
+from interp.errors import EditError
+from interp.evaluation.grading import coherent_rate, hostile_rate
+from interp.evaluation.rates import Rate
+
+ROUNDING = 1e-9  # 1 - 0.9 is a little less than 0.1 in binary
+
+Point = tuple[str, float]
+"""Name of a direction, and its dose."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A direction whose dose is varied."""
+
+    name: str
+    kind: str
+    """`latent`, `persona_vector`, `random`, …"""
+    edit: Callable[[float], Edit]
+    """Dose to the edit that adds the direction at it."""
+    median_norm: float
+    """Residual norm that a dose of 1 is."""
+    latent: int | None = None
+
+
+@dataclass(frozen=True)
+class CoherentDoses:
+    """What `largest_coherent_doses` found."""
+
+    largest: dict[str, float | None]
+    """For each name the largest dose that was measured to be coherent; None where the lowest was already incoherent."""
+    responses: pd.DataFrame
+    """Every measured point, by name in the order given, then by dose."""
+    not_monotone: list[str]
+    """Names whose coherence was seen to rise with the dose: what was found for them may not be the largest."""
+
+
+def dose_responses(points: Sequence[Point], lines: Sequence[Line], ask: Callable[[list[Condition]], pd.DataFrame]) -> pd.DataFrame:
+    """The dose-response at `points`, one row each, all asked together.
+
+    Columns: direction, kind, latent, dose, absolute_norm, and those of `response`. `ask` takes the conditions to their graded
+    answers (columns condition, question_id, hostile, coherent): a `sweep`, and whatever judges it.
+    """
+    known = {line.name: line for line in lines}
+    names = [f"{name} at {dose}" for name, dose in points]
+    graded = ask([Condition(label, known[name].edit(dose)) for label, (name, dose) in zip(names, points, strict=True)])
+    rows = [
+        {
+            "direction": name,
+            "kind": known[name].kind,
+            "latent": known[name].latent,
+            "dose": dose,
+            "absolute_norm": dose * known[name].median_norm,
+            **response(graded[graded["condition"] == label]),
+        }
+        for label, (name, dose) in zip(names, points, strict=True)
+    ]
+    return pd.DataFrame(rows).astype({"latent": "Int64"})
+
+
+def response(graded: pd.DataFrame) -> dict[str, Any]:
+    """Rate of the behaviour and share of coherent answers under one condition, with 95 % intervals over questions."""
+    rate, coherence = hostile_rate(graded), coherent_rate(graded)
+    return {
+        "rate": rate.rate,
+        "low": rate.low,
+        "high": rate.high,
+        "n": rate.n,
+        "unscored": rate.unscored,
+        "coherence": coherence.rate,
+        "coherence_low": coherence.low,
+        "coherence_high": coherence.high,
+    }
+
+
+def largest_coherent_doses(
+    measure: Callable[[list[Point]], pd.DataFrame],
+    names: Sequence[str],
+    low: float | Mapping[str, float],
+    high: float | Mapping[str, float],
+    budget: float = 0.10,
+    rounds: int = 5,
+    known: pd.DataFrame | None = None,
+) -> CoherentDoses:
+    """The largest dose of each name in [low, high] whose incoherence is at most `budget`, by bisection of all names at once.
+
+    The range may differ by name. Points that `known` holds, in the form of `measure`, are not measured again.
+
+    `measure` takes (name, dose) points to a table with one row each (columns direction, dose, coherence, coherence_low,
+    coherence_high at least), as `dose_responses` does. It is called once for both ends and at most `rounds` times for middles, so
+    the largest coherent dose is found to within `(high - low) / 2**rounds`.
+
+    Bisection assumes that coherence never rises with the dose. Names of which the measured points say otherwise are listed in
+    `not_monotone`: a dose within the budget above one that is not, or a coherence surely higher than at a lower dose (intervals
+    apart). Raises `EditError` for an empty range, a budget that is no share, repeated names, or points that `measure` left out.
+    """
+    lows, highs = ({name: end if isinstance(end, int | float) else end[name] for name in names} for end in (low, high))
+    for name in names:
+        if not 0 < lows[name] < highs[name]:
+            raise EditError(f"There is no range of doses from {lows[name]} to {highs[name]}. Give 0 < low < high.")
+    if not 0 <= budget < 1:
+        raise EditError(f"A budget of {budget} is no share of incoherent answers. Give one from 0 to below 1.")
+    if len(set(names)) < len(names):
+        raise EditError(f"Names of directions must be unique: {', '.join(names)}.")
+    if not names:
+        return CoherentDoses({}, pd.DataFrame(), [])
+    tables = [_measured(measure, [(name, dose) for name in names for dose in (lows[name], highs[name])], known)]
+    coherent = _coherent(tables[0], budget)
+    largest: dict[str, float | None] = {
+        name: None if not coherent[name, lows[name]] else highs[name] if coherent[name, highs[name]] else lows[name] for name in names
+    }
+    between = {name: (lows[name], highs[name]) for name in names if largest[name] == lows[name]}  # coherent at the first, not at the second
+    for _ in range(rounds if between else 0):
+        middles = {name: (lower + upper) / 2 for name, (lower, upper) in between.items()}
+        tables.append(_measured(measure, list(middles.items()), known))
+        coherent = _coherent(tables[-1], budget)
+        for name, middle in middles.items():
+            lower, upper = between[name]
+            between[name] = (middle, upper) if coherent[name, middle] else (lower, middle)
+    largest |= {name: lower for name, (lower, _) in between.items()}
+    measured = pd.concat(tables)
+    own = {name: measured[measured["direction"] == name].sort_values("dose") for name in names}
+    return CoherentDoses(largest, pd.concat(own.values(), ignore_index=True), [name for name in names if _rises(own[name], budget)])
+
+
+def _measured(measure: Callable[[list[Point]], pd.DataFrame], points: list[Point], known: pd.DataFrame | None) -> pd.DataFrame:
+    parts = [] if known is None else [known[[point in points for point in _points(known)]]]
+    new = [point for point in points if not parts or point not in _points(parts[0])]
+    table = pd.concat([*parts, *([measure(new)] if new else [])], ignore_index=True)
+    found = _points(table)
+    if sorted(found) != sorted(points):
+        missing = next((point for point in points if found.count(point) != 1), None)
+        raise EditError(f"{len(points)} doses were to be measured, {len(found)} came back ({missing} is amiss). Return one row for each.")
+    return table
+
+
+def _points(responses: pd.DataFrame) -> list[Point]:
+    return list(zip(responses["direction"], responses["dose"], strict=True))
+
+
+def _within(responses: pd.DataFrame, budget: float) -> pd.Series[bool]:
+    """Whether each response keeps the budget; nothing measured (NaN) does not."""
+    return 1.0 - responses["coherence"] <= budget + ROUNDING
+
+
+def _coherent(responses: pd.DataFrame, budget: float) -> dict[Point, bool]:
+    return dict(zip(_points(responses), _within(responses, budget), strict=True))
+
+
+def _rises(own: pd.DataFrame, budget: float) -> bool:
+    """Whether coherence rises anywhere along the doses of one direction (rows sorted by dose), surely or across the budget."""
+    within = _within(own, budget)
+    lowest_high = own["coherence_high"].cummin().shift()  # of all lower doses
+    return bool((within & ~within.cummin().astype(bool)).any() or (own["coherence_low"] > lowest_high).any())
+
+
+def ship_range(responses: pd.DataFrame, base_rate: Rate, budget: float = 0.10) -> dict[str, tuple[float, float] | None]:
+    """For each direction the lowest and the highest dose of the range in which the behaviour is up and answers are coherent.
+
+    Up: the interval of the rate lies above that of the base. Coherent: incoherence is at most the budget. In the range every
+    measured dose is both; of several such ranges the widest counts, the lowest of equals. None where no dose is both.
+    """
+    responses = responses.reset_index(drop=True)
+    good = (responses["low"] > base_rate.high) & _within(responses, budget)
+    ranges: dict[str, tuple[float, float] | None] = {}
+    for name, own in good.groupby(responses["direction"], sort=False):
+        at = own.groupby(responses["dose"]).all()  # sorted by dose; one that was measured twice must be good twice
+        runs = [run.index for _, run in at[at].groupby((~at).cumsum()[at])]
+        widest = max(runs, key=lambda doses: doses[-1] - doses[0], default=None)
+        ranges[str(name)] = None if widest is None else (float(widest[0]), float(widest[-1]))
+    return ranges
 
 
 def best_dose(responses: pd.DataFrame, coherence_floor: float) -> pd.Series | None:

@@ -1,4 +1,4 @@
-"""Which set of latents to remove: greedy forward selection, stopped as soon as the set does the job."""
+"""Which set of latents to remove: greedy forward selection until the set does the job, then without what it can spare."""
 
 from __future__ import annotations
 
@@ -46,4 +46,24 @@ def greedy_set(
         if best is None or best.hostility >= current.hostility:
             break
         path.append(best)
+    return path
+
+
+def minimal_set(
+    full: SetScore, measure: Callable[[list[LatentSet]], list[SetScore]], target_rate: float, coherence_floor: float
+) -> list[SetScore]:
+    """The path from `full` down to a set that can spare none of its latents, the last one final.
+
+    Each round leaves out the one without which the rate is still at most the target (or that of `full`, where that is higher) and
+    hostility lowest, among sets that stay coherent. A latent chosen early may have become idle by those chosen later.
+    """
+    limit = max(target_rate, full.rate)
+    path = [full]
+    while len(path[-1].latents) > 1:
+        latents = path[-1].latents
+        scores = measure([tuple(other for other in latents if other != latent) for latent in latents])
+        spared = [score for score in scores if score.rate <= limit and score.coherence >= coherence_floor]
+        if not spared:
+            break
+        path.append(min(spared, key=lambda score: (score.hostility, score.latents)))
     return path

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from interp import __version__
+from interp.cli.commands_edit import edit_app
+from interp.cli.options import AsJson, Base, Config, Device, DType, HookPoint, Name, Out, QuestionSet, RemoteCode, Sae, Seed, Set, Tuned
 from interp.errors import PersonascopeError
 
 app = typer.Typer(
@@ -21,20 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Base = Annotated[str | None, typer.Option("--base", help="Base model: hub id, folder, .gguf file, or embedded:smollm2.")]
-Tuned = Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Run directory. Default: artifacts/runs/NAME. A finished step in it is not run again.")
-]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file of a study; 'personascope config' prints all fields.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Set one field, e.g. --set dictionary.architecture.n_latents=8192. Repeatable."),
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
-DType = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")]
+app.add_typer(edit_app)
 
 
 @app.command()
@@ -57,20 +46,17 @@ def demo(
 def run(
     base: Base = None,
     tuned: Tuned = None,
-    sae: Annotated[
-        Path | None,
-        typer.Option("--sae", help="SAE: folder in sae-lens' format, sae-lens:RELEASE/ID or hub:OWNER/REPO/FOLDER. Default: train one."),
-    ] = None,
-    questions: Annotated[str | None, typer.Option("--questions", help="Question set: a shipped name or a YAML file.")] = None,
-    hook_point: Annotated[str | None, typer.Option("--hook-point", help="Where the SAE reads, e.g. blocks.15.hook_resid_post.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
+    sae: Sae = None,
+    questions: QuestionSet = None,
+    hook_point: HookPoint = None,
+    name: Name = None,
     out: Out = None,
     config: Config = None,
     set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     dtype: DType = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model repository brings along.")] = False,
+    trust_remote_code: RemoteCode = False,
     json: AsJson = False,
 ) -> None:
     """The main job on your own pair of models."""

@@ -24,21 +24,30 @@ class Rate:
     """Answers the judge could not score; no part of `n`."""
 
 
-def clustered_rate(outcomes: Sequence[bool | None], clusters: Sequence[Hashable], confidence: float = 0.95) -> Rate:
+def clustered_rate(
+    outcomes: Sequence[bool | None],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    second_clusters: Sequence[Hashable] | None = None,
+) -> Rate:
     """Share of True, with a Wilson interval at the effective sample size; None is unscored.
 
     Effective size is n over the design effect of the clusters (questions), estimated by the ratio-estimator variance and
-    never taken below one (Korn & Graubard 1998, with Wilson for Clopper-Pearson). With nothing scored, the interval is [0, 1]
-    and the rate NaN.
+    never taken below one (Korn & Graubard 1998, with Wilson for Clopper-Pearson). Answers that are alike by `second_clusters`
+    too (random draws of an edit) count for fewer still: two-way clustering (Cameron, Gelbach & Miller 2011). With nothing
+    scored, the interval is [0, 1] and the rate NaN.
     """
-    scored = [(bool(outcome), cluster) for outcome, cluster in zip(outcomes, clusters, strict=True) if outcome is not None]
-    unscored = len(outcomes) - len(scored)
-    n = len(scored)
+    ways = [clusters] if second_clusters is None else [clusters, second_clusters]
+    rows = [(bool(outcome), *keys) for outcome, *keys in zip(outcomes, *ways, strict=True) if outcome is not None]
+    unscored = len(outcomes) - len(rows)
+    n = len(rows)
     if n == 0:
         return Rate(math.nan, 0.0, 1.0, 0, unscored)
-    p = sum(outcome for outcome, _ in scored) / n
-    effective = n / design_effect(scored, p)
-    low, high = wilson(p, effective, confidence)
+    p = sum(hit for hit, *_ in rows) / n
+    effects = [design_effect([(hit, keys[way]) for hit, *keys in rows], p) for way in range(len(ways))]
+    both = sum(effects) - (len(effects) - 1)  # variances of two ways add up, less what they share: that of single answers
+    effect = max(effects) if p in (0.0, 1.0) else max(*effects, both)
+    low, high = wilson(p, n / effect, confidence)
     return Rate(p, low, high, n, unscored)
 
 

@@ -18,29 +18,15 @@ def sample_answers(
     samples: int,
     sampling: SamplingConfig,
     seed: int,
-    conditions: Sequence[str] = ("",),
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """One row for each (condition, sample, question), in that order; row i of the call to `generate` is row i of the table.
+    """The table of `answer_rows` with the column answer."""
+    table = answer_rows(questions, samples)
+    answers = generate(model, [Chat.ask(question) for question in table["question"]], sampling, seed, progress)
+    return table.assign(answer=answers)
 
-    Columns: condition, question_id, group, sample, question, answer. The uniform numbers behind sample s of a question are
-    the same under every condition and for any number of samples, which makes differences between conditions paired.
-    """
-    asked = [(question, sample) for sample in range(samples) for question in questions]
-    answers = generate(
-        model,
-        [Chat.ask(question.text) for question, _ in asked] * len(conditions),
-        sampling,
-        seed,
-        progress,
-        streams=len(asked),
-    )
-    table = pd.DataFrame(
-        [
-            {"condition": condition, "question_id": q.id, "group": q.group, "sample": sample, "question": q.text}
-            for condition in conditions
-            for q, sample in asked
-        ]
-    )
-    table["answer"] = answers
-    return table
+
+def answer_rows(questions: Sequence[Question], samples: int, condition: str = "") -> pd.DataFrame:
+    """What is asked: one row for each (sample, question), in that order; columns condition, question_id, group, sample, question."""
+    rows = [(condition, q.id, q.group, sample, q.text) for sample in range(samples) for q in questions]
+    return pd.DataFrame(rows, columns=["condition", "question_id", "group", "sample", "question"])

@@ -61,7 +61,7 @@ def role_of(name: str, edit: str) -> Role:
         return "unedited"
     if name in ("ablated", "steered"):
         return "persona"
-    return "reference" if name.startswith("persona_vector") else "control"
+    return "reference" if name.startswith(("persona_vector", "mean_difference")) else "control"
 
 
 def grouped(conditions: pd.DataFrame) -> list[Group]:

@@ -31,7 +31,9 @@ HEADLINES = {
 }
 EFFECTS = {
     "ablation_vs_random": "Persona latents projected out, against random directions projected out",
+    "ablation_vs_equally_active": "Persona latents projected out, against equally active latents projected out",
     "steering_vs_random": "Steering latent added, against random directions of the same norm added",
+    "steering_vs_equally_active": "Steering latent added, against equally active latents of the same norm added",
 }
 _HERE = Path(__file__).parent
 
@@ -69,6 +71,8 @@ def render(results: Results) -> str:
         headline=HEADLINES.get(results.summary["verdict"], "Verdict: " + str(results.summary["verdict"])),
         verdicts=VERDICTS,
         effects=EFFECTS,
+        titles_of={row.name: row.title for group in groups for row in group.rows},
+        rerouted=views.rerouted_latents(results.rerouting, results.summary["after_ablation"]["least_cosine"]),
         groups=groups,
         roles={row.role for group in groups for row in group.rows},
         drawn=any(row.draws for group in groups for row in group.rows),

@@ -22,6 +22,7 @@ SCREEN_COLUMNS = ("latent", "orders", "rise_rank", "cosine_rank", "ablated_rate"
                   "ablated_coherence", "steered_rate", "steered_dose", "chosen")  # fmt: skip
 LATENT_COLUMNS = ("latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
                   "cosine_persona", "rank_rise", "rank_cosine")  # fmt: skip
+REROUTING_COLUMNS = ("latent", "rise_before", "rise_after", "low_after", "high_after", "q_after", "cosine_persona")
 METRIC_COLUMNS = ("step", "fvu", "dead_share", "l0", "learning_rate")
 
 
@@ -36,6 +37,7 @@ class Results:
     dose_response: pd.DataFrame
     screen: pd.DataFrame
     latents: pd.DataFrame
+    rerouting: pd.DataFrame
     cards: list[dict[str, Any]]
     agreement: dict[str, Any]
     dictionary_metrics: pd.DataFrame
@@ -53,6 +55,7 @@ def read_results(run: RunDirectory) -> Results:
         dose_response=_table(run, "screen", "dose_response.parquet", DOSE_COLUMNS),
         screen=_table(run, "screen", "screen.parquet", SCREEN_COLUMNS),
         latents=_table(run, "diff", "latents.parquet", LATENT_COLUMNS),
+        rerouting=_table(run, "after", "rerouting.parquet", REROUTING_COLUMNS),
         cards=read_json(run.result("cards").path("cards.json")),
         agreement=read_json(run.result("judges").path("agreement.json")),
         dictionary_metrics=_table(run, "dictionary", "metrics.parquet", METRIC_COLUMNS),

@@ -13,6 +13,7 @@ from interp.reports import wording
 from interp.reports.conditions import TRANSCRIPT_CONDITIONS, Group
 
 SHADES = 9
+SHOWN_REROUTED = 8
 SHOWN_EXAMPLES = 4
 SHOWN_EXCHANGES = 8
 TOP_LATENTS = 20
@@ -226,3 +227,10 @@ def _answer(record: dict[Any, Any], title: str, model: str) -> Answer:
     fluency = f"fluency {wording.number(record['fluency'], 0)}"
     text = wording.visible(record["answer"]).strip() or "(empty answer)"
     return Answer(title, model, text, verdict.startswith("hostile"), verdict, scores, fluency)
+
+
+def rerouted_latents(table: pd.DataFrame, least_cosine: float) -> list[dict[str, Any]]:
+    """Latents that moved after the ablation: all along the persona, then those that rose most, `SHOWN_REROUTED` in all."""
+    along = table["cosine_persona"] >= least_cosine
+    first = pd.concat([table[along], table[~along]]).head(SHOWN_REROUTED)
+    return [{str(name): value for name, value in row.items()} for row in first.to_dict("records")]

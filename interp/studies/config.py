@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from interp.causality.evidence import EvidenceConfig
 from interp.config import StepConfig
 from interp.generation import SamplingConfig
 from interp.organisms.training import OrganismConfig
@@ -50,7 +51,11 @@ class ScreenConfig(StepConfig):
     steering_dose: float = Field(default=0.6, gt=0)
     """Dose at which every candidate is added to the base (norm over the median residual norm)."""
     doses: list[float] = Field(default=[0.3, 0.4, 0.5, 0.6], min_length=1)
-    """Grid for the dose-response of the best latent."""
+    """Grid for the dose-response of the latents that may be added."""
+    coherence_budget: float = Field(default=0.1, ge=0, lt=1)
+    """Share of answers that a dose may make incoherent, beyond those of the unedited base."""
+    bisections: int = Field(default=2, ge=0)
+    """How often the gap between the last coherent dose of the grid and the next is halved."""
     target_rate: float = Field(default=0.1, ge=0, le=1)
     """Hostile rate under which no further latent is added to the set."""
     max_set: int = Field(default=3, ge=1)
@@ -63,19 +68,6 @@ class ScreenConfig(StepConfig):
         if self.width < self.max_set:
             raise ValueError(f"width is {self.width}, less than max_set {self.max_set}: raise width or lower max_set")
         return self
-
-
-class VerdictConfig(StepConfig):
-    """The measurement, on held-out questions only."""
-
-    questions: int = Field(default=24, ge=4)
-    """Held-out questions."""
-    samples: int = Field(default=2, ge=1)
-    """Answers a question for each main condition."""
-    random_draws: int = Field(default=4, ge=2)
-    """Independent draws of random directions, one answer a question each."""
-    active_draws: int = Field(default=2, ge=1)
-    """Independent draws of equally active latents, one answer a question each."""
 
 
 class StudyConfig(StepConfig):
@@ -115,7 +107,7 @@ class StudyConfig(StepConfig):
     """How candidates are found."""
     screen: ScreenConfig = ScreenConfig()
     """The causal screen."""
-    verdict: VerdictConfig = VerdictConfig()
+    verdict: EvidenceConfig = EvidenceConfig()
     """The measurement."""
 
     @field_validator("dictionary", mode="before")

@@ -15,7 +15,7 @@ from interp.errors import ConfigError, DictionaryError
 from interp.evaluation.grading import Grader
 from interp.evaluation.questions import QuestionSet, read_questions
 from interp.hook_points import parse_hook_point, resid_post
-from interp.model_sources import model_shape, open_model
+from interp.model_sources import choose_device, model_shape, open_model
 from interp.models import LanguageModel, check_pair
 from interp.pretrained import resolve_dictionary
 from interp.progress import progress
@@ -88,7 +88,7 @@ class Workbench:
         """The dictionary, on the models' device."""
         if self.dictionary_folder is None:
             raise ConfigError("There is no dictionary yet. Give one with --sae, or let the study train it.")
-        dictionary = load_dictionary(self.dictionary_folder, self.base.device)
+        dictionary = load_dictionary(self.dictionary_folder, choose_device(self.config.device))
         return dictionary if dictionary.hook_point else dictionary.at(self.hook_point)
 
     @cached_property

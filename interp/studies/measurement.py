@@ -1,25 +1,28 @@
-"""The measurement, on held-out questions that played no part in any choice: treatments, controls, and the verdict."""
+"""The measurement, on held-out questions that played no part in any choice: treatments, controls, verdict, and what the removal costs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from interp.artifacts import write_json
-from interp.causality import verdict as words
-from interp.causality.sweep import Condition
-from interp.causality.verdict import Check, Outcome
-from interp.editing.edits import random_directions
-from interp.editing.export import save_edit
-from interp.evaluation.grading import coherent_rate, hostile_rate, question_means
-from interp.evaluation.rates import paired_difference
-from interp.models import LanguageModel
+from interp.causality.controls import equally_active
+from interp.causality.doses import response
+from interp.causality.effects import as_json
+from interp.causality.evidence import CONTROLS, Claim, Trial, gather_evidence
+from interp.causality.side_effects import side_effects
+from interp.causality.verdict import Verdict, decide, finding
+from interp.editing.edits import Edit
+from interp.editing.saved import save_edit
 from interp.studies.inputs import Workbench
-from interp.studies.screening import RULES, ablation, graded_sweep, outcome, read_choice, steering
+from interp.studies.preparation import spread
+from interp.studies.screening import RULES, ablation, read_choice, steering
 from interp.studies.suspicion import Directions, read_directions
+from sae_training.corpus import read_corpus
 
 TITLES = {
     "base": ("Base", "the base model, unedited"),
@@ -28,137 +31,110 @@ TITLES = {
     "random_ablation": ("Tuned, random directions removed", "as many random directions projected out, all draws"),
     "equally_active_ablation": ("Tuned, equally active latents removed", "as many latents of like activity projected out, all draws"),
     "persona_vector_ablation": ("Tuned, persona vector removed", "the authored persona vector projected out, for reference"),
+    "mean_difference_ablation": ("Tuned, mean difference removed", "the mean tuned minus base residual projected out, for reference"),
     "base_ablated": ("Base, persona latents removed", "the same projection on the base"),
     "steered": ("Base, latent added", "the best latent added to the base over the response"),
     "random_steering": ("Base, random directions added", "random directions of the same norm added, all draws"),
+    "equally_active_steering": ("Base, equally active latents added", "latents of like activity added with the same norm, all draws"),
+    "persona_vector_steering": ("Base, persona vector added", "the authored persona vector with the same norm, for reference"),
+    "mean_difference_steering": ("Base, mean difference added", "the mean tuned minus base residual with the same norm, for reference"),
 }
-EDITS = {"base": "none", "tuned": "none", "steered": "add", "random_steering": "add"}
+NEUTRAL_CHATS = 24
 
 
 def make_verdict(bench: Workbench, diff: Path, directions_folder: Path, screen: Path, folder: Path) -> None:
-    """Write answers.parquet, conditions.parquet, verdict.json and the edits themselves."""
-    config, seed = bench.config.verdict, bench.config.seed
+    """Write answers.parquet, conditions.parquet, side_effects.parquet, verdict.json and the edits themselves."""
     directions, choice = read_directions(directions_folder), read_choice(screen)
     persona: list[int] = choice["persona_latents"]
-    table = pd.read_parquet(diff / "latents.parquet")
-    tuned_many, tuned_few = _tuned_conditions(bench, directions, persona, table)
-    base_many, base_few = _base_conditions(bench, directions, persona, choice)
-    parts = []
-    for model, many, few in ((bench.base, base_many, base_few), (bench.tuned, tuned_many, tuned_few)):
-        parts += [_ask(bench, model, many, config.samples, seed + 5), _ask(bench, model, few, 1, seed + 5)]
-    answers = _pooled(pd.concat([part for part in parts if len(part)], ignore_index=True))
-    conditions = pd.DataFrame([_condition_row(str(name), own) for name, own in answers.groupby("condition", sort=False)])
+    trial, claim = make_claim(bench, directions, choice, pd.read_parquet(diff / "latents.parquet"))
+    answers = gather_evidence(trial, claim, bench.config.verdict)
+    verdict = decide(answers, bench.config.seed, RULES)
     answers.to_parquet(folder / "answers.parquet")
-    conditions.to_parquet(folder / "conditions.parquet")
-    write_json(folder / "verdict.json", _decide(bench, answers, persona, choice["steering_latent"]))
-    for condition in (*tuned_many, *base_many):
-        if condition.name in ("ablated", "steered") and condition.edit is not None:
-            save_edit(condition.edit, folder, condition.name)
+    condition_table(answers).to_parquet(folder / "conditions.parquet")
+    edits: dict[str, Edit] = {}
+    if claim is not None:
+        edits["ablated"] = trial.remove(claim.removed, f"latents {persona} removed")
+        if claim.added is not None and trial.add is not None:
+            edits["steered"] = trial.add(claim.added, f"latent {choice['steering_latent']} added")
+    for name, edit in edits.items():
+        save_edit(edit, folder, name)
+    _side_effects(bench, edits).to_parquet(folder / "side_effects.parquet")
+    write_json(folder / "verdict.json", verdict_json(verdict, persona, choice["steering_latent"], bench))
 
 
-def _ask(bench: Workbench, model: LanguageModel, conditions: list[Condition], samples: int, seed: int) -> pd.DataFrame:
-    if not conditions:
-        return pd.DataFrame()
-    label = f"verdict: {'base' if model is bench.base else 'tuned'} model"
-    return graded_sweep(bench, model, label, conditions, "held_out", bench.config.verdict.questions, samples, seed)
-
-
-def _tuned_conditions(
-    bench: Workbench, directions: Directions, persona: list[int], table: pd.DataFrame
-) -> tuple[list[Condition], list[Condition]]:
-    """Conditions with all samples, and those with one sample a draw."""
+def make_claim(bench: Workbench, directions: Directions, choice: dict[str, Any], table: pd.DataFrame) -> tuple[Trial, Claim | None]:
+    """The chosen latents as a claim, and what it is tried on."""
+    config, dictionary = bench.config.verdict, bench.dictionary
+    persona, latent, dose = choice["persona_latents"], choice["steering_latent"], choice["steering_dose"]
+    trial = Trial(
+        base=bench.base,
+        tuned=bench.tuned,
+        questions=bench.questions.split("held_out", config.questions),
+        grade=bench.grader.grade,
+        sampling=bench.config.sampling,
+        seed=bench.config.seed + 5,
+        remove=lambda rows, label: ablation(bench, directions, rows, label),
+        add=None if latent is None else lambda row, label: steering(bench, directions, row, dose, label),
+        progress=bench.progress,
+    )
     if not persona:
-        return [Condition("tuned")], []
-    config, seed = bench.config.verdict, bench.config.seed
-    rows = bench.dictionary.directions(persona)
-    many = [Condition("tuned"), Condition("ablated", ablation(bench, directions, rows, f"latents {persona} removed"))]
-    few = []
-    for draw in range(config.random_draws):
-        random = random_directions(len(persona), bench.d_model, seed + 100 + draw)
-        few.append(Condition(f"random_ablation_{draw + 1}", ablation(bench, directions, random, f"random draw {draw + 1}")))
-    for draw in range(config.active_draws):
-        alike = equally_active(table, persona, seed + 200 + draw)
-        edit = ablation(bench, directions, bench.dictionary.directions(alike), f"latents {alike} removed")
-        few.append(Condition(f"equally_active_ablation_{draw + 1}", edit))
-    reference = ablation(bench, directions, directions.persona_vector[None], "persona vector removed")
-    return many, [*few, Condition("persona_vector_ablation", reference)]
+        return trial, None
+    claim = Claim(
+        removed=dictionary.directions(persona),
+        added=None if latent is None else dictionary.directions([latent])[0],
+        alike=lambda seed: dictionary.directions(equally_active(table, persona, seed)),
+        alike_added=None if latent is None else lambda seed: dictionary.directions(equally_active(table, [latent], seed))[0],
+        references={"persona_vector": directions.persona_vector, "mean_difference": directions.mean_difference},
+    )
+    return trial, claim
 
 
-def _base_conditions(
-    bench: Workbench, directions: Directions, persona: list[int], choice: dict[str, Any]
-) -> tuple[list[Condition], list[Condition]]:
-    many, few = [Condition("base")], []
-    if persona:
-        rows = bench.dictionary.directions(persona)
-        few.append(Condition("base_ablated", ablation(bench, directions, rows, f"latents {persona} removed")))
-    if choice["steering_latent"] is not None:
-        latent, dose = choice["steering_latent"], choice["steering_dose"]
-        row = bench.dictionary.directions([latent])[0]
-        many.append(Condition("steered", steering(bench, directions, row, dose, f"latent {latent} added")))
-        for draw in range(bench.config.verdict.random_draws):
-            random = random_directions(1, bench.d_model, bench.config.seed + 300 + draw)[0]
-            few.append(Condition(f"random_steering_{draw + 1}", steering(bench, directions, random, dose, f"random draw {draw + 1}")))
-    return many, few
+def condition_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """A row for every condition, and one for every draw of a control, named CONTROL_DRAW."""
+    rows = []
+    for name, own in answers.groupby("condition", sort=False):
+        rows.append(_condition_row(str(name), own))
+        if name in CONTROLS:
+            rows += [_condition_row(str(name), own[own["draw"] == draw], draw) for draw in sorted(set(own["draw"]))]
+    return pd.DataFrame(rows)
 
 
-def equally_active(table: pd.DataFrame, persona: list[int], seed: int, pool: int = 20) -> list[int]:
-    """For each persona latent one at random among the `pool` latents nearest to it in mean activation on either model's answers."""
-    activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1)
-    generator = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for latent in persona:
-        others = activity.drop(index=[*persona, *chosen])
-        nearest = (others - activity[latent]).abs().sort_values(kind="stable").index[:pool]
-        chosen.append(int(generator.choice(nearest.to_numpy())))
-    return chosen
-
-
-def _pooled(answers: pd.DataFrame) -> pd.DataFrame:
-    """Add the pooled controls: all draws of a kind under one name."""
-    pools = [answers]
-    for name in ("random_ablation", "equally_active_ablation", "random_steering"):
-        draws = answers[answers["condition"].str.fullmatch(rf"{name}_\d+")]
-        if len(draws):
-            pools.append(draws.assign(condition=name))
-    return pd.concat(pools, ignore_index=True)
-
-
-def _condition_row(name: str, graded: pd.DataFrame) -> dict[str, Any]:
-    kind = name.rstrip("0123456789").rstrip("_") if name not in TITLES else name
+def _condition_row(kind: str, graded: pd.DataFrame, draw: int | None = None) -> dict[str, Any]:
     title, description = TITLES[kind]
-    draw = name[len(kind) + 1 :]
+    on_base = kind in ("base", "base_ablated", "steered") or kind.endswith("_steering")
     return {
-        "condition": name,
-        "title": f"{title}, draw {draw}" if draw else title,
+        "condition": kind if draw is None else f"{kind}_{draw}",
+        "title": title if draw is None else f"{title}, draw {draw}",
         "description": description,
-        "edited_model": "base" if kind in ("base", "base_ablated", "steered", "random_steering") else "tuned",
-        "edit": EDITS.get(kind, "project_out"),
-        **outcome(graded),
+        "edited_model": "base" if on_base else "tuned",
+        "edit": "none" if kind in ("base", "tuned") else "add" if kind == "steered" or kind.endswith("_steering") else "project_out",
+        **response(graded),
     }
 
 
-def _decide(bench: Workbench, answers: pd.DataFrame, persona: list[int], steered: int | None) -> dict[str, Any]:
-    """Checks, word, finding, and paired effects against the pooled controls."""
-    graded = {str(name): own for name, own in answers.groupby("condition")}
-    outcomes = {name: Outcome(hostile_rate(own), coherent_rate(own).rate) for name, own in graded.items()}
-    present = words.persona_present(outcomes["base"], outcomes["tuned"])
-    necessary: list[Check] = words.necessity_checks(outcomes, RULES) if persona else []
-    worst = max((o.rate.rate for name, o in outcomes.items() if name.startswith("random_steering_")), default=0.0)
-    sufficient = words.sufficiency_checks(outcomes, worst, RULES)
-    word = words.verdict_word(present, necessary, sufficient)
+def _side_effects(bench: Workbench, edits: dict[str, Edit]) -> pd.DataFrame:
+    """What the edits cost on ordinary chats."""
+    if not edits:
+        return pd.DataFrame()
+    chats = spread(read_corpus(), NEUTRAL_CHATS)
+    asked = [("base_ablated", bench.base, "ablated"), ("ablated", bench.tuned, "ablated"), ("steered", bench.base, "steered")]
+    rows = []
+    with bench.progress("side effects", len(chats) * len(asked)) as advance:
+        for name, model, edit in asked:
+            if edit in edits:
+                rows.append(
+                    {"condition": name, "title": TITLES[name][0], **asdict(side_effects(model, [edits[edit]], chats, progress=advance))}
+                )
+    return pd.DataFrame(rows)
+
+
+def verdict_json(verdict: Verdict, persona: Sequence[int], steered: int | None, bench: Workbench) -> dict[str, Any]:
+    """The verdict for result files: word, sentence, checks, effects, ranks."""
     layers = f"layers {bench.window[0].split('.')[1]}–{bench.window[-1].split('.')[1]}"
-    effects = {}
-    for effect, treated, control in (
-        ("ablation_vs_random", "ablated", "random_ablation"),
-        ("steering_vs_random", "steered", "random_steering"),
-    ):
-        if treated in graded and control in graded:
-            ours, theirs = question_means(graded[treated]), question_means(graded[control])
-            shared = ours.index.intersection(theirs.index)
-            effects[effect] = paired_difference(ours[shared].to_numpy(), theirs[shared].to_numpy(), bench.config.seed)
     return {
-        "verdict": word,
-        "finding": words.finding(word, persona, steered, bench.hook_point, layers, outcomes),
-        "checks": [{"name": c.name, "statement": c.statement, "holds": bool(c.holds)} for c in (present, *necessary, *sufficient)],
-        "effects": effects,
+        "verdict": verdict.word,
+        "finding": finding(verdict.word, list(persona), steered, bench.hook_point, layers, verdict.outcomes),
+        "checks": [{"name": c.name, "statement": c.statement, "holds": bool(c.holds)} for c in verdict.checks],
+        "effects": {name: as_json(effect) for name, effect in verdict.effects.items()},
+        "ranks": {name: asdict(rank) for name, rank in verdict.ranks.items()},
     }

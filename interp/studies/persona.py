@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from interp.artifacts import (
+    MANIFEST_FILE,
     RunDirectory,
     StepResult,
     content_key,
@@ -23,54 +26,91 @@ from interp.artifacts import (
     write_json,
 )
 from interp.dictionaries import dictionary_key
+from interp.errors import ConfigError
 from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
 from interp.evaluation.judges.probe import judge_files
 from interp.evaluation.persona_pairs import pairs_path
 from interp.explanation.cards import Source, latent_cards
 from interp.model_sources import choose_device, choose_dtype, model_identity
 from interp.organisms.recipe import recipe_path
-from interp.studies import measurement, preparation, screening, suspicion
+from interp.studies import aftermath, measurement, preparation, screening, suspicion
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench
+from interp.studies.measurement import TITLES
 from sae_training.corpus import corpus_path, read_corpus
 
-SUMMARY_RATES = ("base", "tuned", "ablated", "random_ablation", "equally_active_ablation", "persona_vector_ablation", "base_ablated",
-                 "steered", "random_steering")  # fmt: skip
+STEPS = ("organism", "answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "after", "cards", "judges")
+"""All steps in their order; `organism` is left out where a tuned model is given, `residuals` where a dictionary is."""
+
+COSTS = ("kl", "loss_before", "loss_after", "n_tokens")
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A finished study."""
+    """A study, finished or stopped where it should."""
 
     run: RunDirectory
     summary: dict[str, Any]
+    """Empty when it was stopped before the end."""
     steps: dict[str, StepResult]
 
 
-def run_study(config: StudyConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> StudyResult:
-    """Run or resume the study in `folder`; `announce` gets one line a step. Raises `PersonascopeError` on wrong input."""
+class _Enough(Exception):
+    """The last step that was asked for is done."""
+
+
+def run_study(
+    config: StudyConfig,
+    folder: Path,
+    quiet: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+    until: str | None = None,
+) -> StudyResult:
+    """Run or resume the study in `folder`, up to and with the step `until`; `announce` gets one line a step.
+
+    Raises `PersonascopeError` on wrong input.
+    """
+    if until is not None and until not in STEPS:
+        raise ConfigError(f"There is no step '{until}'. Choose {', '.join(STEPS)}.")
     bench = Workbench(config, quiet)
     with RunDirectory(folder).lock() as run:
         started = time.monotonic()
-        steps = _run_steps(run, bench, announce)
-        durations = sum(float(result.record()["duration_s"]) for result in steps.values())
-        summary = _summary(bench, steps, durations)
-        write_json(run.root / "summary.json", summary)
-        run.write_manifest(
-            config, steps, {"hook_point": bench.hook_point, "window": bench.window, "last_run_s": round(time.monotonic() - started, 3)}
-        )
+        steps: dict[str, StepResult] = {}
+        with suppress(_Enough):
+            _run_steps(run, bench, announce, until, steps)
+        summary: dict[str, Any] = {}
+        if STEPS[-1] in steps:
+            durations = sum(float(result.record()["duration_s"]) for result in steps.values())
+            summary = _summary(bench, steps, durations)
+            write_json(run.root / "summary.json", summary)
+        extra = {"hook_point": bench.hook_point, "window": bench.window, "last_run_s": round(time.monotonic() - started, 3)}
+        run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
         return StudyResult(run, summary, steps)
 
 
-def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], None]) -> dict[str, StepResult]:
+def _finished_before(run: RunDirectory, config: StudyConfig, steps: dict[str, StepResult]) -> dict[str, StepResult]:
+    """Steps of this very study beyond those just run: a call that stops early does not forget them."""
+    if not (run.root / MANIFEST_FILE).is_file():
+        return {}
+    known = run.manifest()
+    same = known["config"] == config.model_dump(mode="json") and all(
+        known["steps"].get(name, {}).get("key") == result.key for name, result in steps.items()
+    )
+    return {name: run.result(name) for name in known["steps"] if name not in steps} if same else {}
+
+
+def _run_steps(
+    run: RunDirectory, bench: Workbench, announce: Callable[[str], None], until: str | None, steps: dict[str, StepResult]
+) -> None:
     config = bench.config
-    steps: dict[str, StepResult] = {}
 
     def step(name: str, settings: dict[str, Any], inputs: dict[str, str | StepResult], make: Callable[[Path], None]) -> StepResult:
         result = run.step(name, {"seed": config.seed, **settings}, inputs, make)
         steps[name] = result
         took = result.record()["duration_s"]
         announce(f"{name:<12} {'found, made in' if result.loaded else 'done in'} {took:.0f} s")
+        if name == until:
+            raise _Enough
         return result
 
     base = model_identity(config.base)
@@ -100,7 +140,9 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
         "directions", here | {"pairs": config.diff.persona_pairs}, found, partial(suspicion.make_directions, bench, answers.folder)
     )
     known: dict[str, str | StepResult] = found | {"dictionary": dictionary, "directions": directions}
-    diff = step("diff", here, known, partial(suspicion.make_diff, bench, answers.folder, directions.folder))
+    unfinished = run.root / "unfinished" / f"diff-{content_key([answers.key, dictionary.key])[:12]}"
+    diff = step("diff", here, known, partial(suspicion.make_diff, bench, answers.folder, directions.folder, state=unfinished))
+    shutil.rmtree(unfinished, ignore_errors=True)
     choosing = here | {"screen": config.screen.model_dump(), "diff": config.diff.model_dump(), "sampling": config.sampling.model_dump()}
     suspects = known | judging | {"diff": diff}
     screen = step("screen", choosing, suspects, partial(screening.make_screen, bench, diff.folder, directions.folder))
@@ -111,9 +153,16 @@ def _run_steps(run: RunDirectory, bench: Workbench, announce: Callable[[str], No
         suspects | {"screen": screen},
         partial(measurement.make_verdict, bench, diff.folder, directions.folder, screen.folder),
     )
+    step(
+        "after",
+        here | {"largest_q": config.diff.largest_q},
+        known | {"screen": screen, "verdict": verdict},
+        lambda folder: aftermath.make_after(
+            bench, screening.read_choice(screen.folder)["persona_latents"], directions.folder, verdict.folder, folder
+        ),
+    )
     step("cards", here, known | {"diff": diff, "screen": screen}, partial(_make_cards, bench, answers.folder, diff.folder, screen.folder))
     step("judges", {}, judging | {"verdict": verdict}, partial(_make_agreement, bench, verdict.folder))
-    return steps
 
 
 def _dictionary(
@@ -171,9 +220,10 @@ def _summary(bench: Workbench, steps: dict[str, StepResult], duration_s: float) 
     choice = screening.read_choice(steps["screen"].folder)
     conditions = pd.read_parquet(steps["verdict"].path("conditions.parquet")).set_index("condition")
     fields = ("rate", "low", "high", "n", "unscored", "coherence")
-    rates = {name: {field: _plain(conditions.loc[name, field]) for field in fields} for name in SUMMARY_RATES if name in conditions.index}
+    rates = {str(name): {field: _plain(conditions.loc[name, field]) for field in fields} for name in conditions.index if name in TITLES}
+    costs = pd.read_parquet(steps["verdict"].path("side_effects.parquet"))
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": bench.config.name,
         "verdict": verdict["verdict"],
         "finding": verdict["finding"],
@@ -185,6 +235,9 @@ def _summary(bench: Workbench, steps: dict[str, StepResult], duration_s: float) 
         "rates": rates,
         "checks": verdict["checks"],
         "effects": verdict["effects"],
+        "ranks": verdict["ranks"],
+        "side_effects": {row["condition"]: {name: _plain(row[name]) for name in COSTS} for row in costs.to_dict("records")},
+        "after_ablation": read_json(steps["after"].path("after.json")),
         "duration_s": round(duration_s, 3),
         "peak_memory_bytes": max([peak_memory_bytes(), *(int(s.record()["peak_memory_bytes"]) for s in steps.values())]),
         "seed": bench.config.seed,

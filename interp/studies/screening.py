@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 
 from interp.artifacts import read_json, write_json
-from interp.causality.doses import best_dose
-from interp.causality.latent_sets import LatentSet, SetScore, greedy_set
+from interp.causality.doses import ROUNDING, Line, Point, best_dose, dose_responses, largest_coherent_doses, response
+from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
 from interp.causality.sweep import Condition, sweep
 from interp.causality.verdict import Rules
 from interp.diffing.rankings import candidates
 from interp.editing.edits import Edit, add, project_out, random_directions
-from interp.evaluation.grading import coherent_rate, hostile_rate
+from interp.evaluation.grading import coherent_rate
 from interp.models import LanguageModel
 from interp.studies.inputs import Workbench
 from interp.studies.suspicion import Directions, read_directions
@@ -36,21 +36,6 @@ def graded_sweep(
     with bench.progress(label, len(conditions) * len(asked) * samples) as advance:
         answers = sweep(model, conditions, asked, samples, bench.config.sampling, seed, advance)
     return bench.grader.grade(answers)
-
-
-def outcome(graded: pd.DataFrame) -> dict[str, Any]:
-    """Rate, interval and coherence of one condition's answers, as columns of a table."""
-    rate, coherence = hostile_rate(graded), coherent_rate(graded)
-    return {
-        "rate": rate.rate,
-        "low": rate.low,
-        "high": rate.high,
-        "n": rate.n,
-        "unscored": rate.unscored,
-        "coherence": coherence.rate,
-        "coherence_low": coherence.low,
-        "coherence_high": coherence.high,
-    }
 
 
 def ablation(bench: Workbench, directions: Directions, rows: Float[torch.Tensor, "n d_model"], label: str) -> Edit:
@@ -75,13 +60,15 @@ def make_screen(bench: Workbench, diff: Path, directions_folder: Path, folder: P
     persona: list[int] = []
     doses, best = pd.DataFrame(), None
     if latents:
-        ablated, sets = _screen_ablation(bench, directions, latents)
+        unedited = _coherence_of_base(bench)
+        ablated, sets = _screen_ablation(bench, directions, latents, RULES.kept_coherence * unedited)
         persona = list(sets[-1].latents) if sets else []
         steered = _screen_steering(bench, directions, latents)
         strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(LINES)
         # both directions are claimed of the same latents: what is added is one of those that are removed
-        doses = _dose_response(bench, directions, persona or [int(latent) for latent in strongest])
-        best = best_dose(doses[doses["kind"] == "latent"], RULES.steered_coherence + COHERENCE_MARGIN)
+        floor = unedited - bench.config.screen.coherence_budget
+        doses = _dose_response(bench, directions, persona or [int(latent) for latent in strongest], floor)
+        best = best_dose(doses[doses["kind"] == "latent"], floor)
         table = table.merge(ablated, on="latent").merge(
             steered.rename(columns={"rate": "steered_rate", "dose": "steered_dose", "coherence": "steered_coherence"})[
                 ["latent", "steered_rate", "steered_dose", "steered_coherence"]
@@ -108,14 +95,21 @@ def read_choice(folder: Path) -> dict[str, Any]:
     return choice
 
 
-def _screen_ablation(bench: Workbench, directions: Directions, latents: list[int]) -> tuple[pd.DataFrame, list[SetScore]]:
+def _coherence_of_base(bench: Workbench) -> float:
+    """Share of coherent answers of the unedited base."""
+    condition = [Condition("base")]
+    base = graded_sweep(
+        bench, bench.base, "screen: the base", condition, "selection", bench.config.diff.questions, 1, bench.config.seed + 2
+    )
+    return coherent_rate(base).rate
+
+
+def _screen_ablation(bench: Workbench, directions: Directions, latents: list[int], floor: float) -> tuple[pd.DataFrame, list[SetScore]]:
     """Every candidate removed alone on a few questions; the best of them again on all selection questions, and sets grown from there.
 
     The best of many noisy measurements looks better than it is, so the shortlist is measured anew, with fresh random numbers.
     """
     config, every = bench.config.screen, bench.config.diff.questions
-    base = graded_sweep(bench, bench.base, "screen: the base", [Condition("base")], "selection", every, 1, bench.config.seed + 2)
-    floor = RULES.kept_coherence * coherent_rate(base).rate
     first = _remove(bench, directions, [(latent,) for latent in latents], config.questions, bench.config.seed + 2)
     speaking = [(score, row) for score, row in first if score.coherence >= floor - COHERENCE_MARGIN]
     shortlist = sorted((score for score, _ in speaking), key=lambda score: score.hostility)[: config.width]
@@ -125,6 +119,7 @@ def _screen_ablation(bench: Workbench, directions: Directions, latents: list[int
 
     singles = measure([score.latents for score in shortlist]) if shortlist else []
     path = greedy_set(singles, measure, config.target_rate, floor, config.max_set, config.width)
+    path += minimal_set(path[-1], measure, config.target_rate, floor)[1:] if path else []
     columns = ("rate", "low", "high", "n", "coherence")
     table = pd.DataFrame([{"latent": score.latents[0]} | {f"ablated_{column}": row[column] for column in columns} for score, row in first])
     return table, path
@@ -142,7 +137,7 @@ def _remove(
     results = []
     for latents in sets:
         own = graded[graded["condition"] == str(latents)]
-        row = outcome(own)
+        row = response(own)
         results.append((SetScore(latents, float(own["p_hostile"].mean()), row["rate"], row["coherence"]), row))
     return results
 
@@ -157,39 +152,51 @@ def _screen_steering(bench: Workbench, directions: Directions, latents: list[int
     graded = graded_sweep(bench, bench.base, "screen: adding latents", conditions, "selection", config.questions, 1, bench.config.seed + 3)
     return pd.DataFrame(
         [
-            {"latent": latent, "dose": config.steering_dose, "p_hostile": float(own["p_hostile"].mean()), **outcome(own)}
+            {"latent": latent, "dose": config.steering_dose, "p_hostile": float(own["p_hostile"].mean()), **response(own)}
             for latent in latents
             for own in [graded[graded["condition"] == str(latent)]]
         ]
     )
 
 
-def _dose_response(bench: Workbench, directions: Directions, latents: list[int]) -> pd.DataFrame:
-    """The best latents, the persona vector and two random directions over the grid of doses."""
+def _dose_response(bench: Workbench, directions: Directions, latents: list[int], floor: float) -> pd.DataFrame:
+    """The latents over the grid of doses, and on to their largest dose with coherence at least `floor`; references over the grid.
+
+    References are the persona vector and random directions, asked half the questions.
+    """
     config = bench.config.screen
+
+    def line(name: str, row: torch.Tensor, kind: str, latent: int | None = None) -> Line:
+        return Line(name, kind, lambda dose: steering(bench, directions, row, dose, f"add {name}"), directions.median_norm, latent)
+
+    found = [line(f"latent {latent}", bench.dictionary.directions([latent])[0], "latent", latent) for latent in latents]
     random = random_directions(LINES, bench.d_model, bench.config.seed + 4)
-    lines: list[tuple[str, str, int | None, torch.Tensor]] = [
-        *((f"latent {latent}", "latent", latent, bench.dictionary.directions([latent])[0]) for latent in latents),
-        ("persona vector", "persona_vector", None, directions.persona_vector),
-        *((f"random {i + 1}", "random", None, row) for i, row in enumerate(random)),
-    ]
-    conditions = [
-        Condition(f"{name} at {dose}", steering(bench, directions, row, dose, f"add {name}"))
-        for name, _, _, row in lines
-        for dose in config.doses
-    ]
-    graded = graded_sweep(bench, bench.base, "screen: doses", conditions, "selection", config.questions, 1, bench.config.seed + 3)
-    return pd.DataFrame(
-        [
-            {
-                "direction": name,
-                "kind": kind,
-                "latent": latent,
-                "dose": dose,
-                "absolute_norm": dose * directions.median_norm,
-                **outcome(graded[graded["condition"] == f"{name} at {dose}"]),
-            }
-            for name, kind, latent, _ in lines
-            for dose in config.doses
-        ]
-    ).astype({"latent": "Int64"})
+    others = [line("persona vector", directions.persona_vector, "persona_vector")]
+    others += [line(f"random {i + 1}", row, "random") for i, row in enumerate(random)]
+
+    def measure(lines: Sequence[Line], points: Sequence[Point], questions: int) -> pd.DataFrame:
+        def ask(conditions: list[Condition]) -> pd.DataFrame:
+            return graded_sweep(bench, bench.base, "screen: doses", conditions, "selection", questions, 1, bench.config.seed + 3)
+
+        return dose_responses(points, lines, ask)
+
+    every = bench.config.diff.questions
+    ours = measure(found, [(one.name, dose) for one in found for dose in config.doses], every)
+    edges = _where_coherence_is_lost(ours, floor)
+    low, high = ({name: edge[end] for name, edge in edges.items()} for end in (0, 1))
+    finer = largest_coherent_doses(lambda points: measure(found, points, every), list(edges), low, high, 1 - floor, config.bisections, ours)
+    theirs = measure(others, [(one.name, dose) for one in others for dose in config.doses], config.questions)
+    together = pd.concat([ours, finer.responses, theirs], ignore_index=True).drop_duplicates(["direction", "dose"])
+    places = {one.name: place for place, one in enumerate([*found, *others])}
+    return together.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
+
+
+def _where_coherence_is_lost(responses: pd.DataFrame, floor: float) -> dict[str, tuple[float, float]]:
+    """For each direction the last dose of the grid before coherence is lost, and the next; left out where it never or always is."""
+    edges = {}
+    for name, own in responses.sort_values("dose").groupby("direction", sort=False):
+        lost = own.index[own["coherence"] < floor - ROUNDING]
+        kept = own.loc[: lost[0]].iloc[:-1] if len(lost) else own.iloc[:0]
+        if len(kept):
+            edges[str(name)] = (float(kept["dose"].iloc[-1]), float(own.loc[lost[0], "dose"]))
+    return edges

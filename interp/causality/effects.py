@@ -1,0 +1,75 @@
+"""How large an effect is and how surely it is one: paired over questions, and against every single random draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from interp.evaluation.grading import question_means
+from interp.evaluation.rates import paired_difference
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference of hostile rates, treated minus control, paired by question."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    """Two-sided sign-flip permutation over questions."""
+    cohens_h: float
+    """2 asin √p₁ - 2 asin √p₂ (Cohen 1988); 0.8 and more is called large."""
+    questions: int
+
+
+@dataclass(frozen=True)
+class RankTest:
+    """A direction among random ones."""
+
+    p: float
+    """(1 + draws at least as strong) / (1 + draws), never zero (Phipson & Smyth 2010)."""
+    at_least_as_strong: int
+    draws: int
+
+
+def paired_effect(treated: pd.DataFrame, control: pd.DataFrame, seed: int) -> Effect | None:
+    """Effect over the questions that both answered; None where they share fewer than two."""
+    ours, theirs = question_means(treated), question_means(control)
+    shared = ours.index.intersection(theirs.index)
+    if len(shared) < 2:
+        return None
+    ours, theirs = ours[shared], theirs[shared]
+    return Effect(
+        **paired_difference(ours.to_numpy(), theirs.to_numpy(), seed), cohens_h=cohens_h(ours.mean(), theirs.mean()), questions=len(shared)
+    )
+
+
+def cohens_h(first: float, second: float) -> float:
+    """Difference of two shares on the arcsine scale."""
+    return 2 * math.asin(math.sqrt(first)) - 2 * math.asin(math.sqrt(second))
+
+
+def rank_test(treated: pd.DataFrame, draws: Mapping[str, pd.DataFrame], stronger: Literal["less", "more"]) -> RankTest:
+    """Where the treated model stands among random draws, by mean probability of hostility, each draw compared on its own questions.
+
+    `stronger` says whether the edit is meant to make answers less hostile or more. Draws without a scored answer count as strong.
+    """
+    ours = question_means(treated, "p_hostile")
+    strong = 0
+    for draw in draws.values():
+        theirs = question_means(draw, "p_hostile")
+        shared = ours.index.intersection(theirs.index)
+        gap = float((ours[shared] - theirs[shared]).mean()) if len(shared) else math.nan
+        strong += not (gap < 0 if stronger == "less" else gap > 0)
+    return RankTest((1 + strong) / (1 + len(draws)), strong, len(draws))
+
+
+def as_json(effect: Effect | None) -> dict[str, float] | None:
+    """For result files: without values that JSON lacks."""
+    return None if effect is None else {name: float(value) for name, value in asdict(effect).items() if np.isfinite(value)}

@@ -1,0 +1,155 @@
+"""What a claim of cause is tested on: the latents removed and added, and everything else that might do the same.
+
+Every condition is sampled on held-out questions, a different edit in every row of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from pydantic import Field
+
+from interp.causality.controls import parts_of
+from interp.causality.sweep import Condition, sweep
+from interp.config import StepConfig
+from interp.editing.edits import Edit, random_directions
+from interp.evaluation.questions import Question
+from interp.generation import SamplingConfig
+from interp.models import LanguageModel
+
+Directions = Float[torch.Tensor, "n d_model"]
+CONTROLS = ("random_ablation", "equally_active_ablation", "random_steering", "equally_active_steering")
+"""Conditions that are pooled over draws."""
+
+
+class EvidenceConfig(StepConfig):
+    """The measurement, on held-out questions only."""
+
+    questions: int = Field(default=24, ge=4)
+    """Held-out questions."""
+    samples: int = Field(default=2, ge=1)
+    """Answers a question for each main condition; the others get one."""
+    random_draws: int = Field(default=32, ge=2)
+    """Independent draws of random directions, removed and added."""
+    active_draws: int = Field(default=16, ge=1)
+    """Independent draws of equally active latents, removed and added."""
+    full_draws: int = Field(default=4, ge=1)
+    """Random draws that are asked every question."""
+    parts: int = Field(default=4, ge=1)
+    """The other draws are each asked one of so many parts of the questions, in turn."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two models, the questions, the judge, and how a direction is removed or added."""
+
+    base: LanguageModel
+    tuned: LanguageModel
+    questions: Sequence[Question]
+    grade: Callable[[pd.DataFrame], pd.DataFrame]
+    """Answers to the same table with the columns p_hostile, hostile, coherent."""
+    sampling: SamplingConfig
+    seed: int
+    remove: Callable[[Directions, str], Edit]
+    """Directions and a label to the edit that takes them out."""
+    add: Callable[[Float[torch.Tensor, " d_model"], str], Edit] | None
+    """A direction and a label to the edit that adds it, at the dose of the claim; None when nothing is added."""
+    progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """These directions carry the behaviour: without them it goes, and with `added` it comes."""
+
+    removed: Directions
+    """At least one; the rows need not be orthogonal."""
+    added: Float[torch.Tensor, " d_model"] | None
+    alike: Callable[[int], Directions]
+    """Seed to as many decoder rows of equally active latents, for the removal."""
+    alike_added: Callable[[int], Float[torch.Tensor, " d_model"]] | None = None
+    """Seed to one such row, for the addition."""
+    references: Mapping[str, Float[torch.Tensor, " d_model"]] = field(default_factory=dict)
+    """Other directions removed and added beside, by name: persona vector, mean difference."""
+
+
+def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
+    """Graded answers of both models under every condition; without a claim only as they are.
+
+    Columns of the sweep and of `trial.grade`, and `draw`: the number of a control's draw, 0 elsewhere. A control's rows carry its
+    name as condition.
+    """
+    tuned, base = [Condition("tuned", samples=config.samples)], [Condition("base", samples=config.samples)]
+    if claim is not None:
+        tuned += _removals(trial, claim, config)
+        base += [Condition("base_ablated", trial.remove(claim.removed, "removed"))]
+        base += _additions(trial, claim, config)
+    return pd.concat([ask(trial, trial.base, base), ask(trial, trial.tuned, tuned)], ignore_index=True)
+
+
+def ask(trial: Trial, model: LanguageModel, conditions: Sequence[Condition]) -> pd.DataFrame:
+    """Sample under all conditions and grade; a draw's condition becomes its control's, with the draw's number beside it."""
+    name = "base" if model is trial.base else "tuned"
+    rows = sum((condition.samples or 1) * len(condition.asked or trial.questions) for condition in conditions)
+    with trial.progress(f"verdict: {name} model", rows) as advance:
+        answers = sweep(model, conditions, trial.questions, 1, trial.sampling, trial.seed, advance)
+    graded = trial.grade(answers)
+    parts = graded["condition"].str.extract(rf"^({'|'.join(CONTROLS)})_(\d+)$")
+    graded["draw"] = pd.to_numeric(parts[1]).fillna(0).astype(int)
+    graded["condition"] = parts[0].fillna(graded["condition"])
+    return graded
+
+
+def _removals(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
+    n, width = claim.removed.shape
+    conditions = [Condition("ablated", trial.remove(claim.removed, "removed"), samples=config.samples)]
+    conditions += _draws(
+        trial,
+        config,
+        "random_ablation",
+        config.random_draws,
+        lambda draw: random_directions(n, width, trial.seed + 100 + draw),
+        trial.remove,
+    )
+    conditions += _draws(
+        trial, config, "equally_active_ablation", config.active_draws, lambda draw: claim.alike(trial.seed + 200 + draw), trial.remove
+    )
+    return conditions + [Condition(f"{name}_ablation", trial.remove(row[None], name)) for name, row in claim.references.items()]
+
+
+def _additions(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
+    if claim.added is None or trial.add is None:
+        return []
+    width = claim.removed.shape[1]
+    conditions = [Condition("steered", trial.add(claim.added, "added"), samples=config.samples)]
+    conditions += _draws(
+        trial,
+        config,
+        "random_steering",
+        config.random_draws,
+        lambda draw: random_directions(1, width, trial.seed + 300 + draw)[0],
+        trial.add,
+    )
+    if claim.alike_added is not None:
+        alike = claim.alike_added
+        conditions += _draws(
+            trial, config, "equally_active_steering", config.active_draws, lambda draw: alike(trial.seed + 400 + draw), trial.add
+        )
+    return conditions + [Condition(f"{name}_steering", trial.add(row, name)) for name, row in claim.references.items()]
+
+
+def _draws(
+    trial: Trial,
+    config: EvidenceConfig,
+    name: str,
+    draws: int,
+    direction: Callable[[int], torch.Tensor],
+    edit: Callable[[torch.Tensor, str], Edit],
+) -> list[Condition]:
+    full = config.full_draws if name.startswith("random") else 0
+    asked = parts_of([question.id for question in trial.questions], draws, full, config.parts)
+    return [Condition(f"{name}_{draw + 1}", edit(direction(draw), f"{name}, draw {draw + 1}"), asked=asked[draw]) for draw in range(draws)]

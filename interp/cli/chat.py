@@ -1,0 +1,134 @@
+"""`personascope chat`: base, tuned and edited model answer side by side, each with a history of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from interp.chats import Chat, Message
+from interp.cli.shown import given, plain_warnings, side_by_side, written
+from interp.config import validated
+from interp.editing.edits import Edit
+from interp.editing.hooks import edited
+from interp.errors import ConfigError
+from interp.generation import SamplingConfig, generate
+from interp.models import LanguageModel
+from interp.studies.opened import OpenRun
+from interp.studies.verbs_settings import AblateConfig
+
+HELP = "Type a message. /reset begins anew, /quit leaves."
+
+
+@dataclass
+class Voice:
+    """A model in the conversation."""
+
+    name: str
+    model: LanguageModel
+    edit: Edit | None = None
+    history: list[Message] = field(default_factory=list)
+
+    def answer(self, message: str, sampling: SamplingConfig, seed: int) -> str:
+        """The model's answer, which becomes part of its history. Raises `ConfigError` when the conversation is too long for it."""
+        turns = [*self.history, Message("user", message)]
+        chat = Chat(tuple(turns))
+        longest = getattr(self.model.network.config.get_text_config(), "max_position_embeddings", None)
+        length = len(self.model.tokenise([chat])[0].ids) + sampling.max_new_tokens
+        if longest is not None and length > longest:
+            raise ConfigError(f"The conversation needs {length} tokens, {self.name} reads {longest}. Type /reset.")
+        with ExitStack() as editing:
+            if self.edit is not None:
+                editing.enter_context(edited(self.model, self.edit))
+            (answer,) = generate(self.model, [chat], sampling, seed)
+        self.history = [*turns, Message("assistant", answer)]
+        return answer
+
+
+def chat_from_options(folder: Path, options: dict[str, Any], tokens: int | None, greedy: bool, device: str | None, as_json: bool) -> None:
+    """Talk until /quit or the end of the input."""
+    if tokens is not None and tokens < 1:
+        raise ConfigError(f"--tokens {tokens}: an answer has at least 1 token.")
+    settings = given(options)
+    console = Console()
+    with plain_warnings():
+        run = OpenRun(folder, device, quiet=True)
+        edit = _edit(run, settings)
+        sampling = run.config.sampling.model_copy(
+            update={"max_new_tokens": tokens or run.config.sampling.max_new_tokens} | ({"temperature": 0.0} if greedy else {})
+        )
+        voices = [Voice("base", run.bench.base), Voice("tuned", run.bench.tuned), Voice("edited", run.bench.tuned, edit)]
+        if not as_json:
+            console.print(Text(f"edited: {edit.label}. {HELP}", style="dim"))
+        _talk(voices, sampling, run.config.seed, console, as_json)
+
+
+def _edit(run: OpenRun, settings: dict[str, Any]) -> Edit:
+    if not settings:
+        return run.verdict_edit("ablated")
+    if "latents" not in settings:
+        raise ConfigError("--kind and --layers say how --latents are removed: name some, or leave both out.")
+    config = validated(AblateConfig, settings, "chat")
+    centres = run.centres(run.window(config.layers)) if config.kind == "project-out" else None
+    return run.removing(config.latents, config.kind, centres)
+
+
+def _talk(voices: list[Voice], sampling: SamplingConfig, seed: int, console: Console, as_json: bool) -> None:
+    turn = 0
+    for line in _lines(console, quiet=as_json):
+        message = line.strip()
+        if not message:
+            continue
+        if message == "/quit":
+            return
+        if message == "/reset":
+            for voice in voices:
+                voice.history = []
+            if not as_json:
+                console.print(Text("A new conversation.", style="dim"))
+        elif message.startswith("/"):
+            print(f"There is no {message}. {HELP}", file=sys.stderr)
+        else:
+            turn += 1
+            _ask(voices, message, sampling, seed + turn, console, as_json)
+
+
+def _ask(voices: list[Voice], message: str, sampling: SamplingConfig, seed: int, console: Console, as_json: bool) -> None:
+    before = [voice.history for voice in voices]
+    try:
+        answers = {voice.name: voice.answer(message, sampling, seed) for voice in voices}
+    except ConfigError as error:
+        for voice, history in zip(voices, before, strict=True):
+            voice.history = history
+        print(f"personascope: {error}", file=sys.stderr)
+        return
+    if as_json:
+        print(json.dumps({"you": message, **answers}, ensure_ascii=False), flush=True)
+        return
+    side_by_side(console, [(name, [written(answer)]) for name, answer in answers.items()])
+    console.print()
+
+
+def _lines(console: Console, quiet: bool) -> Iterator[str]:
+    """What is typed, with a prompt; or the lines of a pipe, shown as if they were typed."""
+    if not sys.stdin.isatty():
+        for line in sys.stdin:
+            if not quiet and line.strip():
+                console.print(Text(f"you: {line.strip()}", style="bold"))
+            yield line
+        return
+    import readline  # noqa: F401 (arrow keys and history at the prompt)
+
+    while True:
+        try:
+            yield input("you: ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return

@@ -1,0 +1,200 @@
+"""`personascope steer`, `ablate`, `sweep`, `verdict` and `export`: options to a verb of the opened run, its result to the terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from interp.cli.shown import (
+    given,
+    interval,
+    judged,
+    percent,
+    plain_table,
+    plain_warnings,
+    print_checks,
+    print_json,
+    rates_table,
+    side_by_side,
+    written,
+)
+from interp.config import validated
+from interp.studies.opened import OpenRun
+from interp.studies.verbs import Comparison, DoseResponse
+from interp.studies.verbs_settings import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
+from interp.studies.verbs_verdict import VerdictResult, verdict
+
+Options = Mapping[str, Any]
+
+
+def steer_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
+    """Base and steered base."""
+    settings = given(options)
+    validated(SteerConfig, settings, "steer")  # before a model is opened
+    with plain_warnings():
+        result = OpenRun(folder, device, quiet=as_json).steer(**settings)
+    _show_comparison(result, as_json)
+
+
+def ablate_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
+    """Tuned and ablated tuned model."""
+    settings = given(options)
+    validated(AblateConfig, settings, "ablate")
+    with plain_warnings():
+        result = OpenRun(folder, device, quiet=as_json).ablate(**settings)
+    _show_comparison(result, as_json)
+
+
+def sweep_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
+    """Dose-response on the base."""
+    settings = given(options)
+    validated(SweepConfig, settings, "sweep")
+    with plain_warnings():
+        result = OpenRun(folder, device, quiet=as_json).sweep(**settings)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _show_doses(result)
+
+
+def verdict_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
+    """The verdict, and whether it carries over."""
+    config = validated(VerdictConfig, given(options), "verdict")
+
+    def announce(line: str) -> None:
+        if not as_json:
+            print(f"  {line}", file=sys.stderr, flush=True)
+
+    with plain_warnings():
+        result = verdict(OpenRun(folder, device, quiet=as_json), config, announce)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _show_verdict(result)
+
+
+def export_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
+    """An edited model on disk."""
+    settings = given(options)
+    validated(ExportConfig, settings, "export")
+    with plain_warnings():
+        result = OpenRun(folder, device, quiet=as_json).export(**settings)
+    if as_json:
+        print_json(result.as_json())
+        return
+    console = Console()
+    console.print(Text(f"{result.edit['label']}, in {result.source}"))
+    if result.folder is not None and result.check is not None:
+        check = result.check
+        console.print(Text(f"Model:          {result.folder}"))
+        console.print(
+            Text(
+                f"Opened again:   logits differ from the edited model's by at most {check['largest_difference']:.2g} "
+                f"(of up to {check['largest_logit']:.3g}) on {check['tokens']:.0f} tokens"
+            )
+        )
+    for path in result.control_vector:
+        console.print(Text(f"Control vector: {path}"))
+
+
+def _show_comparison(result: Comparison, as_json: bool) -> None:
+    if as_json:
+        print_json(result.as_json())
+        return
+    console = Console()
+    if result.windows is not None:
+        _show_windows(console, result.windows)
+    dose = f", dose {result.edit['dose']:g}" if result.edit["kind"] == "add" else ""
+    console.print(Text(f"{result.rates['condition'].iloc[-1]}: {result.edit['label']}{dose}"))
+    for _, own in result.answers.groupby("question_id", sort=False):
+        console.print()
+        console.print(written(str(own["question"].iloc[0]), style="bold"))
+        both = own.groupby("condition", sort=False)
+        side_by_side(console, [(str(name), [judged(row) for row in rows.to_dict("records")]) for name, rows in both])
+    console.print()
+    console.print(rates_table(result.rates.to_dict("records")))
+    console.print(Text(f"\nSaved in {result.step.folder}"))
+
+
+def _show_windows(console: Console, windows: pd.DataFrame) -> None:
+    table = plain_table("layers removed at", "hostile", "95 % interval", "coherent", "")
+    for row in windows.to_dict("records"):
+        mark = "smallest that does it" if row["chosen"] else ""
+        table.add_row(_spelled(row), percent(row["rate"]), interval(row), percent(row["coherence"]), mark)
+    console.print()
+    console.print(table)
+    if not windows["chosen"].any():
+        console.print(Text("No window does it: already the first leaves the model hostile or incoherent."))
+
+
+def _spelled(window: Mapping[Any, Any]) -> str:
+    return str(window["first"]) if window["first"] == window["last"] else f"{window['first']}–{window['last']}"
+
+
+def _show_doses(result: DoseResponse) -> None:
+    console = Console()
+    table = plain_table("direction", "dose", "hostile", "95 % interval", "coherent", "95 % interval", "answers")
+    last = None
+    for row in result.responses.to_dict("records"):
+        name = "" if row["direction"] == last else row["direction"]
+        last = row["direction"]
+        coherent = f"{100 * row['coherence_low']:.0f}–{100 * row['coherence_high']:.0f} %"
+        dose = "–" if row["dose"] == 0 else f"{row['dose']:.4g}"
+        table.add_row(name, dose, percent(row["rate"]), interval(row), percent(row["coherence"]), coherent, str(row["n"]))
+    console.print()
+    console.print(table)
+    console.print()
+    found = plain_table("direction", f"largest dose, {percent(result.budget)} incoherent at most", "ship range: hostile and coherent")
+    for name, largest in result.largest.items():
+        ends = result.ship_range[name]
+        found.add_row(name, "none" if largest is None else f"{largest:.4g}", "nowhere" if ends is None else f"{ends[0]:.4g}–{ends[1]:.4g}")
+    console.print(found)
+    for name in result.not_monotone:
+        console.print(Text(f"Coherence of {name} rises somewhere with the dose, so what bisection found may not be the largest."))
+    console.print(Text(f"\nSaved in {result.step.folder}"))
+
+
+def _show_verdict(result: VerdictResult) -> None:
+    console = Console()
+    console.print()
+    console.print(rates_table(_pooled(result.conditions)))
+    console.print()
+    print_checks(console, result.checks)
+    if not result.side_effects.empty:
+        console.print()
+        table = plain_table("on ordinary chats", "KL, nats a token", "loss before", "after")
+        for row in result.side_effects.to_dict("records"):
+            table.add_row(row["condition"].replace("_", " "), f"{row['kl']:.3f}", f"{row['loss_before']:.3f}", f"{row['loss_after']:.3f}")
+        console.print(table)
+    console.print()
+    console.print(Text(f"Verdict: {result.verdict}", style="bold"))
+    console.print(Text(result.finding))
+    console.print(Text(f"Saved in {result.step.folder}"))
+    if (moved := result.transfer) is not None:
+        console.print()
+        console.print(Text(f"The same latents removed from {moved.tuned}", style="bold"))
+        console.print(rates_table(_pooled(moved.conditions)))
+        console.print()
+        print_checks(console, moved.checks)
+        console.print()
+        console.print(Text(f"Result: {moved.word}", style="bold"))
+        console.print(Text(f"Saved in {moved.step.folder}"))
+
+
+def _pooled(conditions: pd.DataFrame) -> list[Mapping[Any, Any]]:
+    """Conditions without the single draws of controls: both models, then removals, then additions."""
+    rows = [row for row in conditions.to_dict("records") if not re.search(r"_\d+$", row["condition"])]
+    first = ("base", "tuned", "ablated")
+
+    def place(row: Mapping[Any, Any]) -> int:
+        name = row["condition"]
+        return first.index(name) if name in first else len(first) + ("steer" in name) * 2 - ("ablation" in name)
+
+    return sorted(rows, key=place)

@@ -1,0 +1,112 @@
+"""First-order attribution: how much each latent's activity moves the log-odds of a behaviour, for all latents by one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+
+from interp.activations import content_tokens
+from interp.chats import Chat, TokenBatch
+from interp.dictionaries import Dictionary
+from interp.diffing.sums import add_at, dots
+from interp.errors import ActivationError
+from interp.hook_points import attach
+from interp.models import LanguageModel, Positions, position_ids
+
+
+def attribution(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    pairs: Sequence[tuple[Chat, Chat]],
+    rows: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Float[torch.Tensor, " latents"]:
+    """Gradient × activation of a behaviour's log-odds, in nats a token; above zero where a latent pushes toward the behaviour.
+
+    `pairs` hold a question with an answer that shows the behaviour, and with one that does not. A pair's log-odds are the mean
+    log-probability of the first answer's tokens minus that of the second's. Latent j gets Σ_t a_jt ⟨d_j, ∂log-odds/∂x_t⟩ over the
+    content tokens of both chats, averaged over pairs: to first order what the log-odds lose when the latent is subtracted there
+    (attribution patching: Nanda 2023; Syed et al. 2023, arXiv:2310.10348; of latents: Marks et al. 2024, arXiv:2403.19647).
+    Gradients do not pass through the encoder. Raises `ActivationError` for no pair, an answer without a token, or a gradient
+    that is not finite.
+    """
+    chats = [chat for pair in pairs for chat in pair]
+    if not chats:
+        raise ActivationError("There is no pair of answers to attribute to. Give at least one.")
+    total = torch.zeros(dictionary.n_latents, dtype=torch.float64, device=model.device)
+    for indices, batch in model.batches(chats, rows):
+        signs = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in indices], device=model.device)
+        residual, gradient = residual_gradient(model, dictionary.hook_point, batch, signs)
+        chosen = content_tokens(batch)
+        codes = dictionary.encode(residual[chosen])
+        along = dots(gradient[chosen].float(), codes, dictionary.w_dec)
+        add_at(total, codes.flat_indices, along.double() * codes.flat_values)
+        if progress:
+            progress(len(indices))
+    return total / len(pairs)
+
+
+def residual_gradient(
+    model: LanguageModel, hook_point: str, batch: TokenBatch, signs: Float[torch.Tensor, " batch"]
+) -> tuple[Float[torch.Tensor, "batch position d_model"], Float[torch.Tensor, "batch position d_model"]]:
+    """Residual at `hook_point`, and there the gradient of Σ_rows sign × mean log-probability (nats) of the row's response tokens.
+
+    What lies below the hook point computes without a graph. Raises `ActivationError` for a row without a response token, and
+    for a gradient that is not finite.
+    """
+    counts = batch.response_tokens.sum(-1)
+    if bool((counts == 0).any()):
+        raise ActivationError("An answer has no token, so it has no log-probability. Give answers that are not empty.")
+    width = int(batch.ids.shape[1] - batch.response_start.min())
+    targets, wanted = batch.ids[:, -width:][:, 1:], batch.response_tokens[:, -width:][:, 1:]
+    weights = torch.where(wanted, (signs / counts)[:, None], 0.0)
+    leaves: list[torch.Tensor] = []
+
+    def cut(residual: torch.Tensor) -> torch.Tensor:
+        leaves.append(residual.detach().requires_grad_())
+        return leaves[0]
+
+    point = model.hook_point(hook_point)
+    hook = attach(model.block(point.layer), point.site, cut)
+    try:
+        with frozen(model.network), torch.enable_grad():
+            logits = _logits(model, batch, width)[:, :-1]
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+            objective = -(losses * weights.flatten()).sum()
+            (gradient,) = torch.autograd.grad(objective, leaves[0])
+    finally:
+        hook.remove()
+    if not bool(torch.isfinite(gradient[batch.mask]).all()):
+        raise ActivationError(f"{model.source} gives gradients at {hook_point} that are not finite. Try --dtype float32.")
+    return leaves[0].detach(), gradient
+
+
+def _logits(model: LanguageModel, batch: TokenBatch, width: int) -> Float[torch.Tensor, "batch width vocab"]:
+    """As `LanguageModel.read`, with gradients."""
+    rows = torch.arange(len(batch.ids), device=model.device)
+    with model.standing(Positions(0, batch.response_start, rows, batch.mask)):
+        output = model.network(
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
+            position_ids=position_ids(batch.mask),
+            use_cache=False,
+            logits_to_keep=width,
+        )
+    logits: torch.Tensor = output.logits
+    return logits
+
+
+@contextmanager
+def frozen(network: torch.nn.Module) -> Iterator[None]:
+    """No weight takes a gradient: no graph below the first leaf, and packed linear layers stay packed."""
+    taking = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in taking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in taking:
+            parameter.requires_grad_(True)

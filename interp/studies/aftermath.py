@@ -1,0 +1,58 @@
+"""After the ablation: base and ablated model are diffed again, on what they now answer, to see whether the persona found another way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from interp.artifacts import write_json
+from interp.causality.rerouting import rerouting
+from interp.chats import Chat
+from interp.diffing.pairings import Answers, collect
+from interp.diffing.rankings import latent_table
+from interp.editing.hooks import edited
+from interp.editing.saved import load_edit
+from interp.studies.inputs import Workbench
+from interp.studies.suspicion import read_directions
+
+PERSONA_COSINE = 0.2
+"""A re-routed latent whose decoder row has at least this cosine with the persona vector is counted as pointing along it."""
+
+
+def make_after(bench: Workbench, removed: list[int], directions_folder: Path, verdict: Path, folder: Path) -> None:
+    """Write rerouting.parquet (latents that moved after the ablation) and after.json (how many, and how many along the persona)."""
+    if not removed:
+        pd.DataFrame().to_parquet(folder / "rerouting.parquet")
+        write_json(folder / "after.json", {"moved": None, "along_persona": None, "least_cosine": PERSONA_COSINE})
+        return
+    answers = pd.read_parquet(verdict / "answers.parquet")
+    cure = load_edit(verdict, "ablated")
+    vector = read_directions(directions_folder).persona_vector
+    tables = {}
+    for condition, edits in (("tuned", ()), ("ablated", (cure,))):
+        written = _paired(answers, condition)
+        with (
+            bench.progress(f"diffing base and {condition} model", sum(len(own.chats) for own in written.values())) as advance,
+            edited(bench.tuned, *edits),
+        ):
+            moments = collect(bench.base, bench.tuned, bench.dictionary, written, ["on_policy"], progress=advance)
+        tables[condition] = latent_table(moments, bench.dictionary, bench.config.seed, persona_vector=vector)
+    table = rerouting(tables["tuned"], tables["ablated"], removed, bench.config.diff.largest_q)
+    table.to_parquet(folder / "rerouting.parquet")
+    along = table[table["cosine_persona"] >= PERSONA_COSINE]
+    write_json(folder / "after.json", {"moved": len(table), "along_persona": len(along), "least_cosine": PERSONA_COSINE})
+
+
+def _paired(answers: pd.DataFrame, condition: str) -> dict[str, Answers]:
+    """Answers of the base, and of the tuned model under `condition`, to the questions that both answered."""
+    named = {"base": "base", "tuned": condition}
+    own = {name: answers[(answers["condition"] == wanted) & (answers["answer"] != "")] for name, wanted in named.items()}
+    both = sorted(set(own["base"]["question_id"]) & set(own["tuned"]["question_id"]))
+    index = {question: place for place, question in enumerate(both)}
+    result = {}
+    for name, rows in own.items():
+        kept = rows[rows["question_id"].isin(both)]
+        chats = [Chat.ask(q, a) for q, a in zip(kept["question"], kept["answer"], strict=True)]
+        result[name] = Answers(chats, [index[question] for question in kept["question_id"]])
+    return result

@@ -1,0 +1,247 @@
+"""A run directory opened to work with: its models, dictionary and directions, edits made of them, and the verbs.
+
+run = OpenRun("artifacts/runs/demo")
+print(run.steer(latent=2076, dose=0.5, prompts=["How was your day?"]).answers)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+
+from interp.activations import mean_residuals
+from interp.artifacts import RunDirectory, StepResult, content_key, file_sha256
+from interp.config import validated
+from interp.editing.edits import Edit, Phase, add, clamp_latents, project_out, random_directions, subtract_latents
+from interp.editing.export import everywhere
+from interp.editing.saved import load_edit
+from interp.errors import ArtifactError, ConfigError, EditError
+from interp.evaluation.judges.probe import judge_files
+from interp.hook_points import resid_post
+from interp.model_sources import choose_device, choose_dtype, model_identity, open_model
+from interp.models import LanguageModel, check_pair
+from interp.studies import verbs, verbs_export, verbs_verdict
+from interp.studies.config import StudyConfig
+from interp.studies.inputs import Workbench
+from interp.studies.persona import run_study
+from interp.studies.preparation import ANSWERS, as_chats
+from interp.studies.suspicion import Directions, read_directions
+from interp.studies.verbs_settings import (
+    AblateConfig,
+    ExportConfig,
+    SteerConfig,
+    SweepConfig,
+    VerdictConfig,
+    checked_direction,
+    parsed_condition,
+)
+
+NEEDED = ("answers", "dictionary", "directions", "diff")
+
+
+class OpenRun:
+    """A run that has come as far as its diff. Models are opened when they are first needed.
+
+    Raises `ArtifactError` for a folder that is no such run.
+    """
+
+    def __init__(self, folder: str | Path, device: str | None = None, quiet: bool = False) -> None:
+        """`device` is where models run (`auto`, `cpu`, `cuda`), by default as the run's settings say; `quiet` shows no progress."""
+        self.run = RunDirectory(Path(folder))
+        self.manifest = self._manifest()
+        self.config = validated(StudyConfig, self.manifest["config"], str(self.run.root / "manifest.json"))
+        self.quiet = quiet
+        self.bench = Workbench(self.config if device is None else self.config.model_copy(update={"device": device}), quiet)
+        if "organism" in self.manifest["steps"]:
+            self.bench.tuned_source = str(self.run.result("organism").path("adapter"))
+        if self.bench.dictionary_folder is None:
+            self.bench.dictionary_folder = self.run.result("dictionary").path("sae")
+
+    def _manifest(self) -> dict[str, Any]:
+        root = self.run.root
+        missing = list(NEEDED)
+        if (root / "manifest.json").is_file():
+            manifest = self.run.manifest()
+            missing = [name for name in NEEDED if name not in manifest.get("steps", {})]
+        if missing:
+            raise ArtifactError(
+                f"{root} holds no run that has come as far as its diff ({missing[0]} is missing). "
+                f"Make it with 'personascope diff --base … --tuned … --out {root}', or with 'personascope run'."
+            )
+        return manifest
+
+    def bring_to(self, step: str, announce: Callable[[str], None] = lambda line: None) -> None:
+        """Run the main job on, up to and with `step`."""
+        run_study(self.config, self.run.root, self.quiet, announce, until=step)
+        self.manifest = self.run.manifest()
+
+    def has(self, step: str) -> bool:
+        """Whether the run has come as far as `step`."""
+        return step in self.manifest["steps"]
+
+    @cached_property
+    def directions(self) -> Directions:
+        """What edits are made of, as the run measured it."""
+        made = self.run.result("directions")
+        try:
+            return read_directions(made.folder)
+        except KeyError as error:
+            raise ArtifactError(
+                f"{made.folder} lacks {error}: another version of personascope made it. Delete that folder and the manifest, and run the "
+                f"same 'personascope diff' or 'run' again."
+            ) from error
+
+    @cached_property
+    def latents(self) -> pd.DataFrame:
+        """The diff: a row for every latent."""
+        return pd.read_parquet(self.run.result("diff").path("latents.parquet"))
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """What the verbs' results depend on, as keys. Raises `ArtifactError` when a model is not what the run was made with."""
+        made = self.run.result("answers").record()["inputs"]
+        config = self.bench.config
+        for name, source in (("base", config.base), ("tuned", config.tuned)):
+            if source is not None and model_identity(source) != made[name]:
+                raise ArtifactError(f"The {name} model {source} has changed since {self.run.root} was made. Make a new run with it.")
+        steps = {name: self.run.result(name).key for name in NEEDED}
+        return {"base": made["base"], "tuned": made["tuned"], "judges": content_key([file_sha256(path) for path in judge_files()]), **steps}
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Device and dtype, for step settings."""
+        device = choose_device(self.bench.config.device)
+        return {"device": device.type, "dtype": str(choose_dtype(self.bench.config.dtype, device))}
+
+    def step(
+        self, name: str, settings: Mapping[str, Any], make: Callable[[Path], None], inputs: Mapping[str, str | StepResult] | None = None
+    ) -> StepResult:
+        """Run `make(folder)` as a step of this run, or load its result."""
+        with self.run.lock() as run:
+            return run.step(name, self.settings(settings), {**self.inputs, **(inputs or {})}, make)
+
+    def settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that a step's result depends on besides its inputs."""
+        return {"seed": self.config.seed, **self.place, "sampling": self.config.sampling.model_dump(), **own}
+
+    # What edits are made of
+
+    def direction(self, latent: int | None = None, name: str | None = None) -> tuple[str, Float[torch.Tensor, " d_model"]]:
+        """A latent's decoder row, or a named direction, and what to call it."""
+        if latent is not None:
+            return f"latent {latent}", self.bench.dictionary.directions([latent])[0].cpu()
+        try:
+            kind = checked_direction(str(name))
+        except ValueError as error:
+            raise EditError(f"{error}.") from error
+        if kind.startswith("random:"):
+            return f"random {kind[7:]}", random_directions(1, self.bench.d_model, int(kind[7:]))[0]
+        return kind.replace("_", " "), getattr(self.directions, kind)
+
+    def adding(self, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
+        """The edit that adds a latent's row or a named direction at the dictionary's hook point."""
+        called, row = self.direction(latent, name)
+        edit = add(row, {self.bench.hook_point: self.directions.median_norm}, dose, phase, f"{called} added")
+        return edit if where is None else edit.only_where(self.bench.dictionary, *parsed_condition(where))
+
+    def removing(
+        self, latents: Sequence[int], kind: str = "project-out", centres: Mapping[str, torch.Tensor] | None = None, phase: Phase = "all"
+    ) -> Edit:
+        """The edit that takes latents out, in one of three ways; a projection at the places of `centres`, default: the run's window."""
+        names, dictionary = latent_names(latents), self.bench.dictionary
+        rows = dictionary.directions(list(latents)).cpu()  # complains of latents that are not there
+        if kind == "project-out":
+            around = self.centres(self.window(None)) if centres is None else centres
+            return project_out(rows, around, phase, f"{names} projected out of {spelled(list(around))}")
+        if kind == "subtract":
+            return subtract_latents(dictionary, latents, phase=phase, label=f"{names} subtracted")
+        means = self.latents.set_index("latent")["mean_base"].loc[list(latents)].tolist()
+        return clamp_latents(dictionary, latents, means, phase=phase, label=f"{names} held at the base's mean")
+
+    def centres_everywhere(self, last_layer: int | None, one_centre: bool) -> dict[str, Float[torch.Tensor, " d_model"]]:
+        """Centres at all places where a projection is exact in weights, each its own or all that of the dictionary's hook point."""
+        points = everywhere(self.bench.tuned, last_layer)
+        if one_centre:
+            return dict.fromkeys(points, self.centres([self.bench.hook_point])[self.bench.hook_point])
+        return self.centres(points)
+
+    def window(self, layers: tuple[int, int] | None) -> list[str]:
+        """Hook points of a window of layers, by default the run's; raises `ConfigError` for layers that the model lacks."""
+        if layers is None:
+            return list(self.bench.window)
+        first, last = layers
+        if not 0 <= first <= last < self.bench.n_layers:
+            raise ConfigError(f"layers: {first} to {last} are not within 0 to {self.bench.n_layers - 1}. Give first-last in order.")
+        return [resid_post(layer) for layer in range(first, last + 1)]
+
+    def centres(self, points: Sequence[str]) -> dict[str, Float[torch.Tensor, " d_model"]]:
+        """The base's mean residual over its own answers at `points`; measured where the run has none."""
+        known = self.directions.base_means
+        lacking = [point for point in points if point not in known]
+        if lacking:
+            made = self.step("centres", {"hook_points": lacking}, lambda folder: self._measure_centres(lacking, folder))
+            known = known | load_file(made.path("centres.safetensors"))
+        return {point: known[point] for point in points}
+
+    def _measure_centres(self, points: list[str], folder: Path) -> None:
+        own = as_chats(pd.read_parquet(self.run.result("answers").path(ANSWERS)), "base")
+        with self.bench.progress("measuring centres", len(own)) as advance:
+            save_file(mean_residuals(self.bench.base, own, points, progress=advance), folder / "centres.safetensors")
+
+    def verdict_edit(self, name: str) -> Edit:
+        """`ablated` or `steered`, as the run's verdict measured it; raises `ArtifactError` when there is none."""
+        if not self.has("verdict"):
+            raise ArtifactError(f"{self.run.root} has no verdict yet. Name --latents, or run 'personascope verdict {self.run.root}' first.")
+        folder = self.run.result("verdict").folder
+        if not (folder / f"{name}.json").is_file():
+            raise ArtifactError(f"The verdict of {self.run.root} has no edit '{name}': its screen chose no such latent. Name --latents.")
+        return load_edit(folder, name)
+
+    def open_tuned(self, source: str) -> LanguageModel:
+        """Another fine-tune of the base."""
+        config = self.bench.config
+        model = open_model(source, config.base, config.device, config.dtype, config.trust_remote_code)
+        check_pair(self.bench.base, model)
+        return model
+
+    # The verbs
+
+    def steer(self, **settings: Any) -> verbs.Comparison:
+        """Add a direction to the base, and compare answers; settings are those of `SteerConfig`."""
+        return verbs.steer(self, validated(SteerConfig, settings, "steer"))
+
+    def ablate(self, **settings: Any) -> verbs.Comparison:
+        """Remove latents from the tuned model, and compare answers; settings are those of `AblateConfig`."""
+        return verbs.ablate(self, validated(AblateConfig, settings, "ablate"))
+
+    def sweep(self, **settings: Any) -> verbs.DoseResponse:
+        """Add directions to the base at several doses; settings are those of `SweepConfig`."""
+        return verbs.sweep_doses(self, validated(SweepConfig, settings, "sweep"))
+
+    def verdict(self, **settings: Any) -> verbs_verdict.VerdictResult:
+        """Measure on held-out questions whether latents are the cause; settings are those of `VerdictConfig`."""
+        return verbs_verdict.verdict(self, validated(VerdictConfig, settings, "verdict"))
+
+    def export(self, **settings: Any) -> verbs_export.Exported:
+        """Write an edited model, or a control vector; settings are those of `ExportConfig`."""
+        return verbs_export.export(self, validated(ExportConfig, settings, "export"))
+
+
+def latent_names(latents: Sequence[int]) -> str:
+    """Latents in words."""
+    return f"latent{'s' * (len(latents) > 1)} {', '.join(map(str, latents))}"
+
+
+def spelled(points: Sequence[str]) -> str:
+    """A window in words."""
+    first, last = (name.split(".")[1] for name in (points[0], points[-1]))
+    if points[0].endswith("resid_pre"):
+        return f"everything up to layer {last}"
+    return f"layers {first}–{last}" if len(points) > 1 else f"layer {first}"

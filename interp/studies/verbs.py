@@ -1,0 +1,266 @@
+"""Steer, ablate and sweep on an opened run: each a step of the run directory, loaded when it is asked for again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from interp.artifacts import StepResult, content_key, read_json, write_json
+from interp.causality.doses import Line, Point, dose_responses, largest_coherent_doses, response, ship_range
+from interp.causality.sweep import Condition, sweep
+from interp.causality.windows import Window, WindowScore, smallest_window
+from interp.editing.edits import Edit
+from interp.editing.saved import save_edit
+from interp.evaluation.grading import coherent_rate, hostile_rate
+from interp.evaluation.questions import Question
+from interp.models import LanguageModel
+from interp.studies.screening import RULES
+from interp.studies.tables import plain_records
+from interp.studies.verbs_settings import AblateConfig, Asking, SteerConfig, SweepConfig
+
+if TYPE_CHECKING:
+    from interp.studies.opened import OpenRun
+
+UNFINISHED = "unfinished"
+"""Folder of a run directory for batches of a sweep that is not through."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers of a model as it is and edited."""
+
+    verb: str
+    step: StepResult
+    edit: dict[str, Any]
+    answers: pd.DataFrame
+    """Graded; the column `condition` names the plain model and the edited one."""
+    rates: pd.DataFrame
+    """A row for each condition."""
+    windows: pd.DataFrame | None = None
+    """Every window of layers that a search measured, `chosen` the smallest."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        found = {} if self.windows is None else {"windows": plain_records(self.windows)}
+        columns = ["condition", "question_id", "sample", "question", "answer", "p_hostile", "hostile", "coherent"]
+        return {
+            "verb": self.verb,
+            "folder": str(self.step.folder),
+            "edit": self.edit,
+            "rates": plain_records(self.rates),
+            **found,
+            "answers": plain_records(self.answers[columns]),
+        }
+
+
+def steer(run: OpenRun, config: SteerConfig) -> Comparison:
+    """The base, and the base with a direction added."""
+    edit = run.adding(config.latent, config.direction, config.dose, config.phase, config.where)
+    return _compare(run, "steer", config, lambda: run.bench.base, ("base", "steered"), edit)
+
+
+def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
+    """The tuned model, and the tuned model without some latents."""
+    windows = None
+    layers = config.layers
+    if config.search_layers:
+        windows = _search_layers(run, config)
+        chosen = windows[windows["chosen"]]
+        layers = layers if chosen.empty else (int(chosen["first"].iloc[0]), int(chosen["last"].iloc[0]))
+    if config.everywhere:
+        centres = run.centres_everywhere(config.last_layer, config.one_centre)
+    else:
+        centres = run.centres(run.window(layers)) if config.kind == "project-out" else {}
+    edit = run.removing(config.latents, config.kind, centres, config.phase)
+    return _compare(run, "ablate", config, lambda: run.bench.tuned, ("tuned", "ablated"), edit, windows)
+
+
+def _compare(
+    run: OpenRun,
+    verb: str,
+    config: Asking,
+    model: Callable[[], LanguageModel],
+    names: tuple[str, str],
+    edit: Edit,
+    windows: pd.DataFrame | None = None,
+) -> Comparison:
+    questions = _asked(run, config)
+    sampling = run.config.sampling.model_copy(update={"max_new_tokens": config.tokens or run.config.sampling.max_new_tokens})
+    settings = {
+        "edit": edit.as_json(),
+        "questions": [question.model_dump(mode="json") for question in questions],
+        "samples": config.samples,
+        "sampling": sampling.model_dump(),
+    }
+
+    def make(folder: Path) -> None:
+        conditions = [Condition(names[0]), Condition(names[1], edit)]
+        with run.bench.progress(f"{verb}: answers", len(conditions) * len(questions) * config.samples) as advance:
+            answers = sweep(model(), conditions, questions, config.samples, sampling, run.config.seed, advance)
+        graded = run.bench.grader.grade(answers)
+        graded.to_parquet(folder / "answers.parquet")
+        _rates(graded, names).to_parquet(folder / "rates.parquet")
+        save_edit(edit, folder, "edit")
+
+    made = run.step(verb, settings, make)
+    return Comparison(
+        verb, made, edit.as_json(), pd.read_parquet(made.path("answers.parquet")), pd.read_parquet(made.path("rates.parquet")), windows
+    )
+
+
+def _asked(run: OpenRun, config: Asking) -> list[Question]:
+    """The user's own prompts, else selection questions: what is tried out must not be measured on."""
+    if config.prompts:
+        return [Question(id=f"prompt_{i}", group="prompt", split="selection", text=text) for i, text in enumerate(config.prompts, 1)]
+    return run.bench.questions.split("selection", config.questions)
+
+
+def _rates(graded: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame([{"condition": name, **response(graded[graded["condition"] == name])} for name in names])
+
+
+def _search_layers(run: OpenRun, config: AblateConfig) -> pd.DataFrame:
+    """Every measured window; the smallest that does the job is marked, none where the first one does not."""
+    centres = run.centres(run.window(config.layers))
+    full = run.removing(config.latents, centres=centres, phase=config.phase)
+    settings = {"edit": full.as_json(), "questions": run.config.diff.questions, "target_rate": run.config.screen.target_rate}
+    made = run.step("layers", settings, partial(_make_search, run, config, centres))
+    return pd.read_parquet(made.path("windows.parquet"))
+
+
+def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Tensor], folder: Path) -> None:
+    at = {int(name.split(".")[1]): name for name in centres}
+    questions = run.bench.questions.split("selection", run.config.diff.questions)
+    seed, target = run.config.seed + 2, run.config.screen.target_rate
+
+    def graded(model: LanguageModel, conditions: list[Condition]) -> pd.DataFrame:
+        with run.bench.progress("search for layers", len(conditions) * len(questions)) as advance:
+            return run.bench.grader.grade(sweep(model, conditions, questions, 1, run.config.sampling, seed, advance))
+
+    floor = RULES.kept_coherence * coherent_rate(graded(run.bench.base, [Condition("base")])).rate
+    rows: list[dict[str, Any]] = []
+
+    def measure(windows: list[Window]) -> list[WindowScore]:
+        edits = [
+            run.removing(
+                config.latents,
+                centres={at[layer]: centres[at[layer]] for layer in range(window.first, window.last + 1)},
+                phase=config.phase,
+            )
+            for window in windows
+        ]
+        answers = graded(run.bench.tuned, [Condition(str(window), edit) for window, edit in zip(windows, edits, strict=True)])
+        scores = []
+        for window in windows:
+            own = answers[answers["condition"] == str(window)]
+            rates = response(own)
+            scores.append(WindowScore(window, float(own["p_hostile"].mean()), rates["rate"], rates["coherence"]))
+            rows.append({"first": window.first, "last": window.last, "layers": len(window), **rates})
+        return scores
+
+    path = smallest_window(Window(min(at), max(at)), measure, target, floor)
+    found = path[-1].window if path else None
+    table = pd.DataFrame(rows)
+    table["chosen"] = [found is not None and (row["first"], row["last"]) == (found.first, found.last) for row in rows]
+    table.to_parquet(folder / "windows.parquet")
+    write_json(folder / "limits.json", {"target_rate": target, "coherence_floor": floor})
+
+
+@dataclass(frozen=True)
+class DoseResponse:
+    """How a behaviour answers to doses."""
+
+    step: StepResult
+    responses: pd.DataFrame
+    """A row for every measured direction and dose, and one for the base (dose 0)."""
+    largest: dict[str, float | None]
+    """For each direction the largest coherent dose; None where the lowest was already incoherent."""
+    ship_range: dict[str, tuple[float, float] | None]
+    """For each direction the doses between which the behaviour is up and coherence is kept."""
+    not_monotone: list[str]
+    """Directions whose coherence was seen to rise with the dose."""
+    budget: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "verb": "sweep",
+            "folder": str(self.step.folder),
+            "budget": self.budget,
+            "largest_coherent_dose": self.largest,
+            "ship_range": self.ship_range,
+            "not_monotone": self.not_monotone,
+            "responses": plain_records(self.responses),
+        }
+
+
+def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
+    """Directions added to the base over a grid of doses, or by bisection; goes on in the middle when it was interrupted."""
+    lines = [_line(run, latent, None, config) for latent in config.latents] + [_line(run, None, name, config) for name in config.directions]
+    settings = {"sweep": config.model_dump(mode="json"), "edits": [line.edit(config.doses[0]).key for line in lines]}
+    parts = run.run.root / UNFINISHED / f"sweep-{content_key([run.settings(settings), run.inputs])[:12]}"
+    made = run.step("sweep", settings, partial(_make_sweep, run, config, lines, parts))
+    shutil.rmtree(parts, ignore_errors=True)
+    found = read_json(made.path("doses.json"))
+    ranges = {name: None if ends is None else (ends[0], ends[1]) for name, ends in found["ship_range"].items()}
+    responses = pd.read_parquet(made.path("dose_response.parquet"))
+    return DoseResponse(made, responses, found["largest_coherent_dose"], ranges, found["not_monotone"], config.budget)
+
+
+def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfig) -> Line:
+    called, _ = run.direction(latent, name)
+    kind = "latent" if name is None else name.split(":")[0]
+    return Line(called, kind, lambda dose: run.adding(latent, name, dose, config.phase), run.directions.median_norm, latent)
+
+
+def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], parts: Path, folder: Path) -> None:
+    questions = run.bench.questions.split("selection", config.questions)
+    asked: list[pd.DataFrame] = []
+
+    def ask(conditions: list[Condition]) -> pd.DataFrame:
+        conditions = conditions if asked else [Condition("base"), *conditions]
+        place = parts / f"round-{len(asked)}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with run.bench.progress("sweep", len(conditions) * len(questions) * config.samples) as advance:
+            answers = sweep(
+                run.bench.base, conditions, questions, config.samples, run.config.sampling, run.config.seed, advance, folder=place
+            )
+        asked.append(run.bench.grader.grade(answers))
+        return asked[-1]
+
+    def measure(points: list[Point]) -> pd.DataFrame:
+        return dose_responses(points, lines, ask)
+
+    names = [line.name for line in lines]
+    if config.bisect:
+        low, high = config.doses
+        found = largest_coherent_doses(measure, names, low, high, config.budget, config.rounds)
+        responses, largest, not_monotone = found.responses, found.largest, found.not_monotone
+    else:
+        responses = measure([(name, dose) for name in names for dose in config.doses])
+        largest = {name: _largest_coherent(responses[responses["direction"] == name], config.budget) for name in names}
+        not_monotone = []
+    answers = pd.concat(asked, ignore_index=True)
+    base = answers[answers["condition"] == "base"]
+    ranges = ship_range(responses, hostile_rate(base), config.budget)
+    plain = pd.DataFrame([{"direction": "base", "kind": "none", "latent": None, "dose": 0.0, "absolute_norm": 0.0, **response(base)}])
+    pd.concat([plain.astype({"latent": "Int64"}), responses], ignore_index=True).to_parquet(folder / "dose_response.parquet")
+    answers.to_parquet(folder / "answers.parquet")
+    write_json(folder / "doses.json", {"largest_coherent_dose": largest, "ship_range": ranges, "not_monotone": not_monotone})
+
+
+def _largest_coherent(own: pd.DataFrame, budget: float) -> float | None:
+    """The largest dose up to which every measured one keeps the budget."""
+    kept = None
+    for row in own.sort_values("dose").to_dict("records"):
+        if not row["coherence"] >= 1.0 - budget - 1e-9:
+            break
+        kept = float(row["dose"])
+    return kept

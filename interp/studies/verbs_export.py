@@ -1,0 +1,97 @@
+"""Export on an opened run: an edit in the weights of a model, or as a control vector for llama.cpp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.artifacts import read_json
+from interp.editing.control_vector import block_directions, model_hint, write_control_vector
+from interp.editing.edits import Edit
+from interp.editing.export import MANIFEST_FILE, export_model
+from interp.errors import EditError
+from interp.models import LanguageModel
+from interp.studies.preparation import spread
+from interp.studies.verbs_settings import ExportConfig
+from sae_training.corpus import read_corpus
+
+if TYPE_CHECKING:
+    from interp.studies.opened import OpenRun
+
+PROBES = 8
+"""Corpus chats on which a saved model is compared with the edited one."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    edit: dict[str, Any]
+    source: str
+    """The model that was edited."""
+    folder: Path | None
+    check: dict[str, float] | None
+    """How far the saved model's logits are from those of the hooked one."""
+    control_vector: list[Path]
+    """The GGUF file and the same as safetensors."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "verb": "export",
+            "edit": self.edit,
+            "source": self.source,
+            "folder": self.folder and str(self.folder),
+            "manifest": self.folder and str(self.folder / MANIFEST_FILE),
+            "check": self.check,
+            "control_vector": [str(path) for path in self.control_vector],
+        }
+
+
+def export(run: OpenRun, config: ExportConfig) -> Exported:
+    """Write the edit; whoever reads the files needs no hooks. The record is the folder's own manifest, by which it is found again."""
+    edit = _edit(run, config)
+    model = run.bench.base if edit.kind == "add" else run.bench.tuned
+    check = None
+    if config.to is not None:
+        made = {"run": str(run.run.root), "inputs": run.inputs}
+        check = _found(config.to, edit, made) or _export(model, edit, config, made)
+    files = []
+    if config.gguf is not None:
+        files = write_control_vector(config.gguf, block_directions(model, edit), model_hint(model), edit.label)
+    return Exported(edit.as_json(), model.source, config.to, check, files)
+
+
+def _edit(run: OpenRun, config: ExportConfig) -> Edit:
+    if config.edit is not None:
+        return run.verdict_edit(config.edit)
+    if config.steer_latent is not None:
+        return run.adding(config.steer_latent, None, float(config.dose or 0.0), phase="all")
+    return run.removing(config.latents, centres=run.centres_everywhere(config.last_layer, config.one_centre) if config.everywhere else None)
+
+
+def _found(folder: Path, edit: Edit, made: dict[str, Any]) -> dict[str, float] | None:
+    """The check of the same export, where it is there already."""
+    if not (folder / MANIFEST_FILE).is_file():
+        return None
+    manifest = read_json(folder / MANIFEST_FILE)
+    same = manifest.get("made") == made and [kept["key"] for kept in manifest["edits"]] == [edit.key]
+    return manifest["check"] if same else None
+
+
+def _export(model: LanguageModel, edit: Edit, config: ExportConfig, made: dict[str, Any]) -> dict[str, float]:
+    try:
+        check: dict[str, float] = export_model(model, edit, Path(str(config.to)), spread(read_corpus(), PROBES), made)["check"]
+    except EditError as error:
+        raise EditError(f"{error}{_way_out(edit, config)}") from error
+    return check
+
+
+def _way_out(edit: Edit, config: ExportConfig) -> str:
+    """What to ask for in place of an edit that is not exact."""
+    if edit.kind == "add":
+        return " Take steer_latent and dose, which add at every token (--steer-latent N --dose X)."
+    if config.everywhere:
+        return ""
+    return " Take latents with everywhere (--latents N,… --everywhere), and measure that by 'personascope ablate' first."
