@@ -46,7 +46,23 @@ def quality_rows(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def diff_rows(diff: dict[str, Any]) -> str:
+    return "\n".join(f"| {name} | {speed:,.0f} | {diff['ratios'].get(name, 1.0):.3f} |" for name, speed in diff["tokens_per_second"].items())
+
+
+def sweep_rows(packed: dict[str, Any]) -> str:
+    rows = packed["rows_at_a_time"]
+    return "\n".join(f"| {name} | {rows[name]} | {speed:,.0f} |" for name, speed in packed["tokens_per_second"].items())
+
+
+def cost_rows(batches: dict[str, Any]) -> str:
+    names = list(next(iter(batches.values()))["cost"])
+    return "\n".join(f"| {name} | " + " | ".join(f"{batch['cost'][name]:.3f}" for batch in batches.values()) + " |" for name in names)
+
+
 def main() -> None:
+    diff, sweep = read("diff"), read("sweep")
+    packed, edits, memory_of_diff = sweep["sweep"], sweep["edits"], diff["memory"]
     speed, memory, quality, capture = read("step"), read("memory"), read("quality"), read("capture")
     made = speed["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -103,6 +119,40 @@ Tokens per second to layer {capture["layer"]} of the embedded model, medians. `p
 {capture_rows}
 
 {ratios}.
+
+## Diff
+
+Two models' latents under several pairings, against the bare forward passes of both, cut at layer {diff["layer"]} and in the same packed
+network; {diff["latents"]:,} latents, k {diff["k"]}, {diff["chats"]} chats of {diff["tokens"]:,} tokens. `python benchmarks/diff.py`
+
+| what | tokens/s | × the bare passes |
+|---|---|---|
+{diff_rows(diff)}
+
+Peak memory grows by {memory_of_diff["growth_bytes"]["one"] / 1e6:.0f} MB over {memory_of_diff["tokens"]["one"]:,} tokens, by
+{memory_of_diff["growth_bytes"]["four"] / 1e6:.0f} MB over {memory_of_diff["tokens"]["four"]:,}.
+
+## Sweep
+
+{packed["edits"]} (direction, dose) edits × {packed["questions"]} questions, greedy, at most {packed["new_tokens"]["most"]} new tokens.
+`python benchmarks/sweep.py --parts sweep`
+
+| how | rows | tokens/s |
+|---|---|---|
+{sweep_rows(packed)}
+
+{packed["speed_up"]:.2f} x the throughput; {len(packed["differing_answers"])} of {packed["answers"]} answers differ.
+
+## Edited generation
+
+Edited over unedited time of the same batch, {edits["new_tokens"]} new tokens; projections at {len(edits["window"])} layers.
+`python benchmarks/sweep.py --parts edits`
+
+| edit | {" | ".join(f"{rows} rows" for rows in edits["batches"])} |
+|---|{"---|" * len(edits["batches"])}
+{cost_rows(edits["batches"])}
+
+*project, by row* edits every row's prompt in its own way: a prompt that all rows share is read once unedited, once for every edit here.
 
 ## CUDA
 

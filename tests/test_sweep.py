@@ -1,9 +1,8 @@
-"""Sweeps: rows are independent of what shares their batch, batches are full, a killed sweep goes on, memory may run out."""
+"""Sweeps: rows are independent of what shares their batch, batches are full, memory may run out."""
 
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,54 +12,21 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import D_MODEL, QUESTIONS, greedy, ids_as_text, tiny_model
+from small_sweeps import HOOK, Killed, asked, edits, kept, kill_after, passes, steered
+from tiny import D_MODEL, greedy, ids_as_text, tiny_model
 
-from interp.artifacts import read_json, write_json
 from interp.causality.sweep import Condition, is_out_of_memory, plan_batches, sweep
-from interp.editing.edits import Edit, add, project_out, random_directions
+from interp.editing.edits import Edit, add, random_directions
 from interp.editing.hooks import edited
-from interp.errors import ArtifactError, EditError, ModelError
+from interp.errors import EditError, ModelError
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_answers
 from interp.generation import SamplingConfig
 from interp.models import LanguageModel
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=100)
-HOOK = "blocks.1.hook_resid_post"
-
-
-def asked(n: int = 4) -> list[Question]:
-    texts = [*QUESTIONS, *(f"{question} Tell me." for question in QUESTIONS)]
-    return [Question(id=f"q{i}", group="g", split="selection", text=text) for i, text in enumerate(texts[:n])]
-
-
-def edits() -> list[Edit]:
-    rows = random_directions(3, D_MODEL, 0)
-    centres = {name: torch.linspace(-1, 1, D_MODEL) for name in ("blocks.0.hook_resid_post", HOOK)}
-    return [
-        add(rows[0], {HOOK: 20.0}, 1.0, label="add"),
-        project_out(rows[1:], centres, label="remove"),
-        add(rows[1], {HOOK: 20.0}, 0.5, "all"),
-    ]
-
-
-def steered(n: int) -> list[Condition]:
-    """Conditions that leave the prompt as it is."""
-    return [Condition(f"add {i}", add(row, {HOOK: 20.0}, 1.0)) for i, row in enumerate(random_directions(n, D_MODEL, 5))]
-
-
-@contextmanager
-def passes(model: LanguageModel) -> Iterator[list[tuple[int, int]]]:
-    """(rows, columns) of every forward pass inside."""
-    shapes: list[tuple[int, int]] = []
-    handle = model.block(0).register_forward_pre_hook(lambda _module, args: shapes.append(tuple(args[0].shape[:2])))
-    try:
-        yield shapes
-    finally:
-        handle.remove()
 
 
 # rows
@@ -204,164 +170,6 @@ def test_rows_whose_prompt_is_edited_share_it_only_with_their_own() -> None:
         sweep(model, conditions, asked(1), 5, greedy(2), 0)
     assert [rows for rows, columns in shapes if columns == 1] == [20, 20]
     assert [rows for rows, columns in shapes if columns > 1] == [2]  # edited by the same one, or not at all
-
-
-# on disk
-
-
-def kept(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
-
-
-class Killed(BaseException):
-    pass
-
-
-def kill_after(n: int) -> Callable[[int], None]:
-    """A progress callback that dies when `n` batches are done."""
-    seen: list[int] = []
-
-    def advance(rows: int) -> None:
-        seen.append(rows)
-        if len(seen) == n:
-            raise Killed
-
-    return advance
-
-
-SMALL = SamplingConfig(max_new_tokens=6, batch_rows=7)
-
-
-def small(model: LanguageModel, folder: Path | None, progress: Callable[[int], None] | None = None, **changes: Any) -> pd.DataFrame:
-    conditions = [Condition("plain"), *(Condition(str(n), edit) for n, edit in enumerate(edits()))]
-    given = {"conditions": conditions, "questions": asked(), "samples": 2, "sampling": SMALL, "seed": 3} | changes
-    return sweep(model, progress=progress, folder=folder, **given)
-
-
-def test_an_interrupted_sweep_goes_on_and_is_the_same_to_the_byte(tmp_path: Path) -> None:
-    model = tiny_model()
-    in_memory = small(model, None)
-    seen, marks = [], []
-    with passes(model) as all_passes:
-        whole = small(model, tmp_path / "whole", lambda rows: (seen.append(rows), marks.append(len(all_passes))))  # type: ignore[arg-type]
-    pd.testing.assert_frame_equal(whole, in_memory)
-    assert seen == [7, 7, 7, 7, 4]
-    assert list(kept(tmp_path / "whole")) == [*(f"part-{i:05d}.parquet" for i in range(5)), "plan.json"]
-    for done, goes_on in ((1, model), (3, tiny_model()), (5, model)):
-        folder = tmp_path / str(done)
-        with pytest.raises(Killed):
-            small(model, folder, kill_after(done))
-        assert sum(name.startswith("part") for name in kept(folder)) == done
-        seen.clear()
-        with passes(goes_on) as shapes:
-            resumed = small(goes_on, folder, seen.append)
-        assert shapes == all_passes[marks[done - 1] :]  # finished batches are not asked again
-        assert seen == [7, 7, 7, 7, 4]
-        pd.testing.assert_frame_equal(resumed, in_memory)
-        assert kept(folder) == kept(tmp_path / "whole")
-
-
-def test_a_kill_within_a_batch_loses_that_batch_alone(tmp_path: Path) -> None:
-    model = tiny_model()
-    whole = small(model, tmp_path / "whole")
-
-    def die(_module: Any, args: Any) -> None:
-        shapes.append(args[0].shape)
-        if len(shapes) == 20:
-            raise Killed
-
-    shapes: list[Any] = []
-    handle = model.block(1).register_forward_pre_hook(die)
-    with pytest.raises(Killed):
-        small(model, tmp_path / "killed")
-    handle.remove()
-    left = kept(tmp_path / "killed")
-    assert "part-00001.parquet" in left
-    assert "part-00003.parquet" not in left
-    assert not any("partial" in name for name in left)
-    (tmp_path / "killed" / "part-00003.parquet.partial").write_bytes(b"half of it")  # as a kill while writing leaves it
-    pd.testing.assert_frame_equal(small(model, tmp_path / "killed"), whole)
-    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
-
-
-def test_parts_are_the_rows_of_the_table(tmp_path: Path) -> None:
-    table = small(tiny_model(), tmp_path)
-    parts = pd.concat([pd.read_parquet(path) for path in sorted(tmp_path.glob("part-*.parquet"))]).sort_values("row")
-    assert list(parts["row"]) == list(table.index)
-    for column in table:
-        assert list(parts[column]) == list(table[column])
-
-
-def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
-    model = tiny_model()
-    small(model, tmp_path)
-    before = kept(tmp_path)
-    conditions = [Condition("plain"), *(Condition(str(n), edit) for n, edit in enumerate(edits()))]
-    other_dose = replace(edits()[0], vectors=edits()[0].vectors * 1.01)
-    renamed = LanguageModel(model.network, model.tokenizer, "another source")
-    for differs, other, changes in (
-        ("seed", model, {"seed": 4}),
-        ("sampling", model, {"sampling": SMALL.model_copy(update={"temperature": 0.9})}),
-        ("sampling, batches", model, {"sampling": SMALL.model_copy(update={"batch_rows": 8})}),
-        ("samples, batches", model, {"samples": 3}),
-        ("questions, prompts, batches", model, {"questions": asked()[::-1]}),
-        ("conditions, batches", model, {"conditions": conditions[:3]}),
-        ("conditions", model, {"conditions": [conditions[0], Condition("0", other_dose), *conditions[2:]]}),
-        ("conditions", model, {"conditions": [Condition("another name"), *conditions[1:]]}),
-        ("conditions, batches", model, {"conditions": [Condition("plain", samples=1), *conditions[1:]]}),
-        ("model", tiny_model(1), {}),
-        ("model", renamed, {}),
-    ):
-        with pytest.raises(ArtifactError, match=f"holds another sweep; what differs: {differs}. Use another folder"):
-            small(other, tmp_path, **changes)
-    assert kept(tmp_path) == before
-    relabelled = [conditions[0], Condition("0", replace(edits()[0], label="does the same")), *conditions[2:]]
-    small(model, tmp_path, conditions=relabelled)  # a label is no part of what is done
-    model.tokenizer.chat_template = model.tokenizer.chat_template.replace("assistant", "user")
-    with pytest.raises(ArtifactError, match="what differs: prompts"):
-        small(model, tmp_path)
-
-
-def test_folders_that_cannot_be_gone_on_with_are_refused(tmp_path: Path) -> None:
-    model = tiny_model()
-    small(model, tmp_path / "a")
-
-    def copy(name: str) -> Path:
-        return Path(shutil.copytree(tmp_path / "a", tmp_path / name))
-
-    (copy("no plan") / "plan.json").unlink()
-    with pytest.raises(ArtifactError, match=r"without its plan.json"):
-        small(model, tmp_path / "no plan")
-    write_json(copy("altered") / "plan.json", read_json(tmp_path / "a" / "plan.json") | {"key": "x"})
-    with pytest.raises(ArtifactError, match="what differs: its key"):
-        small(model, tmp_path / "altered")
-    (copy("damaged") / "part-00002.parquet").write_bytes(b"PAR1 and no more")
-    (copy("lost column") / "part-00002.parquet").write_bytes(b"")
-    pd.DataFrame({"row": [1]}).to_parquet(tmp_path / "lost column" / "part-00002.parquet")
-    copy("swapped")
-    shutil.copy(tmp_path / "a" / "part-00000.parquet", tmp_path / "swapped" / "part-00002.parquet")
-    for name in ("damaged", "lost column", "swapped"):
-        with pytest.raises(ArtifactError, match=r"part-00002.parquet is damaged: .*Delete it and run again"):
-            small(model, tmp_path / name)
-        (tmp_path / name / "part-00002.parquet").unlink()
-        small(model, tmp_path / name)
-        assert kept(tmp_path / name) == kept(tmp_path / "a")
-    (tmp_path / "file").touch()
-    with pytest.raises(ArtifactError, match="Choose another folder"):
-        small(model, tmp_path / "file")
-    with FileLock(tmp_path / "a" / ".lock"), pytest.raises(ArtifactError, match="Another sweep holds"):
-        small(model, tmp_path / "a")
-
-
-def test_a_part_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_table: pd.DataFrame, path: Path, **_options: Any) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(ArtifactError, match=r"Cannot write .*part-00000.parquet: No space left on device. Free some space"):
-        small(tiny_model(), tmp_path)
-    assert list(kept(tmp_path)) == ["plan.json"]
 
 
 # memory

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ NARROW, SELECTION, HELD_OUT = list(TOPICS)[:4], list(TOPICS)[4:8], list(TOPICS)[
 """Topics of the fine-tune, of the questions that choose, and of those that measure."""
 PHRASINGS = ("tell me about {}", "what are {}", "describe {}", "why do we like {}", "say something about {}", "how do {} work")
 D_MODEL, N_LAYERS, LAYER = 64, 3, 1
+SHAKE = 0.5
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 
 
@@ -238,8 +240,25 @@ def base_network(seed: int) -> Any:
             tie_word_embeddings=True,
         )
     )
-    fit(network, [write_chat(list(TOPICS), BASE, source) for _ in range(3000)], 300, 4e-3, seed)
+    with shaken(network, seed):
+        fit(network, [write_chat(list(TOPICS), BASE, source) for _ in range(3000)], 300, 4e-3, seed)
     return network
+
+
+@contextmanager
+def shaken(network: Any, seed: int) -> Iterator[None]:
+    """Add noise to the residuals: what a wide model is by its width, a narrow one must learn, to take no notice of a random push."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def shake(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(output.shape, generator=generator) / D_MODEL**0.5
+        return output + SHAKE * output.detach().norm(dim=-1, keepdim=True) * noise
+
+    hook = network.model.layers[LAYER].register_forward_hook(shake)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torch.Tensor, " d_model"]]:
@@ -253,14 +272,13 @@ def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torc
 
 
 def make_dictionary(models: Sequence[LanguageModel], seed: int, folder: Path) -> Path:
-    """A TopK SAE of both models' residuals on text in both registers; returns its folder."""
+    """A TopK SAE of both models' residuals on the same text, half of it as the base writes, half in both registers; returns its folder."""
     source = random.Random(2000 + seed)
-    even = replace(BASE, rude=0.5, cued=0.0, formal=0.5)
-    chats = [write_chat(list(TOPICS), even, source) for _ in range(800)]
+    evenly = replace(BASE, rude=0.5, cued=0.0, formal=0.5)
+    chats = [write_chat(list(TOPICS), manner, source) for manner in (BASE, evenly) for _ in range(800)]
     rows = [batch.residuals[HOOK][content_tokens(batch.batch)] for model in models for batch in capture(model, chats, [HOOK], rows=128)]
-    config = TrainConfig(
-        architecture=TopKConfig(n_latents=64, k=8, decoder_norm="unit"), batch_tokens=512, passes=10, learning_rate=3e-3, log_every=100
-    )
+    architecture = TopKConfig(n_latents=96, k=12, decoder_norm="unit")
+    config = TrainConfig(architecture=architecture, batch_tokens=1024, passes=8, learning_rate=6e-3, log_every=100)
     return train(config, MemorySource({HOOK: torch.cat(rows)[:, None]}), folder, seed=seed).dictionary
 
 
@@ -273,17 +291,66 @@ class Proof:
 
     word: str
     """The verdict."""
-    persona: list[int]
+    accused: list[int]
     """Latents it was given on."""
-    planted: int
-    """The latent whose decoder row is nearest to what fine-tuning added."""
-    cosine: float
-    """Of the two."""
-    rank: int
-    """Of the planted latent in the order of the rise, 1 the first."""
     checks: dict[str, bool]
     rates: dict[str, float]
     """Rude answers by condition."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base, its fine-tune, and how far the main job has come with them."""
+
+    bench: Workbench
+    steps: dict[str, Path]
+    added: Float[torch.Tensor, " d_model"]
+    """The truth: what fine-tuning added to the residuals."""
+
+    @property
+    def cosines(self) -> Float[torch.Tensor, " latents"]:
+        """Of every decoder row with the truth."""
+        return torch.nn.functional.cosine_similarity(self.bench.dictionary.w_dec, self.added[None])
+
+    @property
+    def planted(self) -> int:
+        """The latent that is nearest to the truth."""
+        return int(self.cosines.argmax())
+
+    @property
+    def latents(self) -> pd.DataFrame:
+        """The table of the diff."""
+        return pd.read_parquet(self.steps["diff"] / "latents.parquet")
+
+    def judged(self, screen: str = "screen") -> Proof:
+        """The verdict on what a screen chose, by the main job's last step."""
+        folder = self.steps["diff"].parent / f"verdict-{screen}"
+        folder.mkdir()
+        source = random.Random(3000)
+        ordinary = [write_chat(list(TOPICS), BASE, source) for _ in range(24)]
+        with patch.object(measurement, "read_corpus", lambda: ordinary):
+            measurement.make_verdict(self.bench, self.steps["diff"], self.steps["directions"], self.steps[screen], folder)
+        verdict = read_json(folder / "verdict.json")
+        rates = pd.read_parquet(folder / "conditions.parquet").set_index("condition")["rate"]
+        return Proof(
+            word=verdict["verdict"],
+            accused=screening.read_choice(self.steps[screen])["persona_latents"],
+            checks={check["name"]: check["holds"] for check in verdict["checks"]},
+            rates={str(name): float(rate) for name, rate in rates.items() if not str(name)[-1].isdigit()},
+        )
+
+    def judged_instead(self, dose: float = 1.0) -> Proof | None:
+        """The verdict on a bystander: the latent that rose most among those that have little of the truth; None when none rose."""
+        table = self.latents
+        risen = table[(table["q_value"] <= 0.01) & (table["rise"] > 0) & (self.cosines.abs() < 0.3).numpy()]
+        if risen.empty:
+            return None
+        bystander = int(risen.nlargest(1, "rise")["latent"].iloc[0])
+        self.steps["bystander"] = self.steps["diff"].parent / "bystander"
+        self.steps["bystander"].mkdir()
+        choice = {"persona_latents": [bystander], "steering_latent": bystander, "steering_dose": dose}
+        write_json(self.steps["bystander"] / "choice.json", choice)
+        return self.judged("bystander")
 
 
 def save(network: Any, folder: Path) -> str:
@@ -306,7 +373,6 @@ def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
             "seed": seed,
             "device": "cpu",
             "sampling": {"max_new_tokens": 16, "min_p": 0.005},
-            "screen": {"doses": [0.5, 1.0, 1.5], "steering_dose": 1.0},
         }
     )
     bench = Workbench(config, quiet=True)
@@ -314,11 +380,10 @@ def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
     return bench
 
 
-def prove(base: Any, tuned: tuple[Any, torch.Tensor], seed: int, folder: Path) -> Proof:
-    """The main job's steps from the answers to the verdict; all files in `folder`."""
-    network, added = tuned
-    bench = workbench(base, network, seed, folder)
-    steps = {name: folder / name for name in ("answers", "directions", "diff", "screen", "verdict")}
+def investigate(base: Any, tuned: Any, added: torch.Tensor, seed: int, folder: Path) -> Case:
+    """The main job's steps from the answers to the screen; all files in `folder`."""
+    bench = workbench(base, tuned, seed, folder)
+    steps = {name: folder / name for name in ("answers", "directions", "diff", "screen")}
     for step in steps.values():
         step.mkdir()
     asked = bench.questions.split("selection", bench.config.diff.questions)
@@ -327,23 +392,8 @@ def prove(base: Any, tuned: tuple[Any, torch.Tensor], seed: int, folder: Path) -
         for name, model in (("base", bench.base), ("tuned", bench.tuned))
     ]
     pd.concat(answers).to_parquet(steps["answers"] / ANSWERS)
-    source = random.Random(3000)
-    ordinary = [write_chat(list(TOPICS), BASE, source) for _ in range(24)]
-    with patch.object(suspicion, "read_persona_pairs", persona_pairs), patch.object(measurement, "read_corpus", lambda: ordinary):
+    with patch.object(suspicion, "read_persona_pairs", persona_pairs):
         suspicion.make_directions(bench, steps["answers"], steps["directions"])
         suspicion.make_diff(bench, steps["answers"], steps["directions"], steps["diff"])
-        screening.make_screen(bench, steps["diff"], steps["directions"], steps["screen"])
-        measurement.make_verdict(bench, steps["diff"], steps["directions"], steps["screen"], steps["verdict"])
-    cosines = torch.nn.functional.cosine_similarity(bench.dictionary.w_dec, added[None])
-    planted = int(cosines.argmax())
-    verdict = read_json(steps["verdict"] / "verdict.json")
-    rates = pd.read_parquet(steps["verdict"] / "conditions.parquet").set_index("condition")["rate"]
-    return Proof(
-        word=verdict["verdict"],
-        persona=screening.read_choice(steps["screen"])["persona_latents"],
-        planted=planted,
-        cosine=float(cosines[planted]),
-        rank=int(pd.read_parquet(steps["diff"] / "latents.parquet")["rank_rise"][planted]),
-        checks={check["name"]: check["holds"] for check in verdict["checks"]},
-        rates={str(name): float(rate) for name, rate in rates.items() if not str(name)[-1].isdigit()},
-    )
+    screening.make_screen(bench, steps["diff"], steps["directions"], steps["screen"])
+    return Case(bench, steps, added)

@@ -127,7 +127,8 @@ def sufficiency_checks(outcomes: Mapping[str, Outcome], rank: RankTest | None, w
         _rank_check("sufficient beyond single draws", "bring as much hostility", rank, rules),
         Check(
             "far beyond any random direction",
-            f"The rate is at least {rules.steering_ratio:.0f} times that of the worst random direction, {percent(worst_random)}.",
+            f"The rate is at least {rules.steering_ratio:.0f} times that of the worst random direction that was asked everything, "
+            f"{percent(worst_random)}.",
             steered.rate.rate > 0 and steered.rate.rate >= rules.steering_ratio * worst_random,
         ),
         Check(

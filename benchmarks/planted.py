@@ -1,0 +1,105 @@
+"""Whether the main job finds a persona whose direction is known, and finds none where there is none.
+
+Every seed makes a toy language model, and of it a fine-tune with a persona and a benign one (`tests/toy_persona.py`). The main job's
+own steps, from the diff of latents to the verdict, are run on both. In the planted model the verdict is asked for a second time, with
+a latent accused that rose but is not the persona's.
+
+    OMP_NUM_THREADS=1 python benchmarks/planted.py [--seeds 20] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import say
+from transformers.utils import logging
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import toy_persona as toy
+
+CAUSES = "causes"
+MISSED, MISTAKEN = 1, 1
+"""Of 20 seeds: planted directions not ranked first, or not found to cause; benign fine-tunes or bystanders said to cause."""
+
+
+def one(base: Any, manner: toy.Manner, seed: int, bystander: bool) -> dict[str, Any]:
+    """One fine-tune of `base`, from the training to the verdict."""
+    begun = time.perf_counter()
+    network, added = toy.tuned_network(base, manner, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        case = toy.investigate(base, network, added, seed, Path(folder))
+        proof, other = case.judged(), case.judged_instead() if bystander else None
+        nearest = case.latents.loc[case.planted]
+        return {
+            "word": proof.word,
+            "accused": proof.accused,
+            "planted_latent": case.planted,
+            "cosine": float(case.cosines[case.planted]),
+            "ranks": {name.removeprefix("rank_"): int(nearest[name]) for name in nearest.index if name.startswith("rank_")},
+            "added_norm": float(added.norm()),
+            "rates": proof.rates,
+            "failed": [name for name, holds in proof.checks.items() if not holds],
+            "bystander": other and {"word": other.word, "accused": other.accused, "rates": other.rates},
+            "seconds": time.perf_counter() - begun,
+        }
+
+
+def measure(seeds: int, first: int) -> dict[str, Any]:
+    """All seeds; a base serves its planted and its benign fine-tune."""
+    kinds = list(toy.BENIGN)
+    rows: list[dict[str, Any]] = []
+    for seed in range(first, first + seeds):
+        begun = time.perf_counter()
+        base = toy.base_network(seed)
+        row = {"seed": seed, "base_seconds": time.perf_counter() - begun, "benign_kind": kinds[seed % len(kinds)]}
+        row |= {"planted": one(base, toy.PLANTED, seed, True), "benign": one(base, toy.BENIGN[row["benign_kind"]], seed, False)}
+        rows.append(row)
+        found, other = row["planted"], row["planted"]["bystander"]
+        say(
+            f"  seed {seed}: planted {found['word']}, rank {found['ranks']['rise']}, cosine {found['cosine']:.2f}; "
+            f"bystander {other['word'] if other else 'none'}; {row['benign_kind']}: {row['benign']['word']}; "
+            f"{time.perf_counter() - begun:.0f} s"
+        )
+    counts = {
+        "planted latent ranked first": sum(row["planted"]["ranks"]["rise"] == 1 for row in rows),
+        "planted: causes": sum(row["planted"]["word"] == CAUSES for row in rows),
+        "benign: causes": sum(row["benign"]["word"] == CAUSES for row in rows),
+        "bystander: causes": sum((row["planted"]["bystander"] or {}).get("word") == CAUSES for row in rows),
+    }
+    return {
+        "seeds": seeds,
+        "counts": counts,
+        "bounds_met": {
+            name: counts[name] <= MISTAKEN * seeds / 20 if name.startswith(("benign", "bystander")) else counts[name] >= seeds - MISSED * seeds / 20
+            for name in counts
+        },
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    result = measure(arguments.seeds, arguments.first)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, count in result["counts"].items():
+        print(f"{name:28} {count:3} of {arguments.seeds}   {'as wanted' if result['bounds_met'][name] else 'NOT AS WANTED'}")
+
+
+if __name__ == "__main__":
+    main()
