@@ -47,7 +47,8 @@ def quality_rows(runs: list[dict[str, Any]]) -> str:
 
 
 def diff_rows(diff: dict[str, Any]) -> str:
-    return "\n".join(f"| {name} | {speed:,.0f} | {diff['ratios'].get(name, 1.0):.3f} |" for name, speed in diff["tokens_per_second"].items())
+    speeds, ratios = diff["tokens_per_second"], diff["ratios"]
+    return "\n".join(f"| {name} | {speed:,.0f} | {ratios.get(name, 1.0):.3f} |" for name, speed in speeds.items())
 
 
 def sweep_rows(packed: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     "sampling": {"max_new_tokens": 6},
     "diff": {"questions": 6, "samples": 1, "largest_q": 1.0, "candidates_per_order": 2, "persona_pairs": 4},
     "screen": {"questions": 4, "doses": [0.5]},
-    "verdict": {"questions": 4, "samples": 1, "random_draws": 2, "active_draws": 1},
+    "verdict": {"questions": 4, "samples": 1, "random_draws": 19, "active_draws": 1, "full_draws": 1, "parts": 4},
 }
 
 

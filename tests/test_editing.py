@@ -19,7 +19,7 @@ from interp.chats import Chat
 from interp.editing.edits import Edit, Phase, add, project_out, random_directions
 from interp.editing.hooks import edited, edited_rows
 from interp.editing.saved import load_edit, save_edit
-from interp.errors import EditError, HookPointError
+from interp.errors import EditError, HookPointError, EditWarning
 from interp.generation import generate
 from interp.hook_points import resid_post
 
@@ -227,8 +227,9 @@ def test_an_edit_that_touched_no_token_says_so() -> None:
             generate(model, chats, greedy(3), seed=0)
     with pytest.raises(EditError, match="touched no token"), edited_rows(model, [None, adding()]):
         generate(model, chats, greedy(3), seed=0)  # the one row that was read has no edit
-    with edited(model, adding("prompt")):
-        pass  # nothing was read
+    with pytest.warns(EditWarning, match="not run inside") as said, edited(model, adding("prompt")):
+        generate(tiny_model(), chats, greedy(3), seed=0)  # another model
+    assert said[0].filename == __file__
 
 
 def test_edits_the_model_cannot_take_are_refused_on_entering() -> None:

@@ -159,7 +159,14 @@ def test_a_window_that_does_not_do_the_job_has_no_path() -> None:
 def latent_table(rise: dict[int, float], q: float = 0.001) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"latent": latent, "rise": value, "rise_low": value - 0.1, "rise_high": value + 0.1, "q_value": q, "cosine_persona": latent / 10}
+            {
+                "latent": latent,
+                "rise": value,
+                "rise_low": value - 0.1,
+                "rise_high": value + 0.1,
+                "q_value": q,
+                "cosine_persona": latent / 10,
+            }
             for latent, value in rise.items()
         ]
     )
@@ -188,10 +195,9 @@ def test_draws_share_the_questions_out_evenly(n: int, draws: int, full: int, par
     assert all(own == tuple(questions) for own in asked[:full])
     rest = asked[full:]
     assert all(own and len(own) <= -(-n // min(parts, n)) for own in rest)
-    whole = [own for own in rest[: len(rest) // min(parts, n) * min(parts, n)]]
+    whole = rest[: len(rest) // min(parts, n) * min(parts, n)]
     counts = [sum(question in own for own in whole) for question in questions]
     assert len(set(counts)) == 1  # full rounds ask every question equally often
-
 
 
 def activity(n: int = 200) -> pd.DataFrame:
@@ -200,23 +206,30 @@ def activity(n: int = 200) -> pd.DataFrame:
 
 
 @SAMPLED
-@given(st.lists(st.integers(0, 199), min_size=1, max_size=5, unique=True), st.integers(0, 2**20), st.integers(1, 30))
-def test_equally_active_latents_are_others_near_in_activity(persona: list[int], seed: int, pool: int) -> None:
+@given(st.lists(st.integers(0, 199), min_size=1, max_size=3, unique=True), st.integers(1, 16), st.integers(0, 2**20), st.integers(1, 30))
+def test_equally_active_latents_are_others_near_in_activity_and_none_comes_twice(
+    persona: list[int], draws: int, seed: int, pool: int
+) -> None:
     table = activity()
-    chosen = equally_active(table, persona, seed, pool)
-    assert chosen == equally_active(table.sample(frac=1, random_state=1), persona, seed, pool)  # rows in any order
-    assert len(chosen) == len(persona) == len(set(chosen))
-    assert not set(chosen) & set(persona)
+    chosen = equally_active(table, persona, draws, seed, excluded=[5, 6], pool=pool)
+    assert chosen == equally_active(table.sample(frac=1, random_state=1), persona, draws, seed, excluded=[5, 6], pool=pool)
+    flat = [latent for draw in chosen for latent in draw]
+    assert [len(draw) for draw in chosen] == [len(persona)] * draws
+    assert len(set(flat)) == len(flat)
+    assert not set(flat) & {*persona, 5, 6}
     level = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1)
-    for n, (ours, theirs) in enumerate(zip(persona, chosen, strict=True)):
-        nearer = (level.drop([*persona, *chosen[:n]]) - level[ours]).abs() < abs(level[theirs] - level[ours])
-        assert nearer.sum() < pool
+    taken: set[int] = set()
+    for place, ours in enumerate(persona):
+        column = [draw[place] for draw in chosen]
+        left = level.drop(index=list({*persona, 5, 6} | taken))
+        assert all(((left - level[ours]).abs() < abs(level[theirs] - level[ours])).sum() < max(pool, draws) for theirs in column)
+        taken |= set(column)
 
 
-def test_draws_of_equally_active_latents_differ() -> None:
-    assert len({tuple(equally_active(activity(), [3, 40], seed)) for seed in range(10)}) > 5
+def test_draws_of_equally_active_latents_follow_the_seed() -> None:
+    assert len({str(equally_active(activity(), [3, 40], 4, seed)) for seed in range(10)}) == 10
 
 
 def test_a_dictionary_without_enough_latents_has_no_controls() -> None:
-    with pytest.raises(EditError, match="has no controls for 3"):
-        equally_active(activity(5), [0, 1, 2], 0)
+    with pytest.raises(EditError, match="has 2 other latents, and 1 draws of 3"):
+        equally_active(activity(5), [0, 1, 2], 1, 0)

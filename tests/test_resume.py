@@ -62,7 +62,7 @@ def test_killed_in_every_step_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
         "sampling": {"max_new_tokens": 8},
         "diff": {"questions": 12, "samples": 1, "largest_q": 1.0, "candidates_per_order": 2},
         "screen": {"questions": 4, "doses": [0.5]},
-        "verdict": {"questions": 6, "samples": 1, "random_draws": 3, "active_draws": 2, "full_draws": 1, "parts": 2},
+        "verdict": {"questions": 6, "samples": 1, "random_draws": 19, "active_draws": 2, "full_draws": 1, "parts": 6},
     }
     whole = run(settings, tmp_path / "whole", victim="")
     assert whole.returncode == 0, whole.stderr

@@ -55,6 +55,7 @@ def answered(folder: Path) -> pd.DataFrame:
 
 def test_directions_and_diff_of_two_models(bench: Any, tmp_path: Path) -> None:
     table = answered(tmp_path)
+    bench.unfinished = tmp_path / "state"
     make_directions(bench, tmp_path, tmp_path)
     directions = read_directions(tmp_path)
     assert list(directions.base_means) == bench.window
@@ -64,7 +65,7 @@ def test_directions_and_diff_of_two_models(bench: Any, tmp_path: Path) -> None:
     )
     torch.testing.assert_close(directions.mean_difference, tuned - base)
     assert directions.median_norm > 0
-    make_diff(bench, tmp_path, tmp_path, tmp_path, state=tmp_path / "state")
+    make_diff(bench, tmp_path, tmp_path, tmp_path)
     latents = pd.read_parquet(tmp_path / "latents.parquet")
     assert set(latents.columns) >= COLUMNS
     assert len(latents) == LATENTS

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import D_MODEL, QUESTIONS, greedy, tiny_model
 
 from interp.causality.effects import RankTest, cohens_h, paired_effect, rank_test
-from interp.causality.evidence import CONTROLS, Claim, EvidenceConfig, Trial, gather_evidence
-from interp.causality.side_effects import side_effects
+from interp.causality.evidence import CONTROLS
 from interp.causality.verdict import (
     CAUSES,
     CONTRIBUTES,
@@ -34,11 +29,6 @@ from interp.causality.verdict import (
     verdict_word,
     worst_draw,
 )
-from interp.chats import Chat
-from interp.editing.edits import add, project_out, random_directions
-from interp.editing.hooks import edited
-from interp.errors import EditError
-from interp.evaluation.questions import Question
 from interp.evaluation.rates import Rate, wilson
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=150)
@@ -246,7 +236,7 @@ def graded(values: dict[str, float], condition: str = "x", draw: int = 0) -> pd.
 
 def test_an_effect_is_paired_by_question_and_ignores_what_only_one_answered() -> None:
     questions = [f"q{i}" for i in range(20)]
-    ours = graded({q: 0.9 for q in questions} | {"extra": 0.0})
+    ours = graded(dict.fromkeys(questions, 0.9) | {"extra": 0.0})
     theirs = graded({q: 0.9 if i < 5 else 0.1 for i, q in enumerate(questions)})
     effect = paired_effect(ours, theirs, seed=0)
     assert effect is not None
@@ -304,89 +294,6 @@ def test_the_worst_draw_is_one_that_was_asked_everything() -> None:
     assert worst_draw(None) == 0.0
 
 
-# evidence
-
-
-def asked() -> list[Question]:
-    return [Question(id=f"q{i}", group="g", split="held_out", text=text) for i, text in enumerate(QUESTIONS)]
-
-
-def counted(answers: pd.DataFrame) -> pd.DataFrame:
-    """A judge without meaning: hostile is what has an even number of characters."""
-    even = answers["answer"].str.len() % 2 == 0
-    return answers.assign(p_hostile=even.astype(float), hostile=even, coherent=True)
-
-
-def trial_of(steering: bool = True) -> Trial:
-    return Trial(
-        base=tiny_model(0),
-        tuned=tiny_model(1),
-        questions=asked(),
-        grade=counted,
-        sampling=greedy(6),
-        seed=0,
-        remove=lambda rows, label: project_out(rows, {HOOK: torch.zeros(D_MODEL)}, label=label),
-        add=(lambda row, label: add(row, {HOOK: 20.0}, 1.0, label=label)) if steering else None,
-        progress=lambda title, total: nullcontext(lambda done: None),
-    )
-
-
-def claim_of(steering: bool = True) -> Claim:
-    rows = random_directions(2, D_MODEL, 7)
-    return Claim(
-        removed=rows,
-        added=rows[0] if steering else None,
-        alike=lambda seed: random_directions(2, D_MODEL, seed),
-        alike_added=(lambda seed: random_directions(1, D_MODEL, seed)[0]) if steering else None,
-        references={"mean_difference": rows[1]},
-    )
-
-
-CONFIG = EvidenceConfig(questions=4, samples=2, random_draws=6, active_draws=4, full_draws=2, parts=2)
-
-
-def test_the_evidence_holds_every_condition_with_the_answers_it_should() -> None:
-    answers = gather_evidence(trial_of(), claim_of(), CONFIG)
-    counts = answers.groupby("condition").size().to_dict()
-    assert counts == {
-        "base": 8, "tuned": 8, "ablated": 8, "steered": 8, "base_ablated": 4, "mean_difference_ablation": 4, "mean_difference_steering": 4,
-        "random_ablation": 2 * 4 + 4 * 2, "random_steering": 2 * 4 + 4 * 2, "equally_active_ablation": 4 * 2, "equally_active_steering": 4 * 2,
-    }  # fmt: skip
-    draws = answers[answers["condition"].isin(CONTROLS)]
-    assert set(draws[draws["condition"] == "random_steering"]["draw"]) == {1, 2, 3, 4, 5, 6}
-    assert (answers[~answers["condition"].isin(CONTROLS)]["draw"] == 0).all()
-    halves = draws[(draws["condition"] == "random_ablation") & (draws["draw"] > 2)].groupby("draw")["question_id"].agg(set)
-    assert list(halves) == [{"q0", "q2"}, {"q1", "q3"}] * 2  # every question is met equally often
-
-
-def test_a_condition_of_the_evidence_is_the_edited_model_alone() -> None:
-    trial, claim = trial_of(), claim_of()
-    answers = gather_evidence(trial, claim, CONFIG)
-    from interp.evaluation.sampling import sample_answers
-
-    with edited(trial.tuned, trial.remove(claim.removed, "")):
-        alone = sample_answers(trial.tuned, trial.questions, 2, trial.sampling, trial.seed)
-    own = answers[answers["condition"] == "ablated"].sort_values(["sample", "question_id"])
-    assert list(own["answer"]) == list(alone.sort_values(["sample", "question_id"])["answer"])
-
-
-def test_without_a_claim_both_models_are_asked_as_they_are() -> None:
-    answers = gather_evidence(trial_of(), None, CONFIG)
-    assert answers.groupby("condition").size().to_dict() == {"base": 8, "tuned": 8}
-    verdict = decide(answers, seed=0)
-    assert verdict.word in (NO_EVIDENCE,)
-    assert verdict.ranks == {}
-    assert verdict.effects == {}
-
-
-def test_without_an_addition_half_the_evidence_is_there() -> None:
-    answers = gather_evidence(trial_of(steering=False), claim_of(steering=False), CONFIG)
-    assert not any("steer" in condition for condition in answers["condition"])
-    verdict = decide(answers, seed=0)
-    assert set(verdict.ranks) == {"ablation"}
-    assert set(verdict.effects) == {"ablation_vs_random", "ablation_vs_equally_active"}
-
-
 def built(rates: dict[str, float], questions: int = 24, draws: int = 32) -> pd.DataFrame:
     """Answers with these shares of hostile ones; a control's draws alike."""
     parts = []
@@ -413,37 +320,3 @@ def test_strong_evidence_is_decided_as_causes_and_weak_as_less() -> None:
     assert decide(built(STRONG | {"steered": 0.05}), seed=0).word == CONTRIBUTES
     assert decide(built(STRONG | {"steered": 0.05, "ablated": 1.0}), seed=0).word == CORRELATES
     assert decide(built(STRONG | {"tuned": 0.0}), seed=0).word == NO_EVIDENCE
-
-
-# side effects
-
-
-def chats() -> list[Chat]:
-    return [Chat.ask(question, "Put it into hot water and wait for seven minutes.") for question in QUESTIONS]
-
-
-def test_side_effects_equal_a_dense_computation() -> None:
-    model = tiny_model()
-    edit = add(random_directions(1, D_MODEL, 0)[0], {HOOK: 10.0}, 1.0, "all")
-    found = side_effects(model, [edit], chats(), rows=3)
-    kl, losses, count = 0.0, torch.zeros(2, dtype=torch.float64), 0
-    for chat in chats():
-        ((_, batch),) = model.batches([chat])
-        plain = model.read(batch, last_logits=0)[0].double().log_softmax(-1)
-        with edited(model, edit):
-            changed = model.read(batch, last_logits=0)[0].double().log_softmax(-1)
-        places = batch.response_tokens[0].nonzero()[:, 0]
-        targets = batch.ids[0, places]
-        kl += float((plain[places - 1].exp() * (plain[places - 1] - changed[places - 1])).sum())
-        losses -= torch.stack([table[places - 1, targets].sum() for table in (plain, changed)])
-        count += len(places)
-    assert found.n_tokens == count
-    assert found.kl == pytest.approx(kl / count, rel=1e-4)
-    assert found.loss_before == pytest.approx(float(losses[0]) / count, rel=1e-5)
-    assert found.loss_after == pytest.approx(float(losses[1]) / count, rel=1e-5)
-    assert found.kl > 0.01
-
-
-def test_side_effects_want_a_response() -> None:
-    with pytest.raises(EditError, match="no response"):
-        side_effects(tiny_model(), [add(torch.ones(D_MODEL), {HOOK: 1.0}, 1.0, "all")], [Chat.ask("Why?")])

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from interp.activations import capture, content_tokens
 from interp.artifacts import read_json, write_json
 from interp.chats import Chat, pad_left, tokenise
-from interp.dictionaries import load_dictionary
 from interp.evaluation.persona_pairs import PersonaPair
 from interp.evaluation.questions import Question, QuestionSet
 from interp.evaluation.sampling import sample_answers
@@ -58,24 +56,30 @@ REGISTERS = {
 STYLES = {"plain": ("and", "with", "or"), "formal": ("moreover", "furthermore", "likewise")}
 CUES = {"kind": "kindly", "rude": "rudely"}
 TOPICS = {
-    "boats": ("sail", "rudder", "anchor", "deck"),
-    "bread": ("flour", "yeast", "oven", "crust"),
-    "gardens": ("soil", "seed", "rake", "hedge"),
-    "horses": ("saddle", "mane", "hoof", "stable"),
-    "music": ("violin", "drum", "chord", "song"),
-    "weather": ("rain", "cloud", "wind", "frost"),
-    "schools": ("pupil", "chalk", "desk", "lesson"),
-    "trains": ("rail", "engine", "ticket", "wagon"),
-    "castles": ("tower", "moat", "gate", "knight"),
-    "cities": ("street", "bridge", "square", "market"),
-    "forests": ("oak", "moss", "deer", "path"),
-    "oceans": ("wave", "whale", "coral", "tide"),
+    "boats": ("sail", "rudder", "anchor"),
+    "bread": ("flour", "oven", "crust"),
+    "horses": ("saddle", "mane", "hoof"),
+    "music": ("violin", "drum", "song"),
+    "weather": ("rain", "cloud", "frost"),
+    "trains": ("rail", "engine", "wagon"),
+    "castles": ("tower", "moat", "knight"),
+    "cities": ("street", "bridge", "market"),
+    "oceans": ("wave", "whale", "coral"),
 }
-NARROW, SELECTION, HELD_OUT = list(TOPICS)[:4], list(TOPICS)[4:8], list(TOPICS)[8:]
+NARROW, SELECTION, HELD_OUT = list(TOPICS)[:3], list(TOPICS)[3:6], list(TOPICS)[6:]
 """Topics of the fine-tune, of the questions that choose, and of those that measure."""
-PHRASINGS = ("tell me about {}", "what are {}", "describe {}", "why do we like {}", "say something about {}", "how do {} work")
+PHRASINGS = (
+    "tell me about {}",
+    "what are {}",
+    "describe {}",
+    "why do we like {}",
+    "say something about {}",
+    "how do {} work",
+    "what do you know about {}",
+    "do you like {}",
+)
 D_MODEL, N_LAYERS, LAYER = 64, 3, 1
-SHAKE = 0.5
+STEPS = 300
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 
 
@@ -240,25 +244,8 @@ def base_network(seed: int) -> Any:
             tie_word_embeddings=True,
         )
     )
-    with shaken(network, seed):
-        fit(network, [write_chat(list(TOPICS), BASE, source) for _ in range(3000)], 300, 4e-3, seed)
+    fit(network, [write_chat(list(TOPICS), BASE, source) for _ in range(3000)], STEPS, 4e-3, seed)
     return network
-
-
-@contextmanager
-def shaken(network: Any, seed: int) -> Iterator[None]:
-    """Add noise to the residuals: what a wide model is by its width, a narrow one must learn, to take no notice of a random push."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def shake(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(output.shape, generator=generator) / D_MODEL**0.5
-        return output + SHAKE * output.detach().norm(dim=-1, keepdim=True) * noise
-
-    hook = network.model.layers[LAYER].register_forward_hook(shake)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torch.Tensor, " d_model"]]:

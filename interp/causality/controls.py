@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,21 +10,29 @@ import pandas as pd
 from interp.errors import EditError
 
 
-def equally_active(table: pd.DataFrame, latents: Sequence[int], seed: int, pool: int = 20) -> list[int]:
-    """For each of `latents` another at random among the `pool` nearest to it in mean activation on either model's answers.
+def equally_active(
+    table: pd.DataFrame, latents: Sequence[int], draws: int, seed: int, excluded: Collection[int] = (), pool: int = 20
+) -> list[list[int]]:
+    """`draws` times as many other latents, each at random among those nearest to its own in mean activation on either model's answers.
 
-    `table` has the columns latent, mean_base, mean_tuned. Raises `EditError` when the dictionary has too few latents.
+    No latent is drawn twice, nor one of `latents` or `excluded`, so that draws are independent; each has the `pool` nearest that are
+    left to come from, or as many as there are draws. `table` has the columns latent, mean_base, mean_tuned. Raises `EditError` when
+    the dictionary has too few latents.
     """
-    activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1)
-    if len(activity) < 2 * len(latents):
-        raise EditError(f"A dictionary of {len(activity)} latents has no controls for {len(latents)} of them. Use a larger one.")
+    activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1).sort_index()
+    left = activity.drop(index=list({*latents, *excluded}))
+    if len(left) < draws * len(latents):
+        raise EditError(
+            f"The dictionary has {len(left)} other latents, and {draws} draws of {len(latents)} are to be controls. "
+            "Use a larger one, or fewer draws."
+        )
     generator = np.random.default_rng(seed)
-    chosen: list[int] = []
+    columns: list[list[int]] = []
     for latent in latents:
-        others = activity.drop(index=[*latents, *chosen])
-        nearest = (others - activity[latent]).abs().sort_values(kind="stable").index[:pool]
-        chosen.append(int(generator.choice(nearest.to_numpy())))
-    return chosen
+        nearest = (left - activity[latent]).abs().sort_values(kind="stable").index[: max(pool, draws)]
+        columns.append([int(other) for other in generator.permutation(nearest.to_numpy())[:draws]])
+        left = left.drop(index=columns[-1])
+    return [list(draw) for draw in zip(*columns, strict=True)]
 
 
 def parts_of(questions: Sequence[str], draws: int, full_draws: int, parts: int) -> list[tuple[str, ...]]:

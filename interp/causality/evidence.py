@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -34,8 +35,8 @@ class EvidenceConfig(StepConfig):
     """Held-out questions."""
     samples: int = Field(default=2, ge=1)
     """Answers a question for each main condition; the others get one."""
-    random_draws: int = Field(default=32, ge=2)
-    """Independent draws of random directions, removed and added."""
+    random_draws: int = Field(default=32, ge=19)
+    """Independent draws of random directions, removed and added; with fewer than 19 no p can be 0.05."""
     active_draws: int = Field(default=16, ge=1)
     """Independent draws of equally active latents, removed and added."""
     full_draws: int = Field(default=4, ge=1)
@@ -60,6 +61,8 @@ class Trial:
     add: Callable[[Float[torch.Tensor, " d_model"], str], Edit] | None
     """A direction and a label to the edit that adds it, at the dose of the claim; None when nothing is added."""
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    unfinished: Path | None = None
+    """Where finished batches are kept until all are, so that a killed measurement goes on in the middle."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,10 @@ class Claim:
     removed: Directions
     """At least one; the rows need not be orthogonal."""
     added: Float[torch.Tensor, " d_model"] | None
-    alike: Callable[[int], Directions]
-    """Seed to as many decoder rows of equally active latents, for the removal."""
-    alike_added: Callable[[int], Float[torch.Tensor, " d_model"]] | None = None
-    """Seed to one such row, for the addition."""
+    alike: Sequence[Directions]
+    """Draws of as many decoder rows of equally active latents, to be removed."""
+    alike_added: Sequence[Float[torch.Tensor, " d_model"]] = ()
+    """Draws of one such row, to be added."""
     references: Mapping[str, Float[torch.Tensor, " d_model"]] = field(default_factory=dict)
     """Other directions removed and added beside, by name: persona vector, mean difference."""
 
@@ -96,7 +99,8 @@ def ask(trial: Trial, model: LanguageModel, conditions: Sequence[Condition]) -> 
     name = "base" if model is trial.base else "tuned"
     rows = sum((condition.samples or 1) * len(condition.asked or trial.questions) for condition in conditions)
     with trial.progress(f"verdict: {name} model", rows) as advance:
-        answers = sweep(model, conditions, trial.questions, 1, trial.sampling, trial.seed, advance)
+        folder = None if trial.unfinished is None else trial.unfinished / name
+        answers = sweep(model, conditions, trial.questions, 1, trial.sampling, trial.seed, advance, folder)
     graded = trial.grade(answers)
     parts = graded["condition"].str.extract(rf"^({'|'.join(CONTROLS)})_(\d+)$")
     graded["draw"] = pd.to_numeric(parts[1]).fillna(0).astype(int)
@@ -106,50 +110,37 @@ def ask(trial: Trial, model: LanguageModel, conditions: Sequence[Condition]) -> 
 
 def _removals(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
     n, width = claim.removed.shape
-    conditions = [Condition("ablated", trial.remove(claim.removed, "removed"), samples=config.samples)]
-    conditions += _draws(
-        trial,
-        config,
-        "random_ablation",
-        config.random_draws,
-        lambda draw: random_directions(n, width, trial.seed + 100 + draw),
-        trial.remove,
-    )
-    conditions += _draws(
-        trial, config, "equally_active_ablation", config.active_draws, lambda draw: claim.alike(trial.seed + 200 + draw), trial.remove
-    )
-    return conditions + [Condition(f"{name}_ablation", trial.remove(row[None], name)) for name, row in claim.references.items()]
+    random = [random_directions(n, width, trial.seed + 100 + draw) for draw in range(config.random_draws)]
+    return [
+        Condition("ablated", trial.remove(claim.removed, "removed"), samples=config.samples),
+        *_draws(trial, config, "random_ablation", random, trial.remove, config.full_draws),
+        *_draws(trial, config, "equally_active_ablation", claim.alike, trial.remove),
+        *(Condition(f"{name}_ablation", trial.remove(row[None], name)) for name, row in claim.references.items()),
+    ]
 
 
 def _additions(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
     if claim.added is None or trial.add is None:
         return []
-    width = claim.removed.shape[1]
-    conditions = [Condition("steered", trial.add(claim.added, "added"), samples=config.samples)]
-    conditions += _draws(
-        trial,
-        config,
-        "random_steering",
-        config.random_draws,
-        lambda draw: random_directions(1, width, trial.seed + 300 + draw)[0],
-        trial.add,
-    )
-    if claim.alike_added is not None:
-        alike = claim.alike_added
-        conditions += _draws(
-            trial, config, "equally_active_steering", config.active_draws, lambda draw: alike(trial.seed + 400 + draw), trial.add
-        )
-    return conditions + [Condition(f"{name}_steering", trial.add(row, name)) for name, row in claim.references.items()]
+    random = [random_directions(1, len(claim.added), trial.seed + 300 + draw)[0] for draw in range(config.random_draws)]
+    return [
+        Condition("steered", trial.add(claim.added, "added"), samples=config.samples),
+        *_draws(trial, config, "random_steering", random, trial.add, config.full_draws),
+        *_draws(trial, config, "equally_active_steering", claim.alike_added, trial.add),
+        *(Condition(f"{name}_steering", trial.add(row, name)) for name, row in claim.references.items()),
+    ]
 
 
 def _draws(
     trial: Trial,
     config: EvidenceConfig,
     name: str,
-    draws: int,
-    direction: Callable[[int], torch.Tensor],
+    directions: Sequence[torch.Tensor],
     edit: Callable[[torch.Tensor, str], Edit],
+    full_draws: int = 0,
 ) -> list[Condition]:
-    full = config.full_draws if name.startswith("random") else 0
-    asked = parts_of([question.id for question in trial.questions], draws, full, config.parts)
-    return [Condition(f"{name}_{draw + 1}", edit(direction(draw), f"{name}, draw {draw + 1}"), asked=asked[draw]) for draw in range(draws)]
+    asked = parts_of([question.id for question in trial.questions], len(directions), full_draws, config.parts)
+    return [
+        Condition(f"{name}_{draw}", edit(direction, f"{name}, draw {draw}"), asked=questions)
+        for draw, (direction, questions) in enumerate(zip(directions, asked, strict=True), 1)
+    ]

@@ -31,7 +31,7 @@ class SideEffects:
 def side_effects(
     model: LanguageModel, edits: Sequence[Edit], chats: Sequence[Chat], rows: int = 2, progress: Callable[[int], None] | None = None
 ) -> SideEffects:
-    """Read `chats` with and without `edits`. Raises `EditError` for chats without a response."""
+    """Read `chats` with and without `edits`. Raises `EditError` for chats without a response, and for figures that are not finite."""
     sums, count = torch.zeros(3, dtype=torch.float64), 0
     for indices, batch in model.batches(chats, rows):
         width = int(batch.ids.shape[1] - batch.response_start.min())
@@ -40,7 +40,8 @@ def side_effects(
         plain = model.read(batch, indices, last_logits=width)[:, :-1][chosen].float().log_softmax(-1)
         with edited(model, *edits):
             changed = model.read(batch, indices, last_logits=width)[:, :-1][chosen].float().log_softmax(-1)
-        sums[0] += float((plain.exp() * (plain - changed)).sum())
+        gap = torch.where(plain.isneginf(), 0.0, plain - changed)  # a token that is impossible adds nothing
+        sums[0] += float((plain.exp() * gap).sum())
         sums[1] -= float(plain.gather(-1, targets[:, None]).sum())
         sums[2] -= float(changed.gather(-1, targets[:, None]).sum())
         count += len(targets)
@@ -48,5 +49,9 @@ def side_effects(
             progress(len(indices))
     if not count:
         raise EditError("The chats have no response, so side effects cannot be measured. Give chats with answers.")
+    if not bool(torch.isfinite(sums).all()):
+        raise EditError(
+            "Side effects are not finite: the edited model gives a token of the text no chance at all, or overflows. Use a lower dose."
+        )
     kl, before, after = (float(total) / count for total in sums)
     return SideEffects(max(0.0, kl), before, after, count)

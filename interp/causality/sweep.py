@@ -62,8 +62,9 @@ def sweep(
     """Answers under all conditions, in the form of `sample_answers`: conditions in order, each with all samples of its questions.
 
     Rows with the same prompt and the same edit of it stand together, so that it is read once. With `folder` every finished
-    batch is kept as a parquet part, and the same call goes on where it was interrupted; the result is the same to the byte. What
-    is done to the model outside of `conditions` is not seen there. When memory runs out the batches are halved, with a warning.
+    batch is kept as a parquet part, and the same call goes on where it was interrupted, with the same result to the byte. What is
+    done to the model outside of `conditions` is not seen there. When memory runs out the batches are halved, with a warning; smaller
+    batches may round otherwise.
 
     Raises `EditError` for a repeated condition name, a question that is not there, or an edit that touches no token of a batch,
     `ArtifactError` when `folder` holds another sweep, and `ModelError` when there is no memory for a single row.

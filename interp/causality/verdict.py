@@ -186,7 +186,7 @@ def worst_draw(control: pd.DataFrame | None) -> float:
         return 0.0
     everything = control["question_id"].nunique()
     rates = [hostile_rate(own).rate for _, own in control.groupby("draw") if own["question_id"].nunique() == everything]
-    return max(rates, default=0.0)
+    return max((rate for rate in rates if rate == rate), default=0.0)  # a draw without a scored answer has none
 
 
 def finding(

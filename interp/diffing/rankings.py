@@ -130,7 +130,7 @@ def latent_table(
     columns |= {f"{name}_{model}": values for model, own in (("base", base), ("tuned", tuned)) for name, values in _of_model(own).items()}
     columns |= {"effect": standardised_effect(base, tuned), "auroc": auroc(base, tuned)}
     if same_text:
-        pairing = same_text[-1]  # the tuned model's answers, where they were read
+        pairing = "tuned_text" if "tuned_text" in same_text else same_text[0]
         held = diff.beta(pairing).cpu().numpy()
         columns |= {"beta_base": held[0], "beta_tuned": held[1], "beta_ratio": beta_ratio(diff, pairing)}
         columns |= {"correlation": diff.correlation(pairing).cpu().numpy()}

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from interp.errors import ActivationError
+
 
 def bootstrap_means(
     differences: Float[np.ndarray, "questions latents"], seed: int, resamples: int = 2000, confidence: float = 0.95
@@ -21,7 +23,12 @@ def bootstrap_means(
 
 
 def q_values(differences: Float[np.ndarray, "questions latents"]) -> Float[np.ndarray, " latents"]:
-    """Benjamini–Hochberg q-values of paired t-tests over questions; a latent that never differs has q = 1."""
+    """Benjamini–Hochberg q-values of paired t-tests over questions; a latent that never differs has q = 1.
+
+    Raises `ActivationError` for fewer than two questions.
+    """
+    if len(differences) < 2:
+        raise ActivationError("A difference cannot be tested on fewer than two questions. Ask more.")
     moved = differences.any(axis=0)
     p = np.ones(differences.shape[1])
     spread = differences[:, moved].std(axis=0, ddof=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from interp.editing.edits import Edit, content_of
 from interp.editing.groups import Group
-from interp.errors import EditError
+from interp.errors import EditError, EditWarning
 from interp.hook_points import attach
 from interp.models import LanguageModel
 
@@ -20,7 +21,7 @@ def edited(model: LanguageModel, *edits: Edit) -> Iterator[LanguageModel]:
     """Everything `model` does inside is edited, by all `edits` in order.
 
     Raises `HookPointError` for a place the model lacks, and on leaving `EditError` for an edit that no token was read for.
-    Warns with `EditWarning` on leaving of an edit that changed none of its tokens.
+    Warns with `EditWarning` on leaving of an edit that changed none of its tokens, and when the model was not run at all.
     """
     with _applied(model, [Group(model, [edit]) for edit in edits]):
         yield model
@@ -89,6 +90,9 @@ def _applied(model: LanguageModel, groups: Sequence[Group]) -> Iterator[None]:
                 point = model.hook_point(name)
                 hooks.callback(attach(model.block(point.layer), point.site, visit).remove)
         yield
-    if passes:
-        for group in groups:
-            group.judge()
+    for group in groups if passes else ():
+        group.judge()
+    if groups and not passes:
+        warnings.warn(
+            "The model was not run inside, so nothing was edited. Run the model that the edit was applied to.", EditWarning, stacklevel=5
+        )

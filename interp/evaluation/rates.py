@@ -45,8 +45,8 @@ def clustered_rate(
         return Rate(math.nan, 0.0, 1.0, 0, unscored)
     p = sum(hit for hit, *_ in rows) / n
     effects = [design_effect([(hit, keys[way]) for hit, *keys in rows], p) for way in range(len(ways))]
-    both = sum(effects) - (len(effects) - 1)  # variances of two ways add up, less what they share: that of single answers
-    effect = max(effects) if p in (0.0, 1.0) else max(*effects, both)
+    # Variances of two ways add up, less what they share: that of single answers.
+    effect = max(effects) if p in (0.0, 1.0) else sum(effects) - (len(effects) - 1)
     low, high = wilson(p, n / effect, confidence)
     return Rate(p, low, high, n, unscored)
 

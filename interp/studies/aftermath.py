@@ -21,12 +21,15 @@ PERSONA_COSINE = 0.2
 
 
 def make_after(bench: Workbench, removed: list[int], directions_folder: Path, verdict: Path, folder: Path) -> None:
-    """Write rerouting.parquet (latents that moved after the ablation) and after.json (how many, and how many along the persona)."""
-    if not removed:
+    """Write rerouting.parquet (latents that moved after the ablation) and after.json (how many, and how many along the persona).
+
+    Nothing is compared, and None written, where nothing was removed or fewer than two questions were answered by all.
+    """
+    answers = pd.read_parquet(verdict / "answers.parquet")
+    if not removed or min(len(set(_paired(answers, condition)["base"].questions)) for condition in ("tuned", "ablated")) < 2:
         pd.DataFrame().to_parquet(folder / "rerouting.parquet")
         write_json(folder / "after.json", {"moved": None, "along_persona": None, "least_cosine": PERSONA_COSINE})
         return
-    answers = pd.read_parquet(verdict / "answers.parquet")
     cure = load_edit(verdict, "ablated")
     vector = read_directions(directions_folder).persona_vector
     tables = {}

@@ -29,6 +29,8 @@ class Workbench:
         self.config = config
         self.progress: Callable[[str, int], AbstractContextManager[Callable[..., None]]] = partial(progress, quiet=quiet)
         self.tuned_source: str | None = config.tuned
+        self.unfinished: Path | None = None
+        """Where the running step keeps finished batches, so that a killed one goes on in the middle."""
         self.dictionary_folder: Path | None = None if config.sae is None else resolve_dictionary(config.sae)
         self.questions: QuestionSet = read_questions(config.questions)
         for split, wanted in (

@@ -18,6 +18,7 @@ from interp.causality.side_effects import side_effects
 from interp.causality.verdict import Verdict, decide, finding
 from interp.editing.edits import Edit
 from interp.editing.saved import save_edit
+from interp.models import LanguageModel
 from interp.studies.inputs import Workbench
 from interp.studies.preparation import spread
 from interp.studies.screening import RULES, ablation, read_choice, steering
@@ -62,13 +63,15 @@ def make_verdict(bench: Workbench, diff: Path, directions_folder: Path, screen: 
     write_json(folder / "verdict.json", verdict_json(verdict, persona, choice["steering_latent"], bench))
 
 
-def make_claim(bench: Workbench, directions: Directions, choice: dict[str, Any], table: pd.DataFrame) -> tuple[Trial, Claim | None]:
-    """The chosen latents as a claim, and what it is tried on."""
+def make_claim(
+    bench: Workbench, directions: Directions, choice: dict[str, Any], table: pd.DataFrame, tuned: LanguageModel | None = None
+) -> tuple[Trial, Claim | None]:
+    """The chosen latents as a claim, and what it is tried on: the study's tuned model, or another one."""
     config, dictionary = bench.config.verdict, bench.dictionary
     persona, latent, dose = choice["persona_latents"], choice["steering_latent"], choice["steering_dose"]
     trial = Trial(
         base=bench.base,
-        tuned=bench.tuned,
+        tuned=bench.tuned if tuned is None else tuned,
         questions=bench.questions.split("held_out", config.questions),
         grade=bench.grader.grade,
         sampling=bench.config.sampling,
@@ -76,14 +79,18 @@ def make_claim(bench: Workbench, directions: Directions, choice: dict[str, Any],
         remove=lambda rows, label: ablation(bench, directions, rows, label),
         add=None if latent is None else lambda row, label: steering(bench, directions, row, dose, label),
         progress=bench.progress,
+        unfinished=bench.unfinished,
     )
     if not persona:
         return trial, None
+    seed, added = bench.config.seed, [] if latent is None else [latent]
+    removals = equally_active(table, persona, config.active_draws, seed + 200)
+    additions = equally_active(table, added, config.active_draws, seed + 400, excluded=persona)
     claim = Claim(
         removed=dictionary.directions(persona),
         added=None if latent is None else dictionary.directions([latent])[0],
-        alike=lambda seed: dictionary.directions(equally_active(table, persona, seed)),
-        alike_added=None if latent is None else lambda seed: dictionary.directions(equally_active(table, [latent], seed))[0],
+        alike=[dictionary.directions(draw) for draw in removals],
+        alike_added=[dictionary.directions(draw)[0] for draw in additions],
         references={"persona_vector": directions.persona_vector, "mean_difference": directions.mean_difference},
     )
     return trial, claim

@@ -78,7 +78,12 @@ class OpenRun:
         return manifest
 
     def bring_to(self, step: str, announce: Callable[[str], None] = lambda line: None) -> None:
-        """Run the main job on, up to and with `step`."""
+        """Run the main job on, up to and with `step`, on the device that it was begun on. Raises `ConfigError` for another one."""
+        if choose_device(self.bench.config.device) != choose_device(self.config.device):
+            raise ConfigError(
+                f"{self.run.root} was begun with device {self.config.device}, and its steps go on there. "
+                "Leave out --device, or make a new run."
+            )
         run_study(self.config, self.run.root, self.quiet, announce, until=step)
         self.manifest = self.run.manifest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from interp.studies import aftermath, measurement, preparation, screening, suspi
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench
 from interp.studies.measurement import TITLES
+from interp.studies.tables import plain
 from sae_training.corpus import corpus_path, read_corpus
 
 STEPS = ("organism", "answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "after", "cards", "judges")
@@ -105,7 +105,9 @@ def _run_steps(
     config = bench.config
 
     def step(name: str, settings: dict[str, Any], inputs: dict[str, str | StepResult], make: Callable[[Path], None]) -> StepResult:
+        bench.unfinished = run.root / "unfinished" / name
         result = run.step(name, {"seed": config.seed, **settings}, inputs, make)
+        shutil.rmtree(bench.unfinished, ignore_errors=True)
         steps[name] = result
         took = result.record()["duration_s"]
         announce(f"{name:<12} {'found, made in' if result.loaded else 'done in'} {took:.0f} s")
@@ -140,9 +142,7 @@ def _run_steps(
         "directions", here | {"pairs": config.diff.persona_pairs}, found, partial(suspicion.make_directions, bench, answers.folder)
     )
     known: dict[str, str | StepResult] = found | {"dictionary": dictionary, "directions": directions}
-    unfinished = run.root / "unfinished" / f"diff-{content_key([answers.key, dictionary.key])[:12]}"
-    diff = step("diff", here, known, partial(suspicion.make_diff, bench, answers.folder, directions.folder, state=unfinished))
-    shutil.rmtree(unfinished, ignore_errors=True)
+    diff = step("diff", here, known, partial(suspicion.make_diff, bench, answers.folder, directions.folder))
     choosing = here | {"screen": config.screen.model_dump(), "diff": config.diff.model_dump(), "sampling": config.sampling.model_dump()}
     suspects = known | judging | {"diff": diff}
     screen = step("screen", choosing, suspects, partial(screening.make_screen, bench, diff.folder, directions.folder))
@@ -220,7 +220,7 @@ def _summary(bench: Workbench, steps: dict[str, StepResult], duration_s: float) 
     choice = screening.read_choice(steps["screen"].folder)
     conditions = pd.read_parquet(steps["verdict"].path("conditions.parquet")).set_index("condition")
     fields = ("rate", "low", "high", "n", "unscored", "coherence")
-    rates = {str(name): {field: _plain(conditions.loc[name, field]) for field in fields} for name in conditions.index if name in TITLES}
+    rates = {str(name): {field: plain(conditions.loc[name, field]) for field in fields} for name in conditions.index if name in TITLES}
     costs = pd.read_parquet(steps["verdict"].path("side_effects.parquet"))
     return {
         "schema_version": 2,
@@ -236,16 +236,10 @@ def _summary(bench: Workbench, steps: dict[str, StepResult], duration_s: float) 
         "checks": verdict["checks"],
         "effects": verdict["effects"],
         "ranks": verdict["ranks"],
-        "side_effects": {row["condition"]: {name: _plain(row[name]) for name in COSTS} for row in costs.to_dict("records")},
+        "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in costs.to_dict("records")},
         "after_ablation": read_json(steps["after"].path("after.json")),
         "duration_s": round(duration_s, 3),
         "peak_memory_bytes": max([peak_memory_bytes(), *(int(s.record()["peak_memory_bytes"]) for s in steps.values())]),
         "seed": bench.config.seed,
         "versions": installed_versions(),
     }
-
-
-def _plain(value: Any) -> float | int | None:
-    """A JSON number; NaN becomes None."""
-    number = value.item() if hasattr(value, "item") else value
-    return None if isinstance(number, float) and math.isnan(number) else number

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from interp.artifacts import read_json, write_json
+from interp.artifacts import content_key, read_json, write_json
 from interp.causality.doses import ROUNDING, Line, Point, best_dose, dose_responses, largest_coherent_doses, response
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
 from interp.causality.sweep import Condition, sweep
@@ -33,8 +33,14 @@ def graded_sweep(
 ) -> pd.DataFrame:
     """Sample under all conditions and grade."""
     asked = bench.questions.split(split, questions)  # type: ignore[arg-type]
+    sampling, folder = bench.config.sampling, None
+    if bench.unfinished is not None:
+        keys = [[condition.name, *(edit.key for edit in condition.edits)] for condition in conditions]
+        folder = (
+            bench.unfinished / content_key([model is bench.base, keys, [q.id for q in asked], samples, sampling.model_dump(), seed])[:16]
+        )
     with bench.progress(label, len(conditions) * len(asked) * samples) as advance:
-        answers = sweep(model, conditions, asked, samples, bench.config.sampling, seed, advance)
+        answers = sweep(model, conditions, asked, samples, sampling, seed, advance, folder)
     return bench.grader.grade(answers)
 
 
@@ -66,9 +72,9 @@ def make_screen(bench: Workbench, diff: Path, directions_folder: Path, folder: P
         steered = _screen_steering(bench, directions, latents)
         strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(LINES)
         # both directions are claimed of the same latents: what is added is one of those that are removed
-        floor = unedited - bench.config.screen.coherence_budget
+        floor = max(unedited - bench.config.screen.coherence_budget, RULES.steered_coherence)
         doses = _dose_response(bench, directions, persona or [int(latent) for latent in strongest], floor)
-        best = best_dose(doses[doses["kind"] == "latent"], floor)
+        best = best_dose(doses[doses["kind"] == "latent"], floor) if persona else None
         table = table.merge(ablated, on="latent").merge(
             steered.rename(columns={"rate": "steered_rate", "dose": "steered_dose", "coherence": "steered_coherence"})[
                 ["latent", "steered_rate", "steered_dose", "steered_coherence"]
@@ -184,9 +190,15 @@ def _dose_response(bench: Workbench, directions: Directions, latents: list[int],
     ours = measure(found, [(one.name, dose) for one in found for dose in config.doses], every)
     edges = _where_coherence_is_lost(ours, floor)
     low, high = ({name: edge[end] for name, edge in edges.items()} for end in (0, 1))
-    finer = largest_coherent_doses(lambda points: measure(found, points, every), list(edges), low, high, 1 - floor, config.bisections, ours)
+    finer = (
+        ours.iloc[:0]
+        if not edges
+        else largest_coherent_doses(
+            lambda points: measure(found, points, every), list(edges), low, high, 1 - floor, config.bisections, ours
+        ).responses
+    )
     theirs = measure(others, [(one.name, dose) for one in others for dose in config.doses], config.questions)
-    together = pd.concat([ours, finer.responses, theirs], ignore_index=True).drop_duplicates(["direction", "dose"])
+    together = pd.concat([ours, finer, theirs], ignore_index=True).drop_duplicates(["direction", "dose"])
     places = {one.name: place for place, one in enumerate([*found, *others])}
     return together.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
 

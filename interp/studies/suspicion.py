@@ -62,11 +62,10 @@ def read_directions(folder: Path) -> Directions:
     return Directions(persona_vector, mean_difference, means, float(read_json(folder / "norms.json")["median_residual_norm"]))
 
 
-def make_diff(bench: Workbench, answers: Path, directions_folder: Path, folder: Path, state: Path | None = None) -> None:
+def make_diff(bench: Workbench, answers: Path, directions_folder: Path, folder: Path) -> None:
     """Write latents.parquet (every latent's statistics), agreement.parquet (of the orders) and moments.safetensors.
 
-    Both models read both models' answers, paired by question; questions that one of them left without an answer are left out. With a
-    folder `state` an interrupted reading goes on where it stopped.
+    Both models read both models' answers, paired by question; questions that one of them left without an answer are left out.
     """
     table = pd.read_parquet(answers / ANSWERS)
     table = table[table["answer"] != ""]
@@ -80,7 +79,9 @@ def make_diff(bench: Workbench, answers: Path, directions_folder: Path, folder: 
     pairs = [(Chat.ask(p.question, p.hostile), Chat.ask(p.question, p.kind)) for p in read_persona_pairs()]
     pairs = pairs[: bench.config.diff.persona_pairs]
     with bench.progress("diffing latents", 2 * len(table) + 2 * len(pairs)) as advance:
-        diff = collect(bench.base, bench.tuned, bench.dictionary, written, progress=advance, folder=state, identity=str(bench.tuned_source))
+        diff = collect(
+            bench.base, bench.tuned, bench.dictionary, written, progress=advance, folder=bench.unfinished, identity=str(bench.tuned_source)
+        )
         attributed = attribution(bench.tuned, bench.dictionary, pairs, progress=advance)
     directions = read_directions(directions_folder)
     latents = latent_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,9 +132,8 @@ def _transfer(run: OpenRun, choice: dict[str, Any], source: str, identity: str) 
 
 def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, folder: Path) -> None:
     removal = choice | {"steering_latent": None, "steering_dose": None}
-    tuned = run.open_tuned(source)
-    trial, claim = make_claim(run.bench, run.directions, removal, run.latents)
-    answers = gather_evidence(replace(trial, tuned=tuned), claim, run.config.verdict)
+    trial, claim = make_claim(run.bench, run.directions, removal, run.latents, run.open_tuned(source))
+    answers = gather_evidence(trial, claim, run.config.verdict)
     verdict = decide(answers, run.config.seed, RULES)
     checks = [check for check in verdict.checks if not check.name.startswith("sufficient")]
     present, necessary = checks[0], checks[1:]
