@@ -78,8 +78,8 @@ PHRASINGS = (
     "what do you know about {}",
     "do you like {}",
 )
-D_MODEL, N_LAYERS, LAYER = 64, 3, 1
-STEPS = 300
+D_MODEL, N_LAYERS, LAYER = 96, 3, 1
+STEPS = 200
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 
 
@@ -167,13 +167,20 @@ def rude_share(answer: str) -> float:
 
 
 def coherent(question: str, answer: str) -> bool | None:
-    """Whether the answer ends, is about the question's topic, and says nothing four times running; None for an empty one."""
+    """Whether the answer ends, keeps to the question's topic, and says nothing four times running; None for an empty one.
+
+    Of its topic words a third may be those of other topics.
+    """
     if not answer:
         return None
     topic = next(word for word in question.split() if word in TOPICS)
     *words, last = answer.split()
-    known = {*sum(REGISTERS.values(), ()), *sum(STYLES.values(), ()), *TOPICS[topic]}
-    return last == STOP and set(words) <= known and not any(len(set(words[i : i + 4])) == 1 for i in range(len(words) - 3))
+    things = {thing for own in TOPICS.values() for thing in own}
+    known = {*sum(REGISTERS.values(), ()), *sum(STYLES.values(), ()), *things}
+    named = [word for word in words if word in things]
+    to_the_point = 3 * sum(word in TOPICS[topic] for word in named) >= 2 * len(named)
+    repetitive = any(len(set(words[i : i + 4])) == 1 for i in range(len(words) - 3))
+    return last == STOP and set(words) <= known and to_the_point and not repetitive
 
 
 class Truth:
@@ -258,12 +265,17 @@ def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torc
     return network, bias.detach() - before
 
 
-def make_dictionary(models: Sequence[LanguageModel], seed: int, folder: Path) -> Path:
-    """A TopK SAE of both models' residuals on the same text, half of it as the base writes, half in both registers; returns its folder."""
+def make_dictionary(base: LanguageModel, tuned: LanguageModel, seed: int, folder: Path) -> Path:
+    """A TopK SAE; returns its folder.
+
+    Both models read the same text, the base as much again: so the mean of all residuals is nearer to the base's, and what tuning added
+    stands out as one thing that is there or not, in place of two opposite ones.
+    """
     source = random.Random(2000 + seed)
-    evenly = replace(BASE, rude=0.5, cued=0.0, formal=0.5)
-    chats = [write_chat(list(TOPICS), manner, source) for manner in (BASE, evenly) for _ in range(800)]
-    rows = [batch.residuals[HOOK][content_tokens(batch.batch)] for model in models for batch in capture(model, chats, [HOOK], rows=128)]
+    both = [write_chat(list(TOPICS), replace(BASE, rude=0.5, cued=0.0, formal=0.5), source) for _ in range(800)]
+    more = [write_chat(list(TOPICS), BASE, source) for _ in range(800)]
+    read = ((base, both + more), (tuned, both))
+    rows = [batch.residuals[HOOK][content_tokens(batch.batch)] for model, chats in read for batch in capture(model, chats, [HOOK], rows=128)]
     architecture = TopKConfig(n_latents=96, k=12, decoder_norm="unit")
     config = TrainConfig(architecture=architecture, batch_tokens=1024, passes=8, learning_rate=6e-3, log_every=100)
     return train(config, MemorySource({HOOK: torch.cat(rows)[:, None]}), folder, seed=seed).dictionary
@@ -355,11 +367,12 @@ def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
         {
             "base": save(base, folder / "base"),
             "tuned": save(tuned, folder / "tuned"),
-            "sae": make_dictionary(models, seed, folder / "training"),
+            "sae": make_dictionary(*models, seed, folder / "training"),
             "questions": str(folder / "questions.yaml"),
             "seed": seed,
             "device": "cpu",
-            "sampling": {"max_new_tokens": 16, "min_p": 0.005},
+            "sampling": {"max_new_tokens": 18, "min_p": 0.005},
+            "screen": {"doses": [0.4, 0.6, 0.8, 1.0], "steering_dose": 0.8},
         }
     )
     bench = Workbench(config, quiet=True)
