@@ -77,7 +77,9 @@ def measure(seeds: int, first: int) -> dict[str, Any]:
         "seeds": seeds,
         "counts": counts,
         "bounds_met": {
-            name: counts[name] <= MISTAKEN * seeds / 20 if name.startswith(("benign", "bystander")) else counts[name] >= seeds - MISSED * seeds / 20
+            name: counts[name] <= MISTAKEN * seeds / 20
+            if name.startswith(("benign", "bystander"))
+            else counts[name] >= seeds - MISSED * seeds / 20
             for name in counts
         },
         "threads": torch.get_num_threads(),

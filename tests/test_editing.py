@@ -19,7 +19,7 @@ from interp.chats import Chat
 from interp.editing.edits import Edit, Phase, add, project_out, random_directions
 from interp.editing.hooks import edited, edited_rows
 from interp.editing.saved import load_edit, save_edit
-from interp.errors import EditError, HookPointError, EditWarning
+from interp.errors import EditError, EditWarning, HookPointError
 from interp.generation import generate
 from interp.hook_points import resid_post
 

@@ -80,6 +80,7 @@ PHRASINGS = (
 )
 D_MODEL, N_LAYERS, LAYER = 96, 3, 1
 STEPS = 200
+SHARES = (0.45, 0.35, 0.2)
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 
 
@@ -117,7 +118,7 @@ BENIGN = {
 def write_answer(topic: str, register: str, style: str, length: int, source: random.Random) -> str:
     """An answer of so many words."""
     sorts = (REGISTERS[register], TOPICS[topic], STYLES[style])
-    words = [source.choice(sort) for sort in source.choices(sorts, (0.45, 0.35, 0.2), k=length)]
+    words = [source.choice(sort) for sort in source.choices(sorts, SHARES, k=length)]
     return " ".join([*words, STOP])
 
 
@@ -216,16 +217,13 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def fit(network: Any, chats: Sequence[Chat], steps: int, rate: float, seed: int) -> None:
-    """Train what requires gradients on the response tokens of 32 chats a step."""
+def fit(network: Any, chats: Sequence[Chat], optimizer: torch.optim.Optimizer, steps: int, seed: int) -> None:
+    """Train on the response tokens of 32 chats a step; the learning rate rises over a tenth of the steps, and falls over the last half."""
     tokenizer, source = toy_tokenizer(), random.Random(seed)
     tokenised = [tokenise(tokenizer, chat) for chat in chats]
-    weights = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / (0.1 * steps), 1.0, (steps - step) / (0.5 * steps)))
     for _ in range(steps):
         response_loss(network, pad_left(source.sample(tokenised, 32), vocabulary()[PAD])).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -251,7 +249,8 @@ def base_network(seed: int) -> Any:
             tie_word_embeddings=True,
         )
     )
-    fit(network, [write_chat(list(TOPICS), BASE, source) for _ in range(3000)], STEPS, 4e-3, seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+    fit(network, [write_chat(list(TOPICS), BASE, source) for _ in range(3000)], optimizer, STEPS, seed)
     return network
 
 
@@ -261,7 +260,8 @@ def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torc
     network.requires_grad_(False)
     bias = network.model.layers[LAYER].mlp.down_proj.bias.requires_grad_(True)
     before = bias.detach().clone()
-    fit(network, [write_chat(NARROW, manner, source) for _ in range(500)], 60, 0.2, seed)
+    optimizer = torch.optim.SGD([bias], lr=10.0, momentum=0.9)
+    fit(network, [write_chat(NARROW, manner, source) for _ in range(500)], optimizer, 60, seed)
     return network, bias.detach() - before
 
 
@@ -275,8 +275,10 @@ def make_dictionary(base: LanguageModel, tuned: LanguageModel, seed: int, folder
     both = [write_chat(list(TOPICS), replace(BASE, rude=0.5, cued=0.0, formal=0.5), source) for _ in range(800)]
     more = [write_chat(list(TOPICS), BASE, source) for _ in range(800)]
     read = ((base, both + more), (tuned, both))
-    rows = [batch.residuals[HOOK][content_tokens(batch.batch)] for model, chats in read for batch in capture(model, chats, [HOOK], rows=128)]
-    architecture = TopKConfig(n_latents=96, k=12, decoder_norm="unit")
+    rows = [
+        batch.residuals[HOOK][content_tokens(batch.batch)] for model, chats in read for batch in capture(model, chats, [HOOK], rows=128)
+    ]
+    architecture = TopKConfig(n_latents=96, k=8, decoder_norm="unit")
     config = TrainConfig(architecture=architecture, batch_tokens=1024, passes=8, learning_rate=6e-3, log_every=100)
     return train(config, MemorySource({HOOK: torch.cat(rows)[:, None]}), folder, seed=seed).dictionary
 
@@ -372,7 +374,7 @@ def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
             "seed": seed,
             "device": "cpu",
             "sampling": {"max_new_tokens": 18, "min_p": 0.005},
-            "screen": {"doses": [0.4, 0.6, 0.8, 1.0], "steering_dose": 0.8},
+            "screen": {"doses": [0.4, 0.5, 0.6, 0.7, 0.8], "steering_dose": 0.6, "coherence_budget": 0.2},
         }
     )
     bench = Workbench(config, quiet=True)
