@@ -221,7 +221,9 @@ def fit(network: Any, chats: Sequence[Chat], optimizer: torch.optim.Optimizer, s
     """Train on the response tokens of 32 chats a step; the learning rate rises over a tenth of the steps, and falls over the last half."""
     tokenizer, source = toy_tokenizer(), random.Random(seed)
     tokenised = [tokenise(tokenizer, chat) for chat in chats]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / (0.1 * steps), 1.0, (steps - step) / (0.5 * steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.1 * steps), 1.0, (steps - step) / (0.5 * steps))
+    )
     for _ in range(steps):
         response_loss(network, pad_left(source.sample(tokenised, 32), vocabulary()[PAD])).backward()
         optimizer.step()
