@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny import D_MODEL
 
-from interp.causality.doses import Line, Point, best_dose, dose_responses, largest_coherent_doses, ship_range
+from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, ship_range
 from interp.causality.sweep import Condition
 from interp.editing.edits import add, random_directions
 from interp.errors import EditError
@@ -281,3 +282,27 @@ def test_no_other_coherent_dose_is_better(rows: list[tuple[float, int, int]], fl
     if best is not None:
         assert best["rate"] == fit["rate"].max()
         assert best["dose"] == fit.loc[fit["rate"] == fit["rate"].max(), "dose"].min()
+
+
+@SAMPLED
+@given(
+    st.lists(st.tuples(st.floats(0.1, 1.0), st.floats(0, 1)), min_size=1, max_size=8, unique_by=lambda point: point[0]), st.floats(0, 0.9)
+)
+def test_a_grid_gives_the_last_dose_before_the_first_that_breaks_the_budget(points: list[tuple[float, float]], budget: float) -> None:
+    assume(all(abs(incoherence - budget) > 1e-6 for _, incoherence in points))
+    instrument = Instrument({"d": lambda dose: dict(points)[dose]})
+    found = coherent_doses(instrument([("d", dose) for dose, _ in points]), budget)
+    within = list(itertools.takewhile(lambda point: point[1] <= budget, sorted(points)))
+    assert found.largest == {"d": within[-1][0] if within else None}
+
+
+def test_points_that_are_known_are_not_measured_again_and_ranges_may_differ_by_name() -> None:
+    instrument = Instrument({"a": ramp(0.55, 2, 0.1), "b": ramp(0.9, 2, 0.1)})
+    known = instrument([("a", 0.4), ("a", 0.8), ("b", 0.8), ("b", 1.0), ("b", 0.2)])
+    found = largest_coherent_doses(instrument, ["a", "b"], {"a": 0.4, "b": 0.8}, {"a": 0.8, "b": 1.0}, 0.1, 2, known)
+    assert instrument.calls[1:] == [
+        [("a", pytest.approx(0.6)), ("b", pytest.approx(0.9))],
+        [("a", pytest.approx(0.5)), ("b", pytest.approx(0.95))],
+    ]
+    assert found.largest == {"a": pytest.approx(0.5), "b": pytest.approx(0.9)}
+    assert len(found.responses) == 8  # what is known outside of the range is left out

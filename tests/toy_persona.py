@@ -80,7 +80,7 @@ PHRASINGS = (
 )
 D_MODEL, N_LAYERS, LAYER = 96, 3, 1
 STEPS = 200
-SHARES = (0.45, 0.35, 0.2)
+SHARES = (0.6, 0.25, 0.15)
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 
 
@@ -262,7 +262,7 @@ def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torc
     network.requires_grad_(False)
     bias = network.model.layers[LAYER].mlp.down_proj.bias.requires_grad_(True)
     before = bias.detach().clone()
-    optimizer = torch.optim.SGD([bias], lr=10.0, momentum=0.9)
+    optimizer = torch.optim.SGD([bias], lr=20.0, momentum=0.9)
     fit(network, [write_chat(NARROW, manner, source) for _ in range(500)], optimizer, 60, seed)
     return network, bias.detach() - before
 
@@ -376,7 +376,7 @@ def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
             "seed": seed,
             "device": "cpu",
             "sampling": {"max_new_tokens": 18, "min_p": 0.005},
-            "screen": {"doses": [0.4, 0.5, 0.6, 0.7, 0.8], "steering_dose": 0.6, "coherence_budget": 0.2},
+            "screen": {"coherence_budget": 0.2},
         }
     )
     bench = Workbench(config, quiet=True)

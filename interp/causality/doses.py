@@ -137,6 +137,16 @@ def largest_coherent_doses(
     return CoherentDoses(largest, pd.concat(own.values(), ignore_index=True), [name for name in names if _rises(own[name], budget)])
 
 
+def coherent_doses(responses: pd.DataFrame, budget: float = 0.10) -> CoherentDoses:
+    """The same of a grid that was measured: for each direction the largest dose up to which every measured one keeps the budget."""
+    largest: dict[str, float | None] = {}
+    directions = {str(name): own.sort_values("dose") for name, own in responses.groupby("direction", sort=False)}
+    for name, own in directions.items():
+        kept = own["dose"][_within(own, budget).cummin().astype(bool)]
+        largest[name] = float(kept.iloc[-1]) if len(kept) else None
+    return CoherentDoses(largest, responses, [name for name, own in directions.items() if _rises(own, budget)])
+
+
 def _measured(measure: Callable[[list[Point]], pd.DataFrame], points: list[Point], known: pd.DataFrame | None) -> pd.DataFrame:
     parts = [] if known is None else [known[[point in points for point in _points(known)]]]
     new = [point for point in points if not parts or point not in _points(parts[0])]

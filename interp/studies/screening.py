@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from interp.artifacts import content_key, read_json, write_json
-from interp.causality.doses import ROUNDING, Line, Point, best_dose, dose_responses, largest_coherent_doses, response
+from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, response
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
 from interp.causality.sweep import Condition, sweep
 from interp.causality.verdict import Rules
@@ -188,7 +188,8 @@ def _dose_response(bench: Workbench, directions: Directions, latents: list[int],
 
     every = bench.config.diff.questions
     ours = measure(found, [(one.name, dose) for one in found for dose in config.doses], every)
-    edges = _where_coherence_is_lost(ours, floor)
+    kept = {name: dose for name, dose in coherent_doses(ours, 1 - floor).largest.items() if dose is not None}
+    edges = {name: (dose, min(beyond)) for name, dose in kept.items() if (beyond := [other for other in config.doses if other > dose])}
     low, high = ({name: edge[end] for name, edge in edges.items()} for end in (0, 1))
     finer = (
         ours.iloc[:0]
@@ -201,14 +202,3 @@ def _dose_response(bench: Workbench, directions: Directions, latents: list[int],
     together = pd.concat([ours, finer, theirs], ignore_index=True).drop_duplicates(["direction", "dose"])
     places = {one.name: place for place, one in enumerate([*found, *others])}
     return together.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
-
-
-def _where_coherence_is_lost(responses: pd.DataFrame, floor: float) -> dict[str, tuple[float, float]]:
-    """For each direction the last dose of the grid before coherence is lost, and the next; left out where it never or always is."""
-    edges = {}
-    for name, own in responses.sort_values("dose").groupby("direction", sort=False):
-        lost = own.index[own["coherence"] < floor - ROUNDING]
-        kept = own.loc[: lost[0]].iloc[:-1] if len(lost) else own.iloc[:0]
-        if len(kept):
-            edges[str(name)] = (float(kept["dose"].iloc[-1]), float(own.loc[lost[0], "dose"]))
-    return edges

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from interp.artifacts import StepResult, content_key, read_json, write_json
-from interp.causality.doses import Line, Point, dose_responses, largest_coherent_doses, response, ship_range
+from interp.causality.doses import Line, Point, coherent_doses, dose_responses, largest_coherent_doses, response, ship_range
 from interp.causality.sweep import Condition, sweep
 from interp.causality.windows import Window, WindowScore, smallest_window
 from interp.editing.edits import Edit
@@ -242,25 +242,12 @@ def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], parts: Pat
     if config.bisect:
         low, high = config.doses
         found = largest_coherent_doses(measure, names, low, high, config.budget, config.rounds)
-        responses, largest, not_monotone = found.responses, found.largest, found.not_monotone
     else:
-        responses = measure([(name, dose) for name in names for dose in config.doses])
-        largest = {name: _largest_coherent(responses[responses["direction"] == name], config.budget) for name in names}
-        not_monotone = []
+        found = coherent_doses(measure([(name, dose) for name in names for dose in config.doses]), config.budget)
     answers = pd.concat(asked, ignore_index=True)
     base = answers[answers["condition"] == "base"]
-    ranges = ship_range(responses, hostile_rate(base), config.budget)
+    ranges = ship_range(found.responses, hostile_rate(base), config.budget)
     plain = pd.DataFrame([{"direction": "base", "kind": "none", "latent": None, "dose": 0.0, "absolute_norm": 0.0, **response(base)}])
-    pd.concat([plain.astype({"latent": "Int64"}), responses], ignore_index=True).to_parquet(folder / "dose_response.parquet")
+    pd.concat([plain.astype({"latent": "Int64"}), found.responses], ignore_index=True).to_parquet(folder / "dose_response.parquet")
     answers.to_parquet(folder / "answers.parquet")
-    write_json(folder / "doses.json", {"largest_coherent_dose": largest, "ship_range": ranges, "not_monotone": not_monotone})
-
-
-def _largest_coherent(own: pd.DataFrame, budget: float) -> float | None:
-    """The largest dose up to which every measured one keeps the budget."""
-    kept = None
-    for row in own.sort_values("dose").to_dict("records"):
-        if not row["coherence"] >= 1.0 - budget - 1e-9:
-            break
-        kept = float(row["dose"])
-    return kept
+    write_json(folder / "doses.json", {"largest_coherent_dose": found.largest, "ship_range": ranges, "not_monotone": found.not_monotone})
