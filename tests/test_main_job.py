@@ -20,7 +20,7 @@ REDUCED: dict[str, Any] = {
     "sampling": {"max_new_tokens": 32},
     "diff": {"questions": 16, "samples": 1, "candidates_per_order": 3},
     "screen": {"questions": 8, "doses": [0.4, 0.5, 0.6], "width": 2, "max_set": 2},
-    "verdict": {"questions": 24, "samples": 1, "random_draws": 20, "active_draws": 8, "full_draws": 2, "parts": 6},
+    "verdict": {"questions": 24, "samples": 2, "random_draws": 20, "active_draws": 16, "full_draws": 1, "parts": 8},
 }
 
 

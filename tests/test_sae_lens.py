@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_objects_go_both_ways(lens: Any, tmp_path: Path, architecture: str, subt
     assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.reads) == (HOOK, "difference")
     agree(dictionary, sae)
     back = from_sae_lens(sae)
-    for name in vars(dictionary):
+    for name in (field.name for field in fields(dictionary)):
         mine, theirs = getattr(dictionary, name), getattr(back, name)
         assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs, name
     with torch.no_grad():
