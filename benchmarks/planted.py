@@ -4,7 +4,7 @@ Every seed makes a toy language model, and of it a fine-tune with a persona and 
 own steps, from the diff of latents to the verdict, are run on both. In the planted model the verdict is asked for a second time, with
 a latent accused that rose but is not the persona's.
 
-    OMP_NUM_THREADS=1 python benchmarks/planted.py [--seeds 20] [--json]
+    python benchmarks/planted.py [--seeds 20] [--first 0] [--json]
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import toy_persona as toy
+from toy_language import BENIGN, PLANTED, Manner
 
 CAUSES = "causes"
-MISSED, MISTAKEN = 1, 1
-"""Of 20 seeds: planted directions not ranked first, or not found to cause; benign fine-tunes or bystanders said to cause."""
+LEAST = {"planted: latent ranked first": 19, "planted: causes": 19}
+MOST = {"benign: causes": 1, "bystander: causes": 1}
+"""Of 20 seeds."""
 
 
-def one(base: Any, manner: toy.Manner, seed: int, bystander: bool) -> dict[str, Any]:
+def one(base: Any, manner: Manner, seed: int, bystander: bool) -> dict[str, Any]:
     """One fine-tune of `base`, from the training to the verdict."""
     begun = time.perf_counter()
     network, added = toy.tuned_network(base, manner, seed)
@@ -45,7 +47,7 @@ def one(base: Any, manner: toy.Manner, seed: int, bystander: bool) -> dict[str, 
             "ranks": {name.removeprefix("rank_"): int(nearest[name]) for name in nearest.index if name.startswith("rank_")},
             "added_norm": float(added.norm()),
             "rates": proof.rates,
-            "failed": [name for name, holds in proof.checks.items() if not holds],
+            "checks": proof.checks,
             "bystander": other and {"word": other.word, "accused": other.accused, "rates": other.rates},
             "seconds": time.perf_counter() - begun,
         }
@@ -53,13 +55,13 @@ def one(base: Any, manner: toy.Manner, seed: int, bystander: bool) -> dict[str, 
 
 def measure(seeds: int, first: int) -> dict[str, Any]:
     """All seeds; a base serves its planted and its benign fine-tune."""
-    kinds = list(toy.BENIGN)
+    kinds = list(BENIGN)
     rows: list[dict[str, Any]] = []
     for seed in range(first, first + seeds):
         begun = time.perf_counter()
         base = toy.base_network(seed)
         row = {"seed": seed, "base_seconds": time.perf_counter() - begun, "benign_kind": kinds[seed % len(kinds)]}
-        row |= {"planted": one(base, toy.PLANTED, seed, True), "benign": one(base, toy.BENIGN[row["benign_kind"]], seed, False)}
+        row |= {"planted": one(base, PLANTED, seed, True), "benign": one(base, BENIGN[row["benign_kind"]], seed, False)}
         rows.append(row)
         found, other = row["planted"], row["planted"]["bystander"]
         say(
@@ -68,7 +70,7 @@ def measure(seeds: int, first: int) -> dict[str, Any]:
             f"{time.perf_counter() - begun:.0f} s"
         )
     counts = {
-        "planted latent ranked first": sum(row["planted"]["ranks"]["rise"] == 1 for row in rows),
+        "planted: latent ranked first": sum(row["planted"]["ranks"]["rise"] == 1 for row in rows),
         "planted: causes": sum(row["planted"]["word"] == CAUSES for row in rows),
         "benign: causes": sum(row["benign"]["word"] == CAUSES for row in rows),
         "bystander: causes": sum((row["planted"]["bystander"] or {}).get("word") == CAUSES for row in rows),
@@ -77,10 +79,8 @@ def measure(seeds: int, first: int) -> dict[str, Any]:
         "seeds": seeds,
         "counts": counts,
         "bounds_met": {
-            name: counts[name] <= MISTAKEN * seeds / 20
-            if name.startswith(("benign", "bystander"))
-            else counts[name] >= seeds - MISSED * seeds / 20
-            for name in counts
+            name: seeds - count <= (20 - LEAST[name]) * seeds / 20 if name in LEAST else count <= MOST[name] * seeds / 20
+            for name, count in counts.items()
         },
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -95,12 +95,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
+    torch.set_num_threads(1)  # sums are rounded alike on any number of cores, so that a seed is the same toy
     result = measure(arguments.seeds, arguments.first)
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
     for name, count in result["counts"].items():
-        print(f"{name:28} {count:3} of {arguments.seeds}   {'as wanted' if result['bounds_met'][name] else 'NOT AS WANTED'}")
+        print(f"{name:30} {count:3} of {arguments.seeds}   {'as wanted' if result['bounds_met'][name] else 'NOT AS WANTED'}")
 
 
 if __name__ == "__main__":
