@@ -27,6 +27,10 @@ MOST_PADDING = 2
 """Rows of the padded groups over rows: prompts of very different numbers of rows do not pay."""
 
 
+FIRST_ROOM = 32
+"""Tokens of a response that memory is taken for at first; it doubles when they do not suffice."""
+
+
 class Groups:
     """Which rows answer which prompt."""
 
@@ -72,28 +76,35 @@ class SharedPromptCache(Cache):
 
 
 class _SharedPromptLayer(DynamicLayer):
-    """`keys` and `values` are those of the responses alone."""
-
-    keys: Any
-    values: Any
+    """The responses' keys and values, in memory with room for more: to join them anew at every token costs more than to attend."""
 
     def __init__(self, prompts: DynamicLayer, groups: Groups) -> None:
         super().__init__()
         self.prompt_keys, self.prompt_values, self.groups = prompts.keys, prompts.values, groups
+        rows, heads, d = len(groups.prompt_of), prompts.keys.shape[1], prompts.keys.shape[3]
+        self.memory: Float[torch.Tensor, "2 rows kv_heads room d"] = prompts.keys.new_empty(2, rows, heads, FIRST_ROOM, d)
+        self.length = 0
+        self.is_initialized = True
         self.waits = False
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = super().update(key_states, value_states)
-        keys = keys[:]  # a view, so that this layer is not held by what it holds
+        """Takes one token a row."""
+        room = self.memory.shape[3]
+        if self.length == room:
+            self.memory = torch.cat([self.memory, torch.empty_like(self.memory)], dim=3)
+        self.memory[0, :, :, self.length] = key_states[:, :, 0]
+        self.memory[1, :, :, self.length] = value_states[:, :, 0]
+        self.length += 1
+        keys: Any = self.memory[0, :, :, : self.length]
         keys.layer = self
         self.waits = True
-        return keys, values
+        return keys, self.memory[1, :, :, : self.length]
 
     def get_seq_length(self) -> int:
-        return int(self.prompt_keys.shape[-2]) + super().get_seq_length()
+        return int(self.prompt_keys.shape[-2]) + self.length
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.keys, self.values = self.keys[indices], self.values[indices]
+        self.memory = self.memory[:, indices]
 
 
 def can_share(network: Any, cache: DynamicCache, prompt_of: Sequence[int]) -> bool:
