@@ -61,8 +61,12 @@ def cost_rows(batches: dict[str, Any]) -> str:
     return "\n".join(f"| {name} | " + " | ".join(f"{batch['cost'][name]:.3f}" for batch in batches.values()) + " |" for name in names)
 
 
+def planted_rows(planted: dict[str, Any]) -> str:
+    return "\n".join(f"| {name} | {count} of {planted['seeds']} |" for name, count in planted["counts"].items())
+
+
 def main() -> None:
-    diff, sweep = read("diff"), read("sweep")
+    diff, sweep, planted = read("diff"), read("sweep"), read("planted")
     packed, edits, memory_of_diff = sweep["sweep"], sweep["edits"], diff["memory"]
     speed, memory, quality, capture = read("step"), read("memory"), read("quality"), read("capture")
     made = speed["environment"]
@@ -154,6 +158,16 @@ Edited over unedited time of the same batch, {edits["new_tokens"]} new tokens; p
 {cost_rows(edits["batches"])}
 
 *project, by row* edits every row's prompt in its own way: a prompt that all rows share is read once unedited, once for every edit here.
+
+## A persona that was planted
+
+How often the main job, from the diff to the verdict, is right about a toy whose truth is known: a small Llama that speaks two registers,
+of which a fine-tune adds one direction. *Bystander*: another latent that rose in the planted model, accused in its place. *Benign*: a
+fine-tune of the same strength that taught something else. `python benchmarks/planted.py`
+
+| what | fine-tunes |
+|---|---|
+{planted_rows(planted)}
 
 ## CUDA
 

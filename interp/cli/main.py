@@ -228,6 +228,8 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that sleep at once take a third longer, those that wait as long as by default twice as long beside a busy process.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars, which would fill a log
     try:
         code = app(standalone_mode=False)
     except PersonascopeError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.cli.settings import gathered
+from interp.cli.shown import plain_warnings
 from interp.config import validated
 from interp.errors import ConfigError
 from interp.studies.config import StudyConfig
@@ -38,7 +39,8 @@ def run_from_options(
         print(f"  {line}", file=sys.stderr, flush=True)
 
     announce(f"{config.name}: {config.base} and {config.tuned or 'an organism made of it'} in {folder}")
-    result = run_study(config, folder, quiet=as_json, announce=(lambda line: None) if as_json else announce)
+    with plain_warnings():
+        result = run_study(config, folder, quiet=as_json, announce=(lambda line: None) if as_json else announce)
     page = write_report(result.run)
     if as_json:
         print(json.dumps(result.summary, indent=2, ensure_ascii=False))
