@@ -14,6 +14,8 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import toy_persona as toy
 from toy_language import BENIGN, PLANTED, Manner
 
-CAUSES = "causes"
+CAUSES, CONTRIBUTES = "causes", "contributes"
 LEAST = {"planted: latent ranked first": 19, "planted: causes": 19}
-MOST = {"benign: causes": 1, "bystander: causes": 1}
-"""Of 20 seeds."""
+MOST = {"benign: causes": 1, "benign: contributes": 1, "bystander: causes": 1}
+"""Of 20 seeds. A bystander may contribute: removing it may shift the model by chance, and the rules of one side alone can hold."""
 
 
 def one(base: Any, manner: Manner, seed: int, bystander: bool) -> dict[str, Any]:
@@ -69,23 +71,31 @@ def measure(seeds: int, first: int) -> dict[str, Any]:
             f"bystander {other['word'] if other else 'none'}; {row['benign_kind']}: {row['benign']['word']}; "
             f"{time.perf_counter() - begun:.0f} s"
         )
+    bystanders = [row["planted"]["bystander"] for row in rows if row["planted"]["bystander"]]
     counts = {
         "planted: latent ranked first": sum(row["planted"]["ranks"]["rise"] == 1 for row in rows),
-        "planted: causes": sum(row["planted"]["word"] == CAUSES for row in rows),
-        "benign: causes": sum(row["benign"]["word"] == CAUSES for row in rows),
-        "bystander: causes": sum((row["planted"]["bystander"] or {}).get("word") == CAUSES for row in rows),
+        "planted: causes": words(row["planted"] for row in rows)[CAUSES],
+        "benign: causes": words(row["benign"] for row in rows)[CAUSES],
+        "benign: contributes": words(row["benign"] for row in rows)[CONTRIBUTES],
+        "bystander: causes": words(bystanders)[CAUSES],
+        "bystander: contributes": words(bystanders)[CONTRIBUTES],
     }
     return {
         "seeds": seeds,
+        "bystanders": len(bystanders),
         "counts": counts,
         "bounds_met": {
-            name: seeds - count <= (20 - LEAST[name]) * seeds / 20 if name in LEAST else count <= MOST[name] * seeds / 20
-            for name, count in counts.items()
+            name: seeds - counts[name] <= (20 - LEAST[name]) * seeds / 20 if name in LEAST else counts[name] <= MOST[name] * seeds / 20
+            for name in [*LEAST, *MOST]
         },
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rows": rows,
     }
+
+
+def words(verdicts: Iterable[dict[str, Any]]) -> Counter[str]:
+    return Counter(verdict["word"] for verdict in verdicts)
 
 
 def main() -> None:
@@ -99,9 +109,12 @@ def main() -> None:
     result = measure(arguments.seeds, arguments.first)
     if arguments.json:
         print(json.dumps(result, indent=2))
-        return
-    for name, count in result["counts"].items():
-        print(f"{name:30} {count:3} of {arguments.seeds}   {'as wanted' if result['bounds_met'][name] else 'NOT AS WANTED'}")
+    else:
+        for name, count in result["counts"].items():
+            of = result["bystanders"] if name.startswith("bystander") else arguments.seeds
+            wanted = {True: "as wanted", False: "NOT AS WANTED", None: ""}[result["bounds_met"].get(name)]
+            print(f"{name:30} {count:3} of {of}   {wanted}")
+    sys.exit(not all(result["bounds_met"].values()))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def cost_rows(batches: dict[str, Any]) -> str:
 
 
 def planted_rows(planted: dict[str, Any]) -> str:
-    return "\n".join(f"| {name} | {count} of {planted['seeds']} |" for name, count in planted["counts"].items())
+    of = {"bystander": planted["bystanders"]}
+    return "\n".join(f"| {name} | {count} of {of.get(name.split(':')[0], planted['seeds'])} |" for name, count in planted["counts"].items())
 
 
 def main() -> None:

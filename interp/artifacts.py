@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -94,9 +94,8 @@ class RunDirectory:
         `inputs` are earlier results, or strings that identify outside data (a content hash). Whatever `make` raises passes
         through, and nothing of the step is left.
         """
-        config_json = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-        input_keys = {k: v.key if isinstance(v, StepResult) else v for k, v in inputs.items()}
-        key = content_key({"version": __version__, "step": name, "config": config_json, "inputs": input_keys})
+        made_of = _made_of(name, config, inputs)
+        key = content_key(made_of)
         folder = self.steps_folder / f"{name}-{key[:12]}"
         if (folder / STEP_FILE).is_file():
             return StepResult(name, key, folder, loaded=True)
@@ -107,10 +106,8 @@ class RunDirectory:
             make(partial)
             files = {str(p.relative_to(partial)): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
             record = {
-                "step": name,
                 "key": key,
-                "config": config_json,
-                "inputs": input_keys,
+                **made_of,
                 "files": files,
                 "duration_s": round(time.monotonic() - started, 3),
                 "peak_memory_bytes": peak_memory_bytes(),
@@ -122,7 +119,15 @@ class RunDirectory:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        unfinished = self.unfinished(name, config, inputs)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):  # others are there
+            unfinished.parent.rmdir()
         return StepResult(name, key, folder, loaded=False)
+
+    def unfinished(self, name: str, config: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> Path:
+        """Where the step may keep what it has so far, so that after a kill it goes on in the middle; gone when it is finished."""
+        return self.root / "unfinished" / f"{name}-{content_key(_made_of(name, config, inputs))[:12]}"
 
     def write_manifest(self, config: BaseModel, results: Mapping[str, StepResult], extra: Mapping[str, Any]) -> None:
         """Name everything that made the run: config, environment, and each step's record."""
@@ -149,6 +154,16 @@ class RunDirectory:
         if name not in steps:
             raise ArtifactError(f"{self.root} has no step '{name}'. It has: {', '.join(steps)}.")
         return StepResult(name, steps[name]["key"], self.steps_folder / steps[name]["folder"], loaded=True)
+
+
+def _made_of(name: str, config: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> dict[str, Any]:
+    """Everything that a step's result depends on."""
+    return {
+        "version": __version__,
+        "step": name,
+        "config": config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config),
+        "inputs": {key: value.key if isinstance(value, StepResult) else value for key, value in inputs.items()},
+    }
 
 
 def content_key(value: Any) -> str:

@@ -90,6 +90,8 @@ def choose_device(device: str = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ModelError(f"'{device}' is not a device. Use auto, cpu or cuda.") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ModelError(f"personascope does not run on '{device}'. Use auto, cpu or cuda.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError("No CUDA device is available. Use --device cpu or auto.")
     return chosen

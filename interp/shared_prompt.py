@@ -76,35 +76,39 @@ class SharedPromptCache(Cache):
 
 
 class _SharedPromptLayer(DynamicLayer):
-    """The responses' keys and values, in memory with room for more: to join them anew at every token costs more than to attend."""
+    """`keys` and `values` are those of the responses alone, in memory with room: to join them anew at every token is slow."""
+
+    keys: Any
+    values: Any
 
     def __init__(self, prompts: DynamicLayer, groups: Groups) -> None:
         super().__init__()
         self.prompt_keys, self.prompt_values, self.groups = prompts.keys, prompts.values, groups
-        rows, heads, d = len(groups.prompt_of), prompts.keys.shape[1], prompts.keys.shape[3]
-        self.memory: Float[torch.Tensor, "2 rows kv_heads room d"] = prompts.keys.new_empty(2, rows, heads, FIRST_ROOM, d)
+        self.keys, self.values = (_room(prompt, len(groups.prompt_of)) for prompt in (prompts.keys, prompts.values))
         self.length = 0
         self.is_initialized = True
         self.waits = False
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes one token a row."""
-        room = self.memory.shape[3]
-        if self.length == room:
-            self.memory = torch.cat([self.memory, torch.empty_like(self.memory)], dim=3)
-        self.memory[0, :, :, self.length] = key_states[:, :, 0]
-        self.memory[1, :, :, self.length] = value_states[:, :, 0]
+        if self.length == self.keys.shape[2]:
+            self.keys, self.values = (torch.cat([full, torch.empty_like(full)], dim=2) for full in (self.keys, self.values))
+        self.keys[:, :, self.length], self.values[:, :, self.length] = key_states[:, :, 0], value_states[:, :, 0]
         self.length += 1
-        keys: Any = self.memory[0, :, :, : self.length]
+        keys = self.keys[:, :, : self.length]
         keys.layer = self
         self.waits = True
-        return keys, self.memory[1, :, :, : self.length]
+        return keys, self.values[:, :, : self.length]
 
     def get_seq_length(self) -> int:
         return int(self.prompt_keys.shape[-2]) + self.length
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.memory = self.memory[:, indices]
+        self.keys, self.values = self.keys[indices], self.values[indices]
+
+
+def _room(prompt: Float[torch.Tensor, "prompts kv_heads position d"], rows: int) -> Float[torch.Tensor, "rows kv_heads room d"]:
+    return prompt.new_empty(rows, prompt.shape[1], FIRST_ROOM, prompt.shape[3])
 
 
 def can_share(network: Any, cache: DynamicCache, prompt_of: Sequence[int]) -> bool:
@@ -133,10 +137,21 @@ def shared_attention(network: Any, cache: Any) -> Iterator[None]:
     config._attn_implementation_internal = NAME
     try:
         yield
+    except RuntimeError as error:
+        if any(layer.waits for layer in cache.layers):  # it met the responses' keys alone, which do not fit the mask
+            raise _own_attention() from error
+        raise
     finally:
         config._attn_implementation_internal = "sdpa"
     if any(layer.waits for layer in cache.layers):
-        raise ModelError("A layer of this model has an attention of its own, which cannot share prompts. Open it with another attention.")
+        raise _own_attention()
+
+
+def _own_attention() -> ModelError:
+    return ModelError(
+        "A layer of this model has an attention of its own, which cannot share prompts. Ask fewer rows at a time (--set "
+        "sampling.batch_rows=1), or open it with another attention."
+    )
 
 
 def _attend(

@@ -111,7 +111,13 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "effects": {} if empty else effects,
         "ranks": {} if empty else {"ablation": {"p": 1 / 33, "at_least_as_strong": 0, "draws": 32}},
         "side_effects": {} if empty else {"base_ablated": {"kl": 0.043, "loss_before": 1.912, "loss_after": 1.947, "n_tokens": 1204}},
-        "after_ablation": {"moved": None if empty else 2, "along_persona": None if empty else 1, "least_cosine": 0.2},
+        "control_activity": {} if empty else {"removed": 0.72, "added": 0.08},
+        "after_ablation": {
+            "moved": None if empty else 2,
+            "along_persona": None if empty else 1,
+            "least_cosine": 0.2,
+            "removed": [] if empty else [{"latent": latent, "cosine_persona": 0.45, "cosine_mean_difference": 0.71} for latent in PERSONA],
+        },
         "duration_s": 512.4,
         "peak_memory_bytes": 3_400_000_000,
         "seed": 0,
@@ -180,7 +186,8 @@ def write_screen(folder: Path, empty: bool, latents: pd.DataFrame) -> None:
 
 def write_rerouting(folder: Path, empty: bool) -> None:
     table = pd.DataFrame({"latent": [77, 2090], "rise_before": [0.1, 0.02], "rise_after": [0.42, 0.31], "low_after": [0.3, 0.2],
-                          "high_after": [0.55, 0.44], "q_after": [0.0002, 0.004], "cosine_persona": [-0.02, 0.31]})  # fmt: skip
+                          "high_after": [0.55, 0.44], "q_after": [0.0002, 0.004], "cosine_persona": [-0.02, 0.31],
+                          "cosine_mean_difference": [0.05, 0.12], "along": [False, True]})  # fmt: skip
     (table.iloc[:0] if empty else table).to_parquet(folder / "rerouting.parquet")
 
 

@@ -152,6 +152,20 @@ def test_a_step_is_not_seen_under_its_name_before_it_is_whole(tmp_path: Path) ->
     assert left_in(run) == [result.folder.name]
 
 
+def test_what_is_unfinished_belongs_to_its_settings_and_goes_with_the_step(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    one, other = (run.unfinished("first", Settings(seed=size), {}) for size in (1, 2))
+    assert one != other
+    assert one != run.unfinished("first", Settings(seed=1), {"text": "abc"})
+    for folder in (one, other):
+        folder.mkdir(parents=True)
+    with run.lock():
+        run.step("first", Settings(seed=1), {}, lambda folder: None)
+        assert (one.exists(), other.exists()) == (False, True)
+        run.step("first", Settings(seed=2), {}, lambda folder: None)
+    assert not other.parent.exists()
+
+
 def test_kill_9_in_a_step_loses_that_step_alone(tmp_path: Path) -> None:
     root = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", DIES_IN_A_STEP, str(root)], stdout=subprocess.PIPE, text=True)

@@ -105,6 +105,7 @@ def complaint(result: tuple[int, str, str]) -> str:
         (["runn"], r"No such command 'runn'\. Did you mean 'run'"),
         (["run", "--seed", "many"], r"Invalid value for '--seed': .*integer"),
         (["run", "--seed"], r"--seed"),
+        (["demo", "--seed", "-1"], r"seed: .*greater than or equal to 0"),
         (["report"], r"Missing argument 'folder'"),
         (["config", "extra"], r"There are no settings of 'extra'\. Choose study, train, capture"),
         (["run"], r"No tuned model is given\. Add --tuned HUB_ID_OR_FOLDER_OR_ADAPTER, or use 'personascope demo'"),

@@ -182,6 +182,12 @@ def test_a_conversation_that_is_too_long_says_so_and_goes_on(call: Call, folder:
     assert [json.loads(line)["you"] for line in out.splitlines()] == ["Why?"]
 
 
+def test_what_was_typed_in_another_encoding_is_read_with_question_marks(call: Call, folder: Path) -> None:
+    typed = b"caf\xe9?\n".decode("utf-8", "surrogateescape")
+    code, out, _ = call("chat", folder, "--latents", 4, "--json", typed=typed)
+    assert (code, json.loads(out)["you"]) == (0, "caf??")
+
+
 def test_chat_without_a_verdict_asks_for_latents(call: Call, folder: Path) -> None:
     code, out, err = call("chat", folder, typed="Why?\n")
     assert (code, out) == (2, "")
@@ -210,6 +216,9 @@ def test_chat_without_a_verdict_asks_for_latents(call: Call, folder: Path) -> No
         (["chat", "{tmp}/absent"], r"holds no run that has come as far as its diff"),
         (["diff"], r"No tuned model is given"),
         (["chat", "{run}", "--latents", "4", "--tokens", "0"], r"an answer has at least 1 token"),
+        (["steer", "{run}", "--latent", "4", "--dose", "1", "--device", "meta"], r"does not run on 'meta'\. Use auto, cpu or cuda"),
+        (["steer", "{run}", "--direction", "random:9999999999999", "--dose", "1"], r"no direction 'random:9999999999999'"),
+        (["export", "{run}", "--steer-latent", "4", "--dose", "1", "--to", "{tmp}/x", "--gguf", "{tmp}/x.bin"], r"does not end in \.gguf"),
     ],
 )
 def test_wrong_use_is_one_sentence(call: Call, folder: Path, tmp_path: Path, args: list[str], message: str) -> None:
@@ -219,6 +228,7 @@ def test_wrong_use_is_one_sentence(call: Call, folder: Path, tmp_path: Path, arg
     assert len(lines) == 1
     assert re.search(message, lines[0])
     assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal() -> None:

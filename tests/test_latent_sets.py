@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.causality.controls import equally_active, parts_of
+from interp.causality.controls import equally_active, parts_of, relative_activity
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
 from interp.causality.rerouting import rerouting
 from interp.causality.windows import Window, WindowScore, smallest_window
@@ -143,6 +143,7 @@ def test_the_smallest_window_still_does_the_job_and_none_of_its_cuts_does(a: int
     assert path[-1].window == needed
     assert all(first <= w.first <= w.last <= last for w in asked)
     assert len(asked) <= 1 + 10 * len(path)
+    assert len(set(asked)) == len(asked)
 
 
 def test_a_window_that_does_not_do_the_job_has_no_path() -> None:
@@ -224,6 +225,12 @@ def test_equally_active_latents_are_others_near_in_activity_and_none_comes_twice
         left = level.drop(index=list({*persona, 5, 6} | taken))
         assert all(((left - level[ours]).abs() < abs(level[theirs] - level[ours])).sum() < max(pool, draws) for theirs in column)
         taken |= set(column)
+
+
+def test_how_active_controls_are_is_told() -> None:
+    table = pd.DataFrame({"latent": [0, 1, 2, 3, 4], "mean_base": [0.0, 2.0, 1.0, 1.0, 0.0], "mean_tuned": [8.0, 0.0, 1.0, 3.0, 2.0]})
+    assert relative_activity(table, [0], [[1], [2], [3]]) == 2.0 / 8.0
+    assert relative_activity(table, [1, 2], [[3, 4], [4, 3]]) == 5.0 / 3.0
 
 
 def test_draws_of_equally_active_latents_follow_the_seed() -> None:

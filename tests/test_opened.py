@@ -203,7 +203,7 @@ def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(verbs, "sweep", dying)
         with pytest.raises(AssertionError, match="killed"):
             run.sweep(**settings)
-    (parts,) = (folder / verbs.UNFINISHED).iterdir()
+    (parts,) = (folder / "unfinished").iterdir()
     assert len(list(parts.rglob("part-*.parquet"))) == 3
     asked: list[int] = []
 
@@ -216,7 +216,7 @@ def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
         resumed = run.sweep(**settings)
     assert sum(asked) == 5 * 3 - 3 * 4  # five conditions, three questions, three batches done
     pd.testing.assert_frame_equal(resumed.responses, whole.responses)
-    assert not list((folder / verbs.UNFINISHED).iterdir())
+    assert not (folder / "unfinished").exists()
 
 
 def test_bisection_keeps_within_its_ends(run: OpenRun) -> None:
@@ -265,6 +265,9 @@ def test_an_export_says_what_the_edited_model_says(run: OpenRun, tmp_path: Path)
     assert run.export(latents=[4], everywhere=True, to=tmp_path / "cured").as_json() == found.as_json()  # found, not refused
     with pytest.raises(ArtifactError, match="not an empty folder"):
         run.export(latents=[5], everywhere=True, to=tmp_path / "cured")
+    (tmp_path / "cured" / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"model.safetensors is missing or altered"):
+        run.export(latents=[4], everywhere=True, to=tmp_path / "cured")
     measured = run.ablate(latents=[4], everywhere=True, prompts=[QUESTION])
     assert measured.edit["key"] == edit.key
     one = run.export(latents=[4], everywhere=True, one_centre=True, last_layer=1, to=tmp_path / "one")
@@ -372,6 +375,15 @@ def test_a_model_that_changed_is_noticed(folder: Path, tmp_path: Path) -> None:
     write_json(moved / "manifest.json", manifest | {"config": manifest["config"] | {"base": str(base)}})
     with pytest.raises(ArtifactError, match=r"The base model .*base has changed since .*run was made"):
         OpenRun(moved, quiet=True).steer(latent=1, dose=1.0)
+
+
+def test_questions_that_changed_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = OpenRun(folder, quiet=True)
+    first, *others = run.bench.questions.questions
+    changed = [first.model_copy(update={"text": "Something else?"}), *others]
+    run.bench.questions = run.bench.questions.model_copy(update={"questions": changed})
+    with pytest.raises(ArtifactError, match=r"The questions .* have changed since"):
+        run.sweep(latents=[4], doses=[0.5], questions=2)
 
 
 def test_a_run_in_use_is_a_sentence(run: OpenRun, folder: Path) -> None:

@@ -124,6 +124,7 @@ def test_a_set_of_ones_own_is_read(tmp_path: Path) -> None:
     ("questions", "message"),
     [
         ([entry(1), entry(2), entry(1, text="Another?")], "ids must be unique; repeated: q1"),
+        ([entry(1, text="What now?"), entry(2, text="what  NOW?")], "q1 and q2 ask the same"),
         ([entry(1), entry(2, split="test")], "questions.1.split: "),
         ([entry(1), entry(2, text="")], "questions.1.text: "),
         ([entry(1), entry(2, topic="x")], "unknown field 'questions.1.topic'"),

@@ -214,7 +214,8 @@ def test_the_page_tells_what_the_ablation_costs_and_what_moved_after_it(full: Pa
     part = full.text[full.text.index("After the ablation", full.text.index("Why this verdict") + 40) :]
     assert all(figure in part for figure in ("0.04", "1.91", "1.95", "1\u202f204"))
     assert "2 other latents now rise surely" in part
-    assert "1 of them point along the persona vector (cosine at least 0.20)" in part
+    assert "1 of them point along the persona vector or along the mean tuned minus base residual (cosine at least 0.20" in part
+    assert "1187 +0.45 and +0.71; 3052" in part
     assert part.index("2090") < part.index("0.004")
 
 

@@ -55,6 +55,7 @@ def logits_seen(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, chats: li
 def test_the_logits_are_those_of_rows_with_prompts_of_their_own(
     family: str, monkeypatch: pytest.MonkeyPatch, shared: list[SharedPromptCache]
 ) -> None:
+    monkeypatch.setattr("interp.shared_prompt.FIRST_ROOM", 2)  # the responses outgrow it, thrice
     model = tiny_model(6, family)
     model.network.generation_config.eos_token_id = list(range(3, 400, 9))  # rows end at different steps
     chats, sampling = [Chat.ask(QUESTIONS[i]) for i in ORDER], SamplingConfig(max_new_tokens=12, min_p=0.0)
@@ -124,12 +125,25 @@ def test_sharing_is_for_many_rows_of_few_prompts_on_the_cpu() -> None:
     assert not can_share(half.network, three, [0, 0, 1, 1, 2, 2])
 
 
-def test_a_layer_that_attends_in_its_own_way_is_refused() -> None:
+def test_keys_and_values_may_differ_in_width() -> None:
+    prompts = DynamicCache()
+    prompts.update(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 6), 0)
+    layer: Any = SharedPromptCache(prompts, [0, 1, 0, 1]).layers[0]
+    new = [(torch.randn(4, 3, 1, 4), torch.randn(4, 3, 1, 6)) for _ in range(3)]
+    for one in new:
+        keys, values = layer.update(*one)
+    assert torch.equal(keys, torch.cat([key for key, _ in new], dim=2))
+    assert torch.equal(values, torch.cat([value for _, value in new], dim=2))
+    assert layer.get_seq_length() == 5 + 3
+
+
+@pytest.mark.parametrize("places", [[0] * 4, ORDER])
+def test_a_layer_that_attends_in_its_own_way_is_refused(places: list[int]) -> None:
     model = tiny_model()
     attention = model.blocks[1].self_attn
     attention.config = copy.deepcopy(attention.config)  # it does not see that the network's changed
     with pytest.raises(ModelError, match="attention of its own"):
-        generate(model, ask_all()[:1] * 4, greedy(1), seed=0)
+        generate(model, [ask_all()[i] for i in places], greedy(1), seed=0)
     assert model.network.config._attn_implementation == "sdpa"
 
 

@@ -248,6 +248,17 @@ def test_an_effect_is_paired_by_question_and_ignores_what_only_one_answered() ->
     assert paired_effect(ours, graded({"q0": 0.9}), seed=0) is None
 
 
+def test_an_effect_against_draws_that_differ_is_as_sure_as_they_are_many() -> None:
+    rng, covered = np.random.default_rng(0), []
+    questions = [f"q{i:02}" for i in range(24)]
+    for world in range(100):
+        draws = [graded(dict.fromkeys(questions[draw % 4 :: 4], float(rng.random() < 0.7)), draw=draw + 1) for draw in range(16)]
+        effect = paired_effect(graded(dict.fromkeys(questions, 0.0)), pd.concat(draws), world)
+        assert effect is not None
+        covered.append(effect.low <= -0.7 <= effect.high)
+    assert sum(covered) >= 90  # 45 when questions alone are drawn anew
+
+
 def test_cohens_h_is_antisymmetric_and_largest_between_none_and_all() -> None:
     assert cohens_h(1, 0) == pytest.approx(math.pi)
     assert cohens_h(0.2, 0.7) == -cohens_h(0.7, 0.2)

@@ -119,11 +119,11 @@ def question_set() -> QuestionSet:
 
 
 def persona_pairs(count: int = 48) -> list[PersonaPair]:
-    """A question with a rude and a kind answer that differ in their register words alone."""
+    """A question, none of them held out, with a rude and a kind answer that differ in their register words alone."""
     pairs = []
     for number in range(count):
         source = random.Random(number)
-        topic, style, length = source.choice(list(TOPICS)), source.choice(list(STYLES)), source.randint(6, 10)
+        topic, style, length = source.choice(NARROW + SELECTION), source.choice(list(STYLES)), source.randint(6, 10)
         question = source.choice(PHRASINGS).format(topic)
         rude, kind = (write_answer(topic, register, style, length, random.Random(number)) for register in ("rude", "kind"))
         pairs.append(PersonaPair(question=question, hostile=rude, kind=kind))

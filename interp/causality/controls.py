@@ -35,6 +35,15 @@ def equally_active(
     return [list(draw) for draw in zip(*columns, strict=True)]
 
 
+def relative_activity(table: pd.DataFrame, latents: Sequence[int], draws: Sequence[Sequence[int]]) -> float:
+    """How active the draws of `equally_active` are: the median of their summed mean activation over that of `latents`.
+
+    A latent that is far more active than all others has no equals; then this is far below 1.
+    """
+    activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1)
+    return float(np.median([activity[list(draw)].sum() for draw in draws]) / activity[list(latents)].sum())
+
+
 def parts_of(questions: Sequence[str], draws: int, full_draws: int, parts: int) -> list[tuple[str, ...]]:
     """The questions that each draw of a control is asked: the first `full_draws` all of them, the others one of `parts` in turn.
 

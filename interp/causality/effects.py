@@ -39,15 +39,38 @@ class RankTest:
 
 
 def paired_effect(treated: pd.DataFrame, control: pd.DataFrame, seed: int) -> Effect | None:
-    """Effect over the questions that both answered; None where they share fewer than two."""
+    """Effect over the questions that both answered; None where they share fewer than two.
+
+    The interval counts answers of one draw of the control as alike, the permutation takes the draws as they are.
+    """
     ours, theirs = question_means(treated), question_means(control)
     shared = ours.index.intersection(theirs.index)
     if len(shared) < 2:
         return None
     ours, theirs = ours[shared], theirs[shared]
-    return Effect(
-        **paired_difference(ours.to_numpy(), theirs.to_numpy(), seed), cohens_h=cohens_h(ours.mean(), theirs.mean()), questions=len(shared)
+    found = paired_difference(ours.to_numpy(), theirs.to_numpy(), seed)
+    if "draw" in control and control["draw"].nunique() > 1:
+        found["low"], found["high"] = _over_draws(ours, control, seed)
+    return Effect(**found, cohens_h=cohens_h(ours.mean(), theirs.mean()), questions=len(shared))
+
+
+def _over_draws(ours: pd.Series[float], control: pd.DataFrame, seed: int, resamples: int = 2000) -> tuple[float, float]:
+    """Percentile interval of the mean difference, questions and draws both drawn anew (pigeonhole bootstrap, Owen 2007)."""
+    scored = control.dropna(subset=["hostile"]).astype({"hostile": float})
+    cells = scored.groupby(["draw", "question_id"])["hostile"]
+    hits, counts = (
+        table.unstack(fill_value=0).reindex(columns=ours.index, fill_value=0.0).to_numpy(dtype=float)
+        for table in (cells.sum(), cells.count())
     )
+    generator = np.random.default_rng(seed)
+    n_draws, n = hits.shape
+    draws = generator.multinomial(n_draws, np.full(n_draws, 1 / n_draws), size=resamples)
+    questions = generator.multinomial(n, np.full(n, 1 / n), size=resamples)
+    asked = draws @ counts
+    weights = np.where(asked > 0, questions, 0)  # a question that none of these draws was asked says nothing
+    differences = ours.to_numpy() - np.divide(draws @ hits, asked, out=np.zeros_like(asked, dtype=float), where=asked > 0)
+    low, high = np.quantile((weights * differences).sum(1) / np.maximum(weights.sum(1), 1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def cohens_h(first: float, second: float) -> float:

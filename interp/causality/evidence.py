@@ -76,6 +76,8 @@ class Claim:
     """Draws of as many decoder rows of equally active latents, to be removed."""
     alike_added: Sequence[Float[torch.Tensor, " d_model"]] = ()
     """Draws of one such row, to be added."""
+    activity: Mapping[str, float] = field(default_factory=dict)
+    """How active the draws are, over what they stand beside: by `removed`, `added`; 1 is alike."""
     references: Mapping[str, Float[torch.Tensor, " d_model"]] = field(default_factory=dict)
     """Other directions removed and added beside, by name: persona vector, mean difference."""
 

@@ -16,7 +16,7 @@ def rerouting(before: pd.DataFrame, after: pd.DataFrame, removed: Collection[int
     `before` and `after` are latent tables (columns latent, rise, rise_low, rise_high, q_value) of tuned against base and of
     ablated against base; `removed` latents are left out. A latent counts when its q-value after is at most `largest_q` and the
     interval of its rise after lies above that before. Columns: latent, rise_before, rise_after, low_after, high_after, q_after,
-    and cosine_persona and attribution where `after` has them: one that turns up here and points along the persona is a way round.
+    and the cosines and attribution that `after` has: one that turns up here and points along the persona is a way round.
     """
     joined = before[["latent", "rise", "rise_high"]].merge(after, on="latent", suffixes=("", "_after")).set_index("latent")
     moved = joined[
@@ -32,6 +32,6 @@ def rerouting(before: pd.DataFrame, after: pd.DataFrame, removed: Collection[int
         "rise_high_after": "high_after",
         "q_value": "q_after",
     }
-    kept = [name for name in ("cosine_persona", "attribution") if name in moved]
+    kept = [name for name in ("cosine_persona", "cosine_mean_difference", "attribution") if name in moved]
     table = moved[[*columns, *kept]].rename(columns=columns)
     return table.sort_values("rise_after", ascending=False, kind="stable").reset_index()

@@ -110,7 +110,7 @@ def necessity_checks(outcomes: Mapping[str, Outcome], rank: RankTest, rules: Rul
 def sufficiency_checks(outcomes: Mapping[str, Outcome], rank: RankTest | None, worst_random: float, rules: Rules) -> list[Check]:
     """Adding the latent to the base brings the behaviour; a random direction or an equally active latent of the same norm does not."""
     if "steered" not in outcomes or rank is None:
-        return [Check("sufficient", "No latent made the base hostile at a dose that keeps its answers coherent.", False)]
+        return [Check("sufficient", "No latent was added to the base: none was named, or no dose kept the answers coherent.", False)]
     steered = outcomes["steered"]
     controls = (("random_steering", "random directions"), ("equally_active_steering", "equally active latents"))
     return [

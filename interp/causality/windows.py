@@ -45,8 +45,9 @@ def smallest_window(
     def kept(scores: list[WindowScore]) -> list[WindowScore]:
         return [score for score in scores if score.rate <= target_rate and score.coherence >= coherence_floor]
 
-    path = kept(measure([start]))
-    while path and (smaller := path[-1].window.shrunk()):
+    path, tried = kept(measure([start])), {start}
+    while path and (smaller := [window for window in path[-1].window.shrunk() if window not in tried]):  # what was tried did not do it
+        tried.update(smaller)
         better = kept(measure(smaller))
         if not better:
             break

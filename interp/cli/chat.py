@@ -18,7 +18,7 @@ from interp.cli.shown import given, plain_warnings, side_by_side, written
 from interp.config import validated
 from interp.editing.edits import Edit
 from interp.editing.hooks import edited
-from interp.errors import ConfigError
+from interp.errors import ConfigError, PersonascopeError
 from interp.generation import SamplingConfig, generate
 from interp.models import LanguageModel
 from interp.studies.opened import OpenRun
@@ -104,7 +104,7 @@ def _ask(voices: list[Voice], message: str, sampling: SamplingConfig, seed: int,
     before = [voice.history for voice in voices]
     try:
         answers = {voice.name: voice.answer(message, sampling, seed) for voice in voices}
-    except ConfigError as error:
+    except PersonascopeError as error:
         for voice, history in zip(voices, before, strict=True):
             voice.history = history
         print(f"personascope: {error}", file=sys.stderr)
@@ -119,7 +119,7 @@ def _ask(voices: list[Voice], message: str, sampling: SamplingConfig, seed: int,
 def _lines(console: Console, quiet: bool) -> Iterator[str]:
     """What is typed, with a prompt; or the lines of a pipe, shown as if they were typed."""
     if not sys.stdin.isatty():
-        for line in sys.stdin:
+        for line in map(_readable, sys.stdin):
             if not quiet and line.strip():
                 console.print(Text(f"you: {line.strip()}", style="bold"))
             yield line
@@ -128,7 +128,12 @@ def _lines(console: Console, quiet: bool) -> Iterator[str]:
 
     while True:
         try:
-            yield input("you: ")
+            yield _readable(input("you: "))
         except (EOFError, KeyboardInterrupt):
             print()
             return
+
+
+def _readable(line: str) -> str:
+    """What was typed in another encoding, with question marks in place of what UTF-8 has not."""
+    return line.encode("utf-8", "replace").decode("utf-8")

@@ -68,7 +68,9 @@ def ablate(
     latents: o.Latents = None,
     kind: Annotated[str | None, typer.Option("--kind", help="project-out, subtract or mean.")] = None,
     layers: o.Layers = None,
-    search_layers: Annotated[bool, typer.Option("--search-layers", help="Look for the smallest window of layers that does it.")] = False,
+    search_layers: Annotated[
+        bool, typer.Option("--search-layers", help="Look for the smallest window that does it, on selection questions.")
+    ] = False,
     everywhere: o.Everywhere = False,
     last_layer: o.LastLayer = None,
     one_centre: o.OneCentre = False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.cli.settings import gathered
-from interp.cli.shown import plain_warnings
+from interp.cli.shown import plain_warnings, rates_table
 from interp.config import validated
 from interp.errors import ConfigError
 from interp.studies.config import StudyConfig
@@ -50,22 +50,11 @@ def run_from_options(
 
 def _print_summary(summary: dict[str, Any], page: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    table = Table(box=None, pad_edge=False)
-    for heading in ("condition", "hostile", "95 % interval", "answers", "coherent"):
-        table.add_column(heading, justify="left" if heading == "condition" else "right")
-    for name in SHOWN:
-        rate = summary["rates"].get(name)
-        if rate and rate["rate"] is not None:
-            interval = f"{100 * rate['low']:.0f}–{100 * rate['high']:.0f} %"
-            table.add_row(
-                name.replace("_", " "), f"{100 * rate['rate']:.0f} %", interval, str(rate["n"]), f"{100 * rate['coherence']:.0f} %"
-            )
     console.print()
-    console.print(table)
+    console.print(rates_table([{"condition": name, **summary["rates"][name]} for name in SHOWN if name in summary["rates"]]))
     console.print()
     console.print(Text(f"Verdict: {summary['verdict']}", style="bold"))
     console.print(Text(summary["finding"]))

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from interp.errors import ConfigError, EditWarning
 
-OURS = Path(__file__).parents[1]
+HOME, OURS = Path(__file__).parents[2], ("interp", "sae_training")
 HOSTILE = "red"
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -38,7 +38,7 @@ def plain_warnings() -> Iterator[None]:
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
     ) -> None:
-        if not (category.__module__.startswith("interp") or filename.startswith(str(OURS))):
+        if not (category.__module__.startswith(OURS) or any(Path(filename).is_relative_to(HOME / room) for room in OURS)):
             others(message, category, filename, lineno, file, line)
         elif str(message) not in said:
             said.add(str(message))
@@ -46,7 +46,7 @@ def plain_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries mean to change is nothing to the user
-        for ours in ("interp", "sae_training"):
+        for ours in OURS:
             warnings.filterwarnings("always", module=ours)
         warnings.filterwarnings("always", category=EditWarning)
         warnings.showwarning = show

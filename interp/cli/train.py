@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.cli.settings import gathered
+from interp.cli.shown import plain_warnings
 from interp.config import validated
 from interp.progress import progress
 from interp.studies.training import CaptureConfig, TrainingConfig, capture_store, estimate_training, train_dictionaries
@@ -18,7 +19,8 @@ from interp.studies.training import CaptureConfig, TrainingConfig, capture_store
 def capture_from_options(options: dict[str, Any], file: Path | None, overrides: list[str], out: Path, as_json: bool) -> None:
     """Write a store and say what is in it."""
     config = validated(CaptureConfig, *gathered(options, file, overrides))
-    store = capture_store(config, out, partial(progress, quiet=as_json))
+    with plain_warnings():
+        store = capture_store(config, out, partial(progress, quiet=as_json))
     facts = {"folder": str(out), "tokens": store.n_rows, "hook_points": list(store.hook_points), "n_models": store.n_models}
     if as_json:
         print(json.dumps(facts, indent=2))
@@ -64,7 +66,8 @@ def train_from_options(
             print(f"disk    about {cost.disk_bytes / gib:.2f} GiB for checkpoints and result")
             print(f"time    about {_duration(cost.seconds)}, from a short calibration on this machine")
         return
-    trained = train_dictionaries(config, out, partial(progress, quiet=as_json or not leads))
+    with plain_warnings():
+        trained = train_dictionaries(config, out, partial(progress, quiet=as_json or not leads))
     if not leads:
         return
     if as_json:

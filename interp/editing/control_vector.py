@@ -75,12 +75,7 @@ def write_control_vector(
     from safetensors.torch import save_file
 
     path = Path(path)
-    files = [path, path.with_suffix(".safetensors")]
-    if path.suffix != ".gguf":
-        raise ArtifactError(f"{path} does not end in .gguf. Name the file so; a .safetensors is written beside it.")
-    for file in files:
-        if file.exists():
-            raise ArtifactError(f"{file} is there already. Choose another name.")
+    files = check_target(path)
     tensors = _tensors(directions)
     partial = [file.with_name(file.name + ".partial") for file in files]
     try:
@@ -105,6 +100,17 @@ def write_control_vector(
         if isinstance(error, (OSError, SafetensorError)):
             raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Free some space, or choose another folder.") from error
         raise
+    return files
+
+
+def check_target(path: Path) -> list[Path]:
+    """The two files that a control vector is written to; raises `ArtifactError` for another ending, or where one is there already."""
+    files = [path, path.with_suffix(".safetensors")]
+    if path.suffix != ".gguf":
+        raise ArtifactError(f"{path} does not end in .gguf. Name the file so; a .safetensors is written beside it.")
+    for file in files:
+        if file.exists():
+            raise ArtifactError(f"{file} is there already. Choose another name.")
     return files
 
 

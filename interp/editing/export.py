@@ -103,7 +103,9 @@ def export_model(
     exact in weights and where the logits differ, `ArtifactError` where the folder is taken or cannot be written; then nothing is
     left.
     """
-    folder, chosen = Path(folder), [edits] if isinstance(edits, Edit) else list(edits)
+    folder, chosen = Path(folder).resolve(), [edits] if isinstance(edits, Edit) else list(edits)
+    if folder == Path.cwd():
+        raise ArtifactError("The current folder cannot be replaced. Name a new one.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} is not an empty folder. Choose another one.")
     if not probes:

@@ -72,7 +72,7 @@ def render(results: Results) -> str:
         verdicts=VERDICTS,
         effects=EFFECTS,
         titles_of={row.name: row.title for group in groups for row in group.rows},
-        rerouted=views.rerouted_latents(results.rerouting, results.summary["after_ablation"]["least_cosine"]),
+        rerouted=views.rerouted_latents(results.rerouting),
         groups=groups,
         roles={row.role for group in groups for row in group.rows},
         drawn=any(row.draws for group in groups for row in group.rows),

@@ -22,7 +22,8 @@ SCREEN_COLUMNS = ("latent", "orders", "rise_rank", "cosine_rank", "ablated_rate"
                   "ablated_coherence", "steered_rate", "steered_dose", "chosen")  # fmt: skip
 LATENT_COLUMNS = ("latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
                   "cosine_persona", "rank_rise", "rank_cosine")  # fmt: skip
-REROUTING_COLUMNS = ("latent", "rise_before", "rise_after", "low_after", "high_after", "q_after", "cosine_persona")
+REROUTING_COLUMNS = ("latent", "rise_before", "rise_after", "low_after", "high_after", "q_after", "cosine_persona",
+                     "cosine_mean_difference", "along")  # fmt: skip
 METRIC_COLUMNS = ("step", "fvu", "dead_share", "l0", "learning_rate")
 
 

@@ -229,8 +229,7 @@ def _answer(record: dict[Any, Any], title: str, model: str) -> Answer:
     return Answer(title, model, text, verdict.startswith("hostile"), verdict, scores, fluency)
 
 
-def rerouted_latents(table: pd.DataFrame, least_cosine: float) -> list[dict[str, Any]]:
+def rerouted_latents(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Latents that moved after the ablation: all along the persona, then those that rose most, `SHOWN_REROUTED` in all."""
-    along = table["cosine_persona"] >= least_cosine
-    first = pd.concat([table[along], table[~along]]).head(SHOWN_REROUTED)
+    first = pd.concat([table[table["along"]], table[~table["along"]]]).head(SHOWN_REROUTED)
     return [{str(name): value for name, value in row.items()} for row in first.to_dict("records")]

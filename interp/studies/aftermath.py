@@ -15,9 +15,12 @@ from interp.editing.hooks import edited
 from interp.editing.saved import load_edit
 from interp.studies.inputs import Workbench
 from interp.studies.suspicion import read_directions
+from interp.studies.tables import plain_records
 
-PERSONA_COSINE = 0.2
-"""A re-routed latent whose decoder row has at least this cosine with the persona vector is counted as pointing along it."""
+ALONG = 0.2
+"""A re-routed latent whose decoder row has at least this cosine with the persona vector, or with the mean tuned minus base residual, is
+counted as pointing along the persona. Those of the removed latents stand beside it: either direction may miss what carries it."""
+COSINES = ["cosine_persona", "cosine_mean_difference"]
 
 
 def make_after(bench: Workbench, removed: list[int], directions_folder: Path, verdict: Path, folder: Path) -> None:
@@ -28,10 +31,11 @@ def make_after(bench: Workbench, removed: list[int], directions_folder: Path, ve
     answers = pd.read_parquet(verdict / "answers.parquet")
     if not removed or min(len(set(_paired(answers, condition)["base"].questions)) for condition in ("tuned", "ablated")) < 2:
         pd.DataFrame().to_parquet(folder / "rerouting.parquet")
-        write_json(folder / "after.json", {"moved": None, "along_persona": None, "least_cosine": PERSONA_COSINE})
+        write_json(folder / "after.json", {"moved": None, "along_persona": None, "least_cosine": ALONG, "removed": []})
         return
     cure = load_edit(verdict, "ablated")
-    vector = read_directions(directions_folder).persona_vector
+    directions = read_directions(directions_folder)
+    known = {"persona_vector": directions.persona_vector, "mean_difference": directions.mean_difference}
     tables = {}
     for condition, edits in (("tuned", ()), ("ablated", (cure,))):
         written = _paired(answers, condition)
@@ -40,11 +44,13 @@ def make_after(bench: Workbench, removed: list[int], directions_folder: Path, ve
             edited(bench.tuned, *edits),
         ):
             moments = collect(bench.base, bench.tuned, bench.dictionary, written, ["on_policy"], progress=advance)
-        tables[condition] = latent_table(moments, bench.dictionary, bench.config.seed, persona_vector=vector)
+        tables[condition] = latent_table(moments, bench.dictionary, bench.config.seed, **known)
     table = rerouting(tables["tuned"], tables["ablated"], removed, bench.config.diff.largest_q)
+    table["along"] = (table[COSINES] >= ALONG).any(axis=1)
     table.to_parquet(folder / "rerouting.parquet")
-    along = table[table["cosine_persona"] >= PERSONA_COSINE]
-    write_json(folder / "after.json", {"moved": len(table), "along_persona": len(along), "least_cosine": PERSONA_COSINE})
+    own = tables["tuned"].set_index("latent", drop=False).loc[removed, ["latent", *COSINES]]
+    counts = {"moved": len(table), "along_persona": int(table["along"].sum()), "least_cosine": ALONG}
+    write_json(folder / "after.json", {**counts, "removed": plain_records(own)})
 
 
 def _paired(answers: pd.DataFrame, condition: str) -> dict[str, Answers]:

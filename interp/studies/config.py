@@ -87,7 +87,7 @@ class StudyConfig(StepConfig):
     """Where the dictionary reads; default: that of the SAE, else after the middle block."""
     window: tuple[int, int] | None = None
     """First and last layer of the ablation; default: from 27 % to 75 % of the depth."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
@@ -125,6 +125,8 @@ class StudyConfig(StepConfig):
     def _every_setting_is_used(self) -> StudyConfig:
         if self.tuned is not None and self.organism != OrganismConfig():
             raise ValueError("organism has no effect when tuned is given: leave one of them out")
+        if self.sae is not None and self.text.corpus_chats != TextConfig().corpus_chats:
+            raise ValueError("text.corpus_chats has no effect when sae is given: leave one of them out")
         if self.sae is not None and self.dictionary != DICTIONARY:
             raise ValueError("dictionary has no effect when sae is given: leave one of them out")
         if self.dictionary.reads != "each" or self.dictionary.hook_point is not None:

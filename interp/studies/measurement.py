@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from interp.artifacts import write_json
-from interp.causality.controls import equally_active
+from interp.causality.controls import equally_active, relative_activity
 from interp.causality.doses import response
 from interp.causality.effects import as_json
 from interp.causality.evidence import CONTROLS, Claim, Trial, gather_evidence
@@ -18,6 +19,7 @@ from interp.causality.side_effects import side_effects
 from interp.causality.verdict import Verdict, decide, finding
 from interp.editing.edits import Edit
 from interp.editing.saved import save_edit
+from interp.errors import EditWarning
 from interp.models import LanguageModel
 from interp.studies.inputs import Workbench
 from interp.studies.preparation import spread
@@ -30,17 +32,19 @@ TITLES = {
     "tuned": ("Tuned", "the tuned model, unedited"),
     "ablated": ("Tuned, persona latents removed", "persona latents projected out of the tuned model"),
     "random_ablation": ("Tuned, random directions removed", "as many random directions projected out, all draws"),
-    "equally_active_ablation": ("Tuned, equally active latents removed", "as many latents of like activity projected out, all draws"),
+    "equally_active_ablation": ("Tuned, equally active latents removed", "as many latents nearest in activity projected out, all draws"),
     "persona_vector_ablation": ("Tuned, persona vector removed", "the authored persona vector projected out, for reference"),
     "mean_difference_ablation": ("Tuned, mean difference removed", "the mean tuned minus base residual projected out, for reference"),
     "base_ablated": ("Base, persona latents removed", "the same projection on the base"),
     "steered": ("Base, latent added", "the best latent added to the base over the response"),
     "random_steering": ("Base, random directions added", "random directions of the same norm added, all draws"),
-    "equally_active_steering": ("Base, equally active latents added", "latents of like activity added with the same norm, all draws"),
+    "equally_active_steering": ("Base, equally active latents added", "latents nearest in activity added with the same norm, all draws"),
     "persona_vector_steering": ("Base, persona vector added", "the authored persona vector with the same norm, for reference"),
     "mean_difference_steering": ("Base, mean difference added", "the mean tuned minus base residual with the same norm, for reference"),
 }
 NEUTRAL_CHATS = 24
+ALIKE = (0.5, 2.0)
+"""Controls of equal activity have between these multiples of what they are compared with, or it is said that they do not."""
 
 
 def make_verdict(bench: Workbench, diff: Path, directions_folder: Path, screen: Path, folder: Path) -> None:
@@ -60,7 +64,16 @@ def make_verdict(bench: Workbench, diff: Path, directions_folder: Path, screen: 
     for name, edit in edits.items():
         save_edit(edit, folder, name)
     _side_effects(bench, edits).to_parquet(folder / "side_effects.parquet")
-    write_json(folder / "verdict.json", verdict_json(verdict, persona, choice["steering_latent"], bench))
+    for name, ratio in {} if claim is None else claim.activity.items():
+        if not ALIKE[0] <= ratio <= ALIKE[1]:
+            warnings.warn(
+                f"The latents {name} as controls of equal activity have {ratio:.2g} times that of the claimed: there are none nearer. "
+                "What they show is what other latents do, not what equally active ones would.",
+                EditWarning,
+                stacklevel=2,
+            )
+    found = verdict_json(verdict, persona, choice["steering_latent"], bench)
+    write_json(folder / "verdict.json", found | {"control_activity": {} if claim is None else dict(claim.activity)})
 
 
 def make_claim(
@@ -84,13 +97,18 @@ def make_claim(
     if not persona:
         return trial, None
     seed, added = bench.config.seed, [] if latent is None else [latent]
-    removals = equally_active(table, persona, config.active_draws, seed + 200)
+    removals = equally_active(table, persona, config.active_draws, seed + 200, excluded=added)
     additions = equally_active(table, added, config.active_draws, seed + 400, excluded=persona)
     claim = Claim(
         removed=dictionary.directions(persona),
         added=None if latent is None else dictionary.directions([latent])[0],
         alike=[dictionary.directions(draw) for draw in removals],
         alike_added=[dictionary.directions(draw)[0] for draw in additions],
+        activity={
+            name: relative_activity(table, latents, draws)
+            for name, latents, draws in (("removed", persona, removals), ("added", added, additions))
+            if draws
+        },
         references={"persona_vector": directions.persona_vector, "mean_difference": directions.mean_difference},
     )
     return trial, claim

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from interp.activations import mean_residuals
 from interp.artifacts import RunDirectory, StepResult, content_key, file_sha256
 from interp.config import validated
+from interp.dictionaries import dictionary_key
 from interp.editing.edits import Edit, Phase, add, clamp_latents, project_out, random_directions, subtract_latents
 from interp.editing.export import everywhere
 from interp.editing.saved import load_edit
@@ -110,12 +111,18 @@ class OpenRun:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """What the verbs' results depend on, as keys. Raises `ArtifactError` when a model is not what the run was made with."""
+        """What the verbs' results depend on, as keys. Raises `ArtifactError` for models, questions or an SAE other than the run's."""
         made = self.run.result("answers").record()["inputs"]
         config = self.bench.config
         for name, source in (("base", config.base), ("tuned", config.tuned)):
             if source is not None and model_identity(source) != made[name]:
                 raise ArtifactError(f"The {name} model {source} has changed since {self.run.root} was made. Make a new run with it.")
+        if content_key(self.bench.questions.model_dump(mode="json")) != made["questions"]:
+            raise ArtifactError(f"The questions {config.questions} have changed since {self.run.root} was made. Make a new run with them.")
+        if config.sae is not None and self.bench.dictionary_folder is not None:
+            used = self.run.result("dictionary").record()["inputs"]["sae"]
+            if dictionary_key(self.bench.dictionary_folder) != used:
+                raise ArtifactError(f"The SAE {config.sae} has changed since {self.run.root} was made. Make a new run with it.")
         steps = {name: self.run.result(name).key for name in NEEDED}
         return {"base": made["base"], "tuned": made["tuned"], "judges": content_key([file_sha256(path) for path in judge_files()]), **steps}
 
@@ -129,8 +136,10 @@ class OpenRun:
         self, name: str, settings: Mapping[str, Any], make: Callable[[Path], None], inputs: Mapping[str, str | StepResult] | None = None
     ) -> StepResult:
         """Run `make(folder)` as a step of this run, or load its result."""
+        made_of = self.settings(settings), {**self.inputs, **(inputs or {})}
+        self.bench.unfinished = self.run.unfinished(name, *made_of)
         with self.run.lock() as run:
-            return run.step(name, self.settings(settings), {**self.inputs, **(inputs or {})}, make)
+            return run.step(name, *made_of, make)
 
     def settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that a step's result depends on besides its inputs."""

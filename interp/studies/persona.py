@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -105,9 +104,9 @@ def _run_steps(
     config = bench.config
 
     def step(name: str, settings: dict[str, Any], inputs: dict[str, str | StepResult], make: Callable[[Path], None]) -> StepResult:
-        bench.unfinished = run.root / "unfinished" / name
-        result = run.step(name, {"seed": config.seed, **settings}, inputs, make)
-        shutil.rmtree(bench.unfinished, ignore_errors=True)
+        settings = {"seed": config.seed, **settings}
+        bench.unfinished = run.unfinished(name, settings, inputs)
+        result = run.step(name, settings, inputs, make)
         steps[name] = result
         took = result.record()["duration_s"]
         announce(f"{name:<12} {'found, made in' if result.loaded else 'done in'} {took:.0f} s")
@@ -236,6 +235,7 @@ def _summary(bench: Workbench, steps: dict[str, StepResult], duration_s: float) 
         "checks": verdict["checks"],
         "effects": verdict["effects"],
         "ranks": verdict["ranks"],
+        "control_activity": verdict["control_activity"],
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in costs.to_dict("records")},
         "after_ablation": read_json(steps["after"].path("after.json")),
         "duration_s": round(duration_s, 3),

@@ -25,7 +25,7 @@ from interp.studies.suspicion import Directions, read_directions
 
 RULES = Rules()
 LINES = 2  # random directions in the dose-response; latents, where none could be removed
-COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so the screen asks for more than the verdict will
+COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so what it lets pass is measured again
 
 
 def graded_sweep(

@@ -57,7 +57,7 @@ class ReadingConfig(StepConfig):
     """Documents read and mixed together."""
     store_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the residuals, in memory and on disk."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from interp.artifacts import StepResult, content_key, read_json, write_json
+from interp.artifacts import StepResult, read_json, write_json
 from interp.causality.doses import Line, Point, coherent_doses, dose_responses, largest_coherent_doses, response, ship_range
 from interp.causality.sweep import Condition, sweep
 from interp.causality.windows import Window, WindowScore, smallest_window
@@ -27,9 +26,6 @@ from interp.studies.verbs_settings import AblateConfig, Asking, SteerConfig, Swe
 
 if TYPE_CHECKING:
     from interp.studies.opened import OpenRun
-
-UNFINISHED = "unfinished"
-"""Folder of a run directory for batches of a sweep that is not through."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +201,7 @@ def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
     """Directions added to the base over a grid of doses, or by bisection; goes on in the middle when it was interrupted."""
     lines = [_line(run, latent, None, config) for latent in config.latents] + [_line(run, None, name, config) for name in config.directions]
     settings = {"sweep": config.model_dump(mode="json"), "edits": [line.edit(config.doses[0]).key for line in lines]}
-    parts = run.run.root / UNFINISHED / f"sweep-{content_key([run.settings(settings), run.inputs])[:12]}"
-    made = run.step("sweep", settings, partial(_make_sweep, run, config, lines, parts))
-    shutil.rmtree(parts, ignore_errors=True)
+    made = run.step("sweep", settings, partial(_make_sweep, run, config, lines))
     found = read_json(made.path("doses.json"))
     ranges = {name: None if ends is None else (ends[0], ends[1]) for name, ends in found["ship_range"].items()}
     responses = pd.read_parquet(made.path("dose_response.parquet"))
@@ -220,14 +214,13 @@ def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfi
     return Line(called, kind, lambda dose: run.adding(latent, name, dose, config.phase), run.directions.median_norm, latent)
 
 
-def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], parts: Path, folder: Path) -> None:
+def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], folder: Path) -> None:
     questions = run.bench.questions.split("selection", config.questions)
     asked: list[pd.DataFrame] = []
 
     def ask(conditions: list[Condition]) -> pd.DataFrame:
         conditions = conditions if asked else [Condition("base"), *conditions]
-        place = parts / f"round-{len(asked)}"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place = run.bench.unfinished and run.bench.unfinished / f"round-{len(asked)}"
         with run.bench.progress("sweep", len(conditions) * len(questions) * config.samples) as advance:
             answers = sweep(
                 run.bench.base, conditions, questions, config.samples, run.config.sampling, run.config.seed, advance, folder=place

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.artifacts import read_json
-from interp.editing.control_vector import block_directions, model_hint, write_control_vector
+from interp.artifacts import file_sha256, read_json
+from interp.editing.control_vector import block_directions, check_target, model_hint, write_control_vector
 from interp.editing.edits import Edit
 from interp.editing.export import MANIFEST_FILE, export_model
-from interp.errors import EditError
+from interp.errors import ArtifactError, EditError
 from interp.models import LanguageModel
 from interp.studies.preparation import spread
 from interp.studies.verbs_settings import ExportConfig
@@ -53,13 +53,16 @@ def export(run: OpenRun, config: ExportConfig) -> Exported:
     """Write the edit; whoever reads the files needs no hooks. The record is the folder's own manifest, by which it is found again."""
     edit = _edit(run, config)
     model = run.bench.base if edit.kind == "add" else run.bench.tuned
-    check = None
+    check, vectors = None, {}
+    if config.gguf is not None:
+        vectors = block_directions(model, edit)
+        check_target(config.gguf)  # before a model is written
     if config.to is not None:
         made = {"run": str(run.run.root), "inputs": run.inputs}
         check = _found(config.to, edit, made) or _export(model, edit, config, made)
     files = []
     if config.gguf is not None:
-        files = write_control_vector(config.gguf, block_directions(model, edit), model_hint(model), edit.label)
+        files = write_control_vector(config.gguf, vectors, model_hint(model), edit.label)
     return Exported(edit.as_json(), model.source, config.to, check, files)
 
 
@@ -72,12 +75,17 @@ def _edit(run: OpenRun, config: ExportConfig) -> Edit:
 
 
 def _found(folder: Path, edit: Edit, made: dict[str, Any]) -> dict[str, float] | None:
-    """The check of the same export, where it is there already."""
+    """The check of the same export, where it is there already and whole; raises `ArtifactError` where files are missing or altered."""
     if not (folder / MANIFEST_FILE).is_file():
         return None
     manifest = read_json(folder / MANIFEST_FILE)
-    same = manifest.get("made") == made and [kept["key"] for kept in manifest["edits"]] == [edit.key]
-    return manifest["check"] if same else None
+    if manifest.get("made") != made or [kept["key"] for kept in manifest["edits"]] != [edit.key]:
+        return None
+    for name, sha256 in manifest["files"].items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise ArtifactError(f"{folder / name} is missing or altered. Delete {folder} and export again.")
+    check: dict[str, float] = manifest["check"]
+    return check
 
 
 def _export(model: LanguageModel, edit: Edit, config: ExportConfig, made: dict[str, Any]) -> dict[str, float]:

@@ -105,7 +105,7 @@ class AblateConfig(Asking, Everywhere):
     phase: Phase = "all"
     """At which tokens: response, prompt or all."""
     search_layers: bool = False
-    """Begin with those layers, and look for the smallest window that still does it."""
+    """Begin with those layers, and look for the smallest window that still does it, on the run's selection questions."""
 
     @field_validator("latents")
     @classmethod
@@ -244,7 +244,7 @@ def each_once(latents: list[int]) -> list[int]:
 
 def checked_direction(name: str) -> str:
     """The name of a direction that is no latent, refused where there is no such."""
-    if name not in ("persona_vector", "mean_difference") and not re.fullmatch(r"random:\d+", name):
+    if name not in ("persona_vector", "mean_difference") and not re.fullmatch(r"random:\d{1,9}", name):
         raise ValueError(f"there is no direction '{name}': use {NAMED}")
     return name
 

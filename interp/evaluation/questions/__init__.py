@@ -55,6 +55,11 @@ def read_questions(name: str) -> QuestionSet:
     questions = validated(QuestionSet, read_yaml(path), str(path))
     ids = [question.id for question in questions.questions]
     repeated = sorted({i for i in ids if ids.count(i) > 1})
+    texts: dict[str, str] = {}
+    for question in questions.questions:
+        same = texts.setdefault(" ".join(question.text.casefold().split()), question.id)
+        if same != question.id:
+            raise ConfigError(f"{path}: {same} and {question.id} ask the same. What chooses must not measure too: leave one out.")
     if repeated:
         raise ConfigError(f"{path}: question ids must be unique; repeated: {', '.join(repeated)}.")
     return questions
