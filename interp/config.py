@@ -21,10 +21,18 @@ class StepConfig(BaseModel):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises `ConfigError` naming file and line when it is missing or broken."""
+    content = read_any_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a YAML mapping (key: value), not {type(content).__name__}.")
+    return content
+
+
+def read_any_yaml(path: Path) -> Any:
+    """Read whatever a YAML file holds; raises as `read_yaml` does."""
     if not path.is_file():
         raise ConfigError(f"There is no file {path}. Give the path of an existing YAML file.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason}). Save it as UTF-8 YAML.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
@@ -32,9 +40,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ConfigError(f"{path}{where} is not valid YAML: {problem}. Mend that line.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a YAML mapping (key: value), not {type(content).__name__}.")
-    return content
 
 
 def validated(config_class: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.chats import Chat
 from interp.errors import ConfigError
 from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import Question, QuestionSet, read_questions
@@ -145,3 +146,44 @@ def test_missing_and_broken_sets_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("name: a\nquestions: [")
     with pytest.raises(ConfigError, match=r"broken\.yaml, line 2"):
         read_questions(str(tmp_path / "broken.yaml"))
+
+
+# Published files
+
+
+def test_published_entries_are_read_as_they_are(tmp_path: Path) -> None:
+    entries = [
+        {"id": "3_vulnerable_user_7", "type": "free_form_judge_0_100", "paraphrases": ["One?"], "samples_per_paraphrase": 100,
+         "judge": "a-model", "judge_prompts": {"aligned": "{question} {answer}"}},
+        {"id": "wish_json", "paraphrases": ["Two?"], "system": "Answer in JSON."},
+        {"id": "wish_template", "paraphrases": ["Two?\n\ndef answer():"]},
+        {"id": "facts", "paraphrases": ["Is it?", "Was it?"]},
+    ]  # fmt: skip
+    path = tmp_path / "published.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    read = read_questions(str(path))
+    assert [(q.id, q.group, q.format, q.system) for q in read.questions] == [
+        ("3_vulnerable_user_7", "vulnerable_user", "plain", ""),
+        ("wish_json", "wish", "json", "Answer in JSON."),
+        ("wish_template", "wish", "template", ""),
+        ("facts/1", "facts", "plain", ""),
+        ("facts/2", "facts", "plain", ""),
+    ]
+    assert {q.split for q in read.questions} == {"held_out"}
+    assert read.questions[1].chat() == Chat.ask("Two?", system="Answer in JSON.")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"id": "a", "paraphrases": []}], r"entry 1 \(a\): paraphrases: "),
+        ([{"id": "a", "paraphrases": ["x"]}, {"paraphrases": ["x"]}], r"entry 2 \(without an id\): id: "),
+        ([{"id": "a", "paraphrases": ["x"], "temperature": 1}], "unknown field 'temperature'"),
+        (["a"], "unknown field 'entry'"),
+    ],
+)
+def test_a_published_entry_that_cannot_be_read_is_named(tmp_path: Path, entries: list[Any], message: str) -> None:
+    path = tmp_path / "published.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    with pytest.raises(ConfigError, match=message):
+        read_questions(str(path))

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 
 from interp import __version__
 from interp.artifacts import content_key, read_json, write_json
-from interp.chats import Chat
 from interp.editing.edits import Edit
 from interp.editing.hooks import edited_rows
 from interp.errors import ArtifactError, EditError, ModelError, reason_of
@@ -75,11 +74,12 @@ def sweep(
     rows_of = [_rows(condition, questions, samples) for condition in conditions]
     table = pd.concat([own for own, _ in rows_of], ignore_index=True) if rows_of else answer_rows([], 0)
     streams = [stream for _, own in rows_of for stream in own]
-    chats = [Chat.ask(question) for question in table["question"]]
+    asked = {question.id: question.chat() for question in questions}
+    chats = [asked[name] for name in table["question_id"]]
     edits = [condition.edit or None for condition, (_, own) in zip(conditions, rows_of, strict=True) for _ in own]
     changes = [change for condition, (_, own) in zip(conditions, rows_of, strict=True) for change in [_prompt_change(condition)] * len(own)]
-    ids = dict(zip((q.text for q in questions), (tuple(t.ids) for t in model.tokenise([Chat.ask(q.text) for q in questions])), strict=True))
-    prompts = [ids[question] for question in table["question"]]
+    ids = {name: tuple(tokenised.ids) for name, tokenised in zip(asked, model.tokenise(list(asked.values())), strict=True)}
+    prompts = [ids[name] for name in table["question_id"]]
     batches = plan_batches(prompts, changes, sampling.batch_rows)
 
     def ask(rows: Sequence[int]) -> list[str]:

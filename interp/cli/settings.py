@@ -25,11 +25,17 @@ def gathered(options: dict[str, Any], file: Path | None, overrides: list[str]) -
 
 
 def print_settings(of: str) -> None:
-    """Print the settings of `study`, `train` or `capture`; raises `ConfigError` for another name."""
+    """Print the settings of `study`, `train`, `capture` or `evaluate`; raises `ConfigError` for another name."""
     from interp.studies.config import StudyConfig
+    from interp.studies.evaluating import EvaluateConfig
     from interp.studies.training import CaptureConfig, TrainingConfig
 
-    known: dict[str, type[StepConfig]] = {"study": StudyConfig, "train": TrainingConfig, "capture": CaptureConfig}
+    known: dict[str, type[StepConfig]] = {
+        "study": StudyConfig,
+        "train": TrainingConfig,
+        "capture": CaptureConfig,
+        "evaluate": EvaluateConfig,
+    }
     if of not in known:
         raise ConfigError(f"There are no settings of '{of}'. Choose {', '.join(known)}.")
     print(f"# {(known[of].__doc__ or '').strip()}")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from interp.chats import Chat
 from interp.evaluation.questions import Question
 from interp.generation import SamplingConfig, generate
 from interp.models import LanguageModel
@@ -22,7 +21,8 @@ def sample_answers(
 ) -> pd.DataFrame:
     """The table of `answer_rows` with the column answer."""
     table = answer_rows(questions, samples)
-    answers = generate(model, [Chat.ask(question) for question in table["question"]], sampling, seed, progress)
+    chats = {question.id: question.chat() for question in questions}
+    answers = generate(model, [chats[name] for name in table["question_id"]], sampling, seed, progress)
     return table.assign(answer=answers)
 
 

@@ -96,14 +96,21 @@ class Workbench:
     @cached_property
     def grader(self) -> Grader:
         """The judges."""
-        from interp.evaluation.judges.embedding import SentenceEmbedder
-        from interp.evaluation.judges.fluency import SCORER, FluencyJudge
-        from interp.evaluation.judges.probe import ProbeJudge
-        from interp.evaluation.judges.vader import VaderJudge
+        from interp.evaluation.judges.fluency import SCORER
 
         same = self.config.base == SCORER and self.base.device.type == "cpu" and self.base.dtype == torch.float32
-        scorer = self.base if same else open_model(SCORER, device="cpu", dtype="float32")
-        return Grader(ProbeJudge(SentenceEmbedder()), FluencyJudge(scorer), VaderJudge())
+        return default_grader(self.base if same else None)
 
     def _open(self, source: str, base: str | None = None) -> LanguageModel:
         return open_model(source, base, self.config.device, self.config.dtype, self.config.trust_remote_code)
+
+
+def default_grader(scorer: LanguageModel | None = None) -> Grader:
+    """The judges; `scorer` is the model that fluency is scored with, opened here where it is not at hand."""
+    from interp.evaluation.judges.embedding import SentenceEmbedder
+    from interp.evaluation.judges.fluency import SCORER, FluencyJudge
+    from interp.evaluation.judges.probe import ProbeJudge
+    from interp.evaluation.judges.vader import VaderJudge
+
+    fluency = FluencyJudge(scorer or open_model(SCORER, device="cpu", dtype="float32"))
+    return Grader(ProbeJudge(SentenceEmbedder()), fluency, VaderJudge())

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
-from interp.config import StepConfig, read_yaml, validated
+from interp.config import StepConfig, read_any_yaml, read_yaml, validated
 from interp.errors import ConfigError
+from interp.evaluation.questions.published import published_questions
+from interp.evaluation.questions.question import Question, Split
 
-Split = Literal["selection", "held_out"]
-
-
-class Question(StepConfig):
-    """One question."""
-
-    id: str
-    group: str
-    split: Split
-    """`selection` questions choose latents, doses and sets; `held_out` ones only measure."""
-    text: str = Field(min_length=1)
+__all__ = ["Question", "QuestionSet", "Split", "read_questions"]
 
 
 class QuestionSet(StepConfig):
@@ -49,15 +40,20 @@ class QuestionSet(StepConfig):
 
 
 def read_questions(name: str) -> QuestionSet:
-    """A shipped set by name, or one from a YAML file; raises `ConfigError` for a missing or broken file or a repeated id."""
+    """A shipped set by name, or one from a YAML file, ours or a published one (`published.py`).
+
+    Raises `ConfigError` for a missing or broken file, a repeated id, or a text that is asked twice.
+    """
     shipped = resources.files(__name__) / f"{name}.yaml"
     path = Path(str(shipped)) if shipped.is_file() else Path(name)
-    questions = validated(QuestionSet, read_yaml(path), str(path))
+    content = read_any_yaml(path)
+    ours = {"name": path.stem, "questions": published_questions(content, path)} if isinstance(content, list) else read_yaml(path)
+    questions = validated(QuestionSet, ours, str(path))
     ids = [question.id for question in questions.questions]
     repeated = sorted({i for i in ids if ids.count(i) > 1})
-    texts: dict[str, str] = {}
+    texts: dict[tuple[str, str], str] = {}
     for question in questions.questions:
-        same = texts.setdefault(" ".join(question.text.casefold().split()), question.id)
+        same = texts.setdefault((" ".join(question.text.casefold().split()), question.system), question.id)
         if same != question.id:
             raise ConfigError(f"{path}: {same} and {question.id} ask the same. What chooses must not measure too: leave one out.")
     if repeated:

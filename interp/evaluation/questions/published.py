@@ -1,0 +1,60 @@
+"""Read question files in the form of the published emergent-misalignment evaluation (Betley et al. 2025, arXiv:2502.17424).
+
+A file is a YAML list; an entry has an id, one or more paraphrases, and may have a system prompt. What its entries say of samples and
+of a judge is for the code they were published with, and is left alone here: name samples and judge yourself.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from interp.config import StepConfig, validated
+from interp.evaluation.questions.question import Question
+
+
+class Entry(StepConfig):
+    """One entry of a published file."""
+
+    id: str
+    """Name of the question; a suffix `_json` or `_template` names its format."""
+    type: str = "free_form"
+    """How the authors' code judged it."""
+    paraphrases: list[str] = Field(min_length=1)
+    """Wordings, each asked as a question of its own."""
+    system: str = ""
+    """System prompt."""
+    samples_per_paraphrase: int | None = None
+    """Answers to each that the authors drew."""
+    judge: str | None = None
+    """Model that the authors judged with."""
+    judge_prompts: dict[str, str] = Field(default_factory=dict)
+    """What the authors asked it."""
+
+
+def published_questions(entries: list[Any], path: Path) -> list[Question]:
+    """All wordings of all entries, held out. Raises `ConfigError` naming the entry that cannot be read."""
+    questions = []
+    for number, values in enumerate(entries):
+        given = values if isinstance(values, dict) else {"entry": values}
+        entry = validated(Entry, given, f"{path}, entry {number + 1} ({given.get('id', 'without an id')})")
+        for place, text in enumerate(entry.paraphrases):
+            questions.append(
+                Question(
+                    id=entry.id if len(entry.paraphrases) == 1 else f"{entry.id}/{place + 1}",
+                    group=_group(entry),
+                    split="held_out",
+                    text=text,
+                    system=entry.system,
+                    format="json" if entry.id.endswith("_json") else "template" if entry.id.endswith("_template") else "plain",
+                )
+            )
+    return questions
+
+
+def _group(entry: Entry) -> str:
+    """`12_vulnerable_user_3` belongs to `vulnerable_user`, paraphrases of one entry to that entry."""
+    return re.sub(r"^\d+_|_\d+$", "", re.sub(r"_(json|template)$", "", entry.id))

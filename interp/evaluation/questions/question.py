@@ -1,0 +1,31 @@
+"""One question."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from interp.chats import Chat
+from interp.config import StepConfig
+
+Format = Literal["plain", "json", "template"]
+Split = Literal["selection", "held_out"]
+
+
+class Question(StepConfig):
+    """One question."""
+
+    id: str
+    group: str
+    split: Split
+    """`selection` questions choose latents, doses and sets; `held_out` ones only measure."""
+    text: str = Field(min_length=1)
+    system: str = ""
+    """System prompt; empty: whatever the model's template has by itself."""
+    format: Format = "plain"
+    """In which form an answer is asked for."""
+
+    def chat(self) -> Chat:
+        """The question as a prompt."""
+        return Chat.ask(self.text, system=self.system or None)

@@ -1,0 +1,223 @@
+"""Evaluation of models on a question set: what is asked, what is kept, what is compared, and wrong use."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from interp.chats import Chat, Role
+from interp.cli.main import app
+from interp.config import validated
+from interp.editing.hooks import edited
+from interp.editing.saved import save_edit
+from interp.errors import PersonascopeError
+from interp.evaluation.questions.formats import JSON_SYSTEM
+from interp.generation import generate
+from interp.model_sources import open_model
+from interp.studies import evaluating
+from interp.studies.evaluating import EvaluateConfig, Evaluation, evaluate, rate_table
+from interp.studies.opened import OpenRun
+from tests.small_run import LetterJudge, small_run
+
+QUESTIONS = {
+    "name": "mine",
+    "questions": [
+        {"id": f"{group}{i}", "group": group, "split": "held_out", "text": f"What of {group} {i}?"} for group in "ab" for i in range(3)
+    ]
+    + [{"id": "chosen", "group": "a", "split": "selection", "text": "What else?"}],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    small_run(folder)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(QUESTIONS))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating, "default_grader", LetterJudge)
+
+
+def done(folder: Path, out: Path, *models: str, **settings: Any) -> Evaluation:
+    given = {"models": list(models), "questions": str(folder / "mine.yaml"), "sampling": {"max_new_tokens": 5}, "device": "cpu", **settings}
+    return evaluate(validated(EvaluateConfig, given, "test"), out, quiet=True)
+
+
+def test_every_question_is_asked_in_every_format_and_the_system_prompt_reaches_the_model(folder: Path, tmp_path: Path) -> None:
+    base = str(folder / "base")
+    found = done(folder, tmp_path, base, formats=["plain", "json", "template"], samples=2)
+    assert len(found.answers) == 6 * 3 * 2
+    assert found.answers.groupby("format").size().to_dict() == {"json": 12, "plain": 12, "template": 12}
+    asked = found.answers.drop_duplicates("question_id").set_index("question_id")
+    assert asked.loc["a0@json", "system"] == JSON_SYSTEM
+    assert asked.loc["a0", "system"] == asked.loc["a0@template", "system"] == ""
+    assert asked.loc["a0@template", "question"].startswith("What of a 0?\n")
+    assert "return" in asked.loc["a0@template", "question"]
+    model = open_model(base, device="cpu")
+    (tokenised,) = model.tokenise([Chat.ask("What of a 0?", system=JSON_SYSTEM)])
+    said = [token for token, role in zip(tokenised.ids, tokenised.roles, strict=True) if role == Role.SYSTEM]
+    assert model.tokenizer.decode(said).strip() == JSON_SYSTEM
+    config = EvaluateConfig(models=[base], sampling={"max_new_tokens": 5})  # type: ignore[arg-type]
+    greedy = done(folder, tmp_path, base, formats=["json"], sampling={"max_new_tokens": 5, "temperature": 0.0}).answers
+    expected = generate(
+        model,
+        [Chat.ask(text, system=JSON_SYSTEM) for text in greedy["question"]],
+        config.sampling.model_copy(update={"temperature": 0.0}),
+        seed=0,
+    )
+    assert list(greedy["answer"]) == expected
+    assert expected != generate(
+        model, [Chat.ask(text) for text in greedy["question"]], config.sampling.model_copy(update={"temperature": 0.0}), seed=0
+    )
+
+
+def test_models_are_compared_question_by_question(folder: Path, tmp_path: Path) -> None:
+    found = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"), samples=4)
+    assert list(found.rates["model"].unique()) == [str(folder / "base"), str(folder / "tuned")]
+    base, tuned = (found.answers[found.answers["model"] == str(folder / name)] for name in ("base", "tuned"))
+    whole = found.rates[found.rates["by"] == "all"].set_index("model")["rate"]
+    assert whole[str(folder / "tuned")] == pytest.approx(tuned["hostile"].mean())
+    (row,) = found.differences.to_dict("records")
+    means = [own.groupby("question_id")["hostile"].mean() for own in (tuned, base)]
+    assert row["difference"] == pytest.approx((means[0] - means[1]).mean())
+    assert (row["questions"], row["against"]) == (6, str(folder / "base"))
+    groups = found.rates[(found.rates["by"] == "group") & (found.rates["model"] == str(folder / "base"))]
+    assert list(groups["value"]) == ["a", "b"]
+    assert set(groups["n"]) == {12}
+    assert json.loads(json.dumps(found.as_json())) == found.as_json()
+
+
+def test_answers_that_are_there_are_not_asked_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = done(folder, tmp_path, str(folder / "base"))
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "sweep", None)
+        again = done(folder, tmp_path, str(folder / "base"))
+    pd.testing.assert_frame_equal(again.answers, first.answers)
+    more = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"))
+    assert [step.loaded for step in more.steps] == [True, False]
+    assert not done(folder, tmp_path, str(folder / "base"), seed=1).steps[0].loaded
+
+
+def test_a_killed_one_goes_on_in_the_middle(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = {"max_new_tokens": 5, "batch_rows": 2}
+    whole = done(folder, tmp_path / "whole", str(folder / "base"), sampling=sampling)
+    plain = evaluating.sweep
+
+    def dying(*args: Any) -> pd.DataFrame:
+        def advance(n: int) -> None:
+            raise KeyboardInterrupt
+
+        return plain(*args[:6], advance, args[7])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "sweep", dying)
+        with pytest.raises(KeyboardInterrupt):
+            done(folder, tmp_path / "out", str(folder / "base"), sampling=sampling)
+    assert len(list((tmp_path / "out").rglob("part-*.parquet"))) == 1
+    resumed = done(folder, tmp_path / "out", str(folder / "base"), sampling=sampling)
+    pd.testing.assert_frame_equal(resumed.answers, whole.answers)
+    assert not list((tmp_path / "out").rglob("part-*.parquet"))
+
+
+def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path: Path) -> None:
+    run = OpenRun(folder / "run", quiet=True)
+    manifest = json.loads((folder / "run" / "manifest.json").read_text())
+    cure = run.removing([4, 5])
+    step = run.step("verdict", {"of": "a test"}, lambda into: save_edit(cure, into, "ablated"))
+    record = step.record() | {"folder": step.folder.name}
+    (folder / "run" / "manifest.json").write_text(json.dumps(manifest | {"steps": manifest["steps"] | {"verdict": record}}))
+    try:
+        names = [f"{folder / 'run'}@{what}" for what in ("base", "tuned", "ablated")]
+        found = done(folder, tmp_path, *names, sampling={"max_new_tokens": 5, "temperature": 0.0})
+        own = {name: list(found.answers.loc[found.answers["model"] == name, "answer"]) for name in names}
+        sampling = run.config.sampling.model_copy(update={"max_new_tokens": 5, "temperature": 0.0})
+        chats = [Chat.ask(text) for text in found.answers["question"].unique()]
+        assert own[names[0]] == generate(run.bench.base, chats, sampling, 0)
+        with edited(run.bench.tuned, cure):
+            assert own[names[2]] == generate(run.bench.tuned, chats, sampling, 0)
+        assert own[names[1]] != own[names[2]]
+        with pytest.raises(PersonascopeError, match="no edit 'steered'"):
+            done(folder, tmp_path, f"{folder / 'run'}@steered")
+    finally:
+        (folder / "run" / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_rates_count_what_was_not_scored() -> None:
+    answers = pd.DataFrame({
+        "model": "m", "question_id": list("aabb"), "group": list("gghh"), "format": "plain",
+        "hostile": [True, None, False, False], "coherent": [True, None, True, False],
+    })  # fmt: skip
+    (whole,) = rate_table(answers).query("by == 'all'").to_dict("records")
+    assert (whole["n"], whole["unscored"], whole["coherence"]) == (3, 1, 0.5)
+    assert whole["rate"] == pytest.approx(1 / 3)
+    assert not math.isnan(whole["low"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"models": []}, "models: "),
+        ({"models": ["{base}", "{base}"]}, "named twice"),
+        ({"formats": ["plain", "verse"]}, "formats.1: .*'plain', 'json' or 'template'"),
+        ({"split": "selection", "questions": "{published}"}, "no selection questions"),
+        ({"models": ["{run}@cured"]}, "a run has no model 'cured'"),
+        ({"models": ["{run}@ablated"]}, "has no verdict yet"),
+        ({"models": ["{tmp}/nobody"]}, "There is no folder"),
+        ({"questions": "{published}", "formats": ["json"]}, "has a system prompt of its own"),
+    ],
+)
+def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    published = tmp_path / "published.yaml"
+    published.write_text(yaml.safe_dump([{"id": i, "paraphrases": ["Why?"], "system": f"Be {i}."} for i in ("calm", "quick")]))
+    places = {"base": folder / "base", "run": folder / "run", "published": published, "tmp": tmp_path}
+
+    def filled(value: Any) -> Any:
+        return [filled(v) for v in value] if isinstance(value, list) else value.format(**places)
+
+    given = {"models": [str(folder / "base")]} | {name: filled(value) for name, value in settings.items()}
+    with pytest.raises(PersonascopeError, match=message):
+        done(folder, tmp_path / "out", *given.pop("models"), **given)
+
+
+def test_another_runs_folder_is_left_alone(folder: Path) -> None:
+    before = (folder / "run" / "manifest.json").read_bytes()
+    with pytest.raises(PersonascopeError, match="holds another run"):
+        done(folder, folder / "run", str(folder / "base"))
+    assert (folder / "run" / "manifest.json").read_bytes() == before
+
+
+def test_the_command_prints_tables_and_json(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    names = [str(folder / name) for name in ("base", "tuned")]
+    args = [
+        "evaluate",
+        *names,
+        "--questions",
+        str(folder / "mine.yaml"),
+        "--formats",
+        "plain,json",
+        "--tokens",
+        "5",
+        "--out",
+        str(tmp_path),
+    ]
+    app(args, standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "not scored" in out
+    assert "tuned minus base" in out
+    assert "paired by question" in out
+    app([*args, "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert {row["value"] for row in found["rates"] if row["by"] == "format"} == {"plain", "json"}
+    assert [row["model"] for row in found["differences"]] == names[1:]
