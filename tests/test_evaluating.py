@@ -151,6 +151,14 @@ def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path
         (folder / "run" / "manifest.json").write_text(json.dumps(manifest))
 
 
+def test_too_few_shared_questions_make_no_difference() -> None:
+    rows = [("one", "a", True), ("one", "b", False), ("two", "a", None), ("two", "b", True)]
+    answers = pd.DataFrame(rows, columns=["model", "question_id", "hostile"])
+    (row,) = evaluating._differences(answers, ["one", "two"], 0).to_dict("records")
+    assert (row["model"], row["against"]) == ("two", "one")
+    assert math.isnan(row["difference"])
+
+
 def test_rates_count_what_was_not_scored() -> None:
     answers = pd.DataFrame({
         "model": "m", "question_id": list("aabb"), "group": list("gghh"), "format": "plain",

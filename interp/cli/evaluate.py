@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
@@ -51,12 +52,12 @@ def _show(result: Evaluation) -> None:
         console.print()
         console.print(table)
     for row in result.differences.to_dict("records"):
+        pair = f"\n{short[row['model']]} minus {short[row['against']]}"
+        if pd.isna(row["difference"]):
+            console.print(Text(f"{pair}: fewer than two questions were scored for both"))
+            continue
         gap, low, high = (f"{100 * row[name]:+.0f}" for name in ("difference", "low", "high"))
-        console.print(
-            Text(
-                f"\n{short[row['model']]} minus {short[row['against']]}: {gap} points [{low}, {high}], p = {row['p']:.2g}, paired by question"
-            )
-        )
+        console.print(Text(f"{pair}: {gap} points [{low}, {high}], p = {row['p']:.2g}, paired by question"))
     console.print(Text(f"\nSaved in {', '.join(str(step.folder) for step in result.steps)}"))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from pydantic import Field, field_validator
 
 from interp.artifacts import MANIFEST_FILE, RunDirectory, StepResult, content_key, file_sha256
 from interp.causality.doses import response
-from interp.causality.effects import paired_effect
+from interp.causality.effects import Effect, paired_effect
 from interp.causality.sweep import Condition, sweep
 from interp.config import StepConfig
 from interp.editing.edits import Edit
@@ -196,5 +197,6 @@ def _differences(answers: pd.DataFrame, models: Sequence[str], seed: int) -> pd.
     rows = []
     for own in others:
         effect = paired_effect(own, first, seed)
-        rows.append({"model": own["model"].iloc[0], "against": models[0], **(asdict(effect) if effect else {})})
+        found = asdict(effect) if effect else dict.fromkeys((part.name for part in fields(Effect)), math.nan)
+        rows.append({"model": own["model"].iloc[0], "against": models[0], **found})
     return pd.DataFrame(rows)
