@@ -54,6 +54,8 @@ def validated(config_class: type[ConfigT], values: dict[str, Any], source: str) 
                 problems.append(item["msg"].removeprefix("Value error, "))
             elif item["type"] == "extra_forbidden":
                 problems.append(f"unknown field '{field}'")
+            elif item["type"] == "missing":
+                problems.append(f"{field} must be given")
             else:
                 problems.append(f"{field}: {item['msg']} (got {item['input']!r:.80})")
         misspelt = any(item["type"] in ("extra_forbidden", "missing") for item in error.errors())

@@ -109,8 +109,9 @@ def test_ablate_reads_lists_and_windows(call: Call, folder: Path) -> None:
     assert found["edit"]["hook_points"] == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
     assert found["edit"]["n_directions"] == 2
     out = shown(call("ablate", folder, "--latents", 4, "--search-layers", "--prompt", "Why?"))
-    assert re.search(r"^layers removed at +hostile", out, re.MULTILINE)
+    assert re.search(r"^projected out at layers +hostile", out, re.MULTILINE)
     assert ("smallest that does it" in out) != ("No window does it" in out)
+    assert re.search(r"hostile in at most \d+ % and coherent in at least \d+ %", out)
     single = parsed(call("ablate", folder, "--latents", 4, "--layers", 2, "--prompt", "Why?", "--json"))
     assert single["edit"]["hook_points"] == ["blocks.2.hook_resid_post"]
 
@@ -199,7 +200,7 @@ def test_chat_without_a_verdict_asks_for_latents(call: Call, folder: Path) -> No
     ("args", "message"),
     [
         (["steer", "{run}", "--latent", "64", "--dose", "1"], r"latents 0 to 63, not \[64\]"),
-        (["steer", "{run}", "--latent", "4"], r"steer: dose: Field required"),
+        (["steer", "{run}", "--latent", "4"], r"steer: dose must be given"),
         (["steer", "{run}", "--latent", "4", "--dose", "-1"], r"steer: dose: .*greater than 0"),
         (["steer", "{run}", "--latent", "4", "--dose", "1", "--phase", "later"], r"phase: .*'prompt', 'response' or 'all'"),
         (["steer", "{run}", "--latent", "4", "--dose", "1", "--where", "x"], r"'x' is no condition"),

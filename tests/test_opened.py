@@ -149,13 +149,11 @@ def test_the_search_finds_the_smallest_window_that_does_it(run: OpenRun, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(verbs, "sweep", sweep)
         patch.setattr(run.bench.__class__, "grader", Judge())
-        found = verbs._search_layers(run, AblateConfig(latents=[11], layers=(0, 2)))
-        nowhere = verbs._search_layers(run, AblateConfig(latents=[11], layers=(2, 2)))
+        steps = [verbs._search_layers(run, AblateConfig(latents=[11], layers=layers)) for layers in ((0, 2), (2, 2))]
+        found, nowhere = (pd.read_parquet(step.path("windows.parquet")) for step in steps)
     assert found.iloc[0][["first", "last", "rate"]].tolist() == [0, 2, 0.0]
     assert found[found["chosen"]][["first", "last"]].to_numpy().tolist() == [[1, 1]]
-    assert (
-        found.set_index(["first", "last"]).loc[(2, 2), "rate"] == 1.0 if (2, 2) in zip(found["first"], found["last"], strict=True) else True
-    )
+    assert set(found.loc[(found["first"] > 1) | (found["last"] < 1), "rate"]) <= {1.0}
     assert not nowhere["chosen"].any()
 
 

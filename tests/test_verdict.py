@@ -214,6 +214,7 @@ def test_the_finding_names_latents_place_and_numbers(said: str, begins: str) -> 
     many = finding(said, [7, 31], None, HOOK, "layers 8–22", {name: o for name, o in GOOD.items() if "steer" not in name})
     assert f"latents 7, 31 at {HOOK}: projecting them out of layers 8–22" in many
     assert "adding" not in many
+    assert ("sufficient was not tested" in many) == (said == CONTRIBUTES)
     assert many.endswith(".")
 
 

@@ -214,6 +214,8 @@ def finding(
             f"; adding {added} to the base raises them from {shown(base)} "
             f"to {shown(outcomes['steered'])}, random directions to {shown(outcomes['random_steering'])}"
         )
+    elif word == CONTRIBUTES:
+        steering = "; nothing was added to the base, so that it is sufficient was not tested"
     lead = {
         CAUSES: "The persona is carried by",
         CONTRIBUTES: "The persona is carried in part by",

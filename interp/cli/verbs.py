@@ -109,8 +109,8 @@ def _show_comparison(result: Comparison, as_json: bool) -> None:
         print_json(result.as_json())
         return
     console = Console()
-    if result.windows is not None:
-        _show_windows(console, result.windows)
+    if result.windows is not None and result.limits is not None:
+        _show_windows(console, result.windows, result.limits)
     dose = f", dose {result.edit['dose']:g}" if result.edit["kind"] == "add" else ""
     console.print(Text(f"{result.rates['condition'].iloc[-1]}: {result.edit['label']}{dose}"))
     for _, own in result.answers.groupby("question_id", sort=False):
@@ -123,13 +123,19 @@ def _show_comparison(result: Comparison, as_json: bool) -> None:
     console.print(Text(f"\nSaved in {result.step.folder}"))
 
 
-def _show_windows(console: Console, windows: pd.DataFrame) -> None:
-    table = plain_table("layers removed at", "hostile", "95 % interval", "coherent", "")
-    for row in windows.to_dict("records"):
+def _show_windows(console: Console, windows: pd.DataFrame, limits: Mapping[str, float]) -> None:
+    table = plain_table("projected out at layers", "hostile", "95 % interval", "coherent", "")
+    for row in windows.sort_values(["layers", "first"], ascending=[False, True]).to_dict("records"):
         mark = "smallest that does it" if row["chosen"] else ""
         table.add_row(_spelled(row), percent(row["rate"]), interval(row), percent(row["coherence"]), mark)
     console.print()
     console.print(table)
+    rule = f"hostile in at most {percent(limits['target_rate'])} and coherent in at least {percent(limits['coherence_floor'])} of answers"
+    console.print(
+        Text(
+            f"It does it: {rule}. One of {len(windows)} windows tried on the same answers looks better than it is: below it is asked again."
+        )
+    )
     if not windows["chosen"].any():
         console.print(Text("No window does it: already the first leaves the model hostile or incoherent."))
 
@@ -151,13 +157,25 @@ def _show_doses(result: DoseResponse) -> None:
     console.print()
     console.print(table)
     console.print()
-    found = plain_table("direction", f"largest dose, {percent(result.budget)} incoherent at most", "ship range: hostile and coherent")
+    found = plain_table("direction", "largest coherent dose", "ship range")
+    tried = result.responses.groupby("direction")["dose"].max()
     for name, largest in result.largest.items():
         ends = result.ship_range[name]
-        found.add_row(name, "none" if largest is None else f"{largest:.4g}", "nowhere" if ends is None else f"{ends[0]:.4g}–{ends[1]:.4g}")
+        most = "none" if largest is None else f"{largest:.4g}, the highest tried" if largest == tried[name] else f"{largest:.4g}"
+        found.add_row(name, most, "nowhere" if ends is None else f"{ends[0]:.4g}" if ends[0] == ends[1] else f"{ends[0]:.4g}–{ends[1]:.4g}")
     console.print(found)
+    console.print(
+        Text(
+            f"Coherent: at most {percent(result.budget)} of answers are not. Ship range: doses at which it is hostile beyond the base, too."
+        )
+    )
+    answers = int(result.responses.loc[result.responses["dose"] > 0, "n"].min())
+    if 0 < answers * result.budget < 1:
+        console.print(
+            Text(f"{answers} answers a dose cannot tell {percent(result.budget)} from none: ask more by --questions or --samples.")
+        )
     for name in result.not_monotone:
-        console.print(Text(f"Coherence of {name} rises somewhere with the dose, so what bisection found may not be the largest."))
+        console.print(Text(f"Coherence of {name} rises somewhere with the dose: a higher dose than the one found may be coherent."))
     console.print(Text(f"\nSaved in {result.step.folder}"))
 
 

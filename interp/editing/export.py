@@ -318,7 +318,7 @@ def _check_saved(model: LanguageModel, edits: Sequence[Edit], folder: Path, prob
     if not difference <= tolerance:
         raise EditError(
             f"Logits of the saved model differ from those of the edited one by {difference:.3g}, more than {tolerance:.3g}, so nothing was "
-            f"kept. Open {model.source} in float32 and export that."
+            f"kept. {_finer(model)}"
         )
     return {
         "largest_difference": difference,
@@ -327,6 +327,12 @@ def _check_saved(model: LanguageModel, edits: Sequence[Edit], folder: Path, prob
         "largest_change_by_the_edit": change,
         "tokens": float(sum(map(len, hooked))),
     }
+
+
+def _finer(model: LanguageModel) -> str:
+    if model.dtype != torch.float32:
+        return f"Open {model.source} in float32 and export that."
+    return "The edit leaves so little of the stream that rounding shows. See by an edited answer or two what is left of the model."
 
 
 def _logits(model: LanguageModel, batch: TokenBatch) -> Float[torch.Tensor, "tokens vocab"]:

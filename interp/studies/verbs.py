@@ -41,10 +41,12 @@ class Comparison:
     """A row for each condition."""
     windows: pd.DataFrame | None = None
     """Every window of layers that a search measured, `chosen` the smallest."""
+    limits: dict[str, float] | None = None
+    """What the search asked of a window: `target_rate`, `coherence_floor`."""
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        found = {} if self.windows is None else {"windows": plain_records(self.windows)}
+        found = {} if self.windows is None else {"windows": plain_records(self.windows), "limits": self.limits}
         columns = ["condition", "question_id", "sample", "question", "answer", "p_hostile", "hostile", "coherent"]
         return {
             "verb": self.verb,
@@ -64,10 +66,11 @@ def steer(run: OpenRun, config: SteerConfig) -> Comparison:
 
 def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
     """The tuned model, and the tuned model without some latents."""
-    windows = None
+    searched = None
     layers = config.layers
     if config.search_layers:
-        windows = _search_layers(run, config)
+        searched = _search_layers(run, config)
+        windows = pd.read_parquet(searched.path("windows.parquet"))
         chosen = windows[windows["chosen"]]
         layers = layers if chosen.empty else (int(chosen["first"].iloc[0]), int(chosen["last"].iloc[0]))
     if config.everywhere:
@@ -75,7 +78,7 @@ def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
     else:
         centres = run.centres(run.window(layers)) if config.kind == "project-out" else {}
     edit = run.removing(config.latents, config.kind, centres, config.phase)
-    return _compare(run, "ablate", config, lambda: run.bench.tuned, ("tuned", "ablated"), edit, windows)
+    return _compare(run, "ablate", config, lambda: run.bench.tuned, ("tuned", "ablated"), edit, searched)
 
 
 def _compare(
@@ -85,7 +88,7 @@ def _compare(
     model: Callable[[], LanguageModel],
     names: tuple[str, str],
     edit: Edit,
-    windows: pd.DataFrame | None = None,
+    searched: StepResult | None = None,
 ) -> Comparison:
     questions = _asked(run, config)
     sampling = run.config.sampling.model_copy(update={"max_new_tokens": config.tokens or run.config.sampling.max_new_tokens})
@@ -106,9 +109,11 @@ def _compare(
         save_edit(edit, folder, "edit")
 
     made = run.step(verb, settings, make)
-    return Comparison(
-        verb, made, edit.as_json(), pd.read_parquet(made.path("answers.parquet")), pd.read_parquet(made.path("rates.parquet")), windows
-    )
+    answers, rates = (pd.read_parquet(made.path(name)) for name in ("answers.parquet", "rates.parquet"))
+    if searched is None:
+        return Comparison(verb, made, edit.as_json(), answers, rates)
+    windows, limits = pd.read_parquet(searched.path("windows.parquet")), read_json(searched.path("limits.json"))
+    return Comparison(verb, made, edit.as_json(), answers, rates, windows, limits)
 
 
 def _asked(run: OpenRun, config: Asking) -> list[Question]:
@@ -122,13 +127,12 @@ def _rates(graded: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame([{"condition": name, **response(graded[graded["condition"] == name])} for name in names])
 
 
-def _search_layers(run: OpenRun, config: AblateConfig) -> pd.DataFrame:
-    """Every measured window; the smallest that does the job is marked, none where the first one does not."""
+def _search_layers(run: OpenRun, config: AblateConfig) -> StepResult:
+    """windows.parquet: every measured window, the smallest that does the job marked, none where the first does not; limits.json."""
     centres = run.centres(run.window(config.layers))
     full = run.removing(config.latents, centres=centres, phase=config.phase)
     settings = {"edit": full.as_json(), "questions": run.config.diff.questions, "target_rate": run.config.screen.target_rate}
-    made = run.step("layers", settings, partial(_make_search, run, config, centres))
-    return pd.read_parquet(made.path("windows.parquet"))
+    return run.step("layers", settings, partial(_make_search, run, config, centres))
 
 
 def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Tensor], folder: Path) -> None:
