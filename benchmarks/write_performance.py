@@ -128,6 +128,9 @@ Tokens per second to layer {capture["layer"]} of the embedded model, medians. `p
 
 ## Diff
 
+This and the figures below come from a slower machine than those above: two cores of a server CPU with half the throughput of matrix
+products.
+
 Two models' latents under several pairings, against the bare forward passes of both, cut at layer {diff["layer"]} and in the same packed
 network; {diff["latents"]:,} latents, k {diff["k"]}, {diff["chats"]} chats of {diff["tokens"]:,} tokens. `python benchmarks/diff.py`
 
@@ -147,7 +150,8 @@ Peak memory grows by {memory_of_diff["growth_bytes"]["one"] / 1e6:.0f} MB over {
 |---|---|---|
 {sweep_rows(packed)}
 
-{packed["speed_up"]:.2f} x the throughput; {len(packed["differing_answers"])} of {packed["answers"]} answers differ.
+{packed["speed_up"]:.2f} x the throughput; {len(packed["differing_answers"])} of {packed["answers"]} answers differ. Eight rows read all
+weights for little arithmetic, so the faster a machine multiplies, the more packing gains.
 
 ## Edited generation
 

@@ -18,6 +18,7 @@ from interp.artifacts import (
     StepResult,
     content_key,
     file_sha256,
+    give_back_memory,
     installed_versions,
     peak_memory_bytes,
     read_json,
@@ -107,6 +108,8 @@ def _run_steps(
         settings = {"seed": config.seed, **settings}
         bench.unfinished = run.unfinished(name, settings, inputs)
         result = run.step(name, settings, inputs, make)
+        if not result.loaded:
+            give_back_memory()
         steps[name] = result
         took = result.record()["duration_s"]
         announce(f"{name:<12} {'found, made in' if result.loaded else 'done in'} {took:.0f} s")
