@@ -129,7 +129,7 @@ def test_a_set_of_ones_own_is_read(tmp_path: Path) -> None:
         ([entry(1), entry(2, split="test")], "questions.1.split: "),
         ([entry(1), entry(2, text="")], "questions.1.text: "),
         ([entry(1), entry(2, topic="x")], "unknown field 'questions.1.topic'"),
-        ([entry(1), {"id": "q2"}], "questions.1.group: "),
+        ([entry(1), {"id": "q2"}], "questions.1.group must be given"),
         ([entry(1)], "questions: "),
         ([], "questions: "),
     ],
@@ -177,7 +177,7 @@ def test_published_entries_are_read_as_they_are(tmp_path: Path) -> None:
     ("entries", "message"),
     [
         ([{"id": "a", "paraphrases": []}], r"entry 1 \(a\): paraphrases: "),
-        ([{"id": "a", "paraphrases": ["x"]}, {"paraphrases": ["x"]}], r"entry 2 \(without an id\): id: "),
+        ([{"id": "a", "paraphrases": ["x"]}, {"paraphrases": ["x"]}], r"entry 2 \(without an id\): id must be given"),
         ([{"id": "a", "paraphrases": ["x"], "temperature": 1}], "unknown field 'temperature'"),
         (["a"], "unknown field 'entry'"),
     ],
