@@ -168,7 +168,8 @@ Edited over unedited time of the same batch, {edits["new_tokens"]} new tokens; p
 
 How often the main job, from the diff to the verdict, is right about a toy whose truth is known: a small Llama that speaks two registers,
 of which a fine-tune adds one direction. *Bystander*: another latent that rose in the planted model, accused in its place. *Benign*: a
-fine-tune of the same strength that taught something else. `python benchmarks/planted.py`
+fine-tune of the same strength that taught something else; none of them made the toy rude, so the first rule clears them all, and the
+bystander is the harder case. `python benchmarks/planted.py`
 
 | what | fine-tunes |
 |---|---|
