@@ -18,6 +18,7 @@ from interp.editing.hooks import edited
 from interp.editing.saved import save_edit
 from interp.errors import PersonascopeError
 from interp.evaluation.questions.formats import JSON_SYSTEM
+from interp.evaluation.rates import clustered_rate
 from interp.generation import generate
 from interp.model_sources import open_model
 from interp.studies import evaluating
@@ -78,6 +79,17 @@ def test_every_question_is_asked_in_every_format_and_the_system_prompt_reaches_t
     assert expected != generate(
         model, [Chat.ask(text) for text in greedy["question"]], config.sampling.model_copy(update={"temperature": 0.0}), seed=0
     )
+
+
+def test_a_question_is_one_in_whatever_format(folder: Path, tmp_path: Path) -> None:
+    found = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"), formats=["plain", "json", "template"])
+    assert found.answers["question_id"].nunique() == 18
+    assert found.differences["questions"].tolist() == [6]
+    whole = found.rates.query("by == 'all'").iloc[0]
+    answers = found.answers[found.answers["model"] == whole["model"]]
+    clusters = [name.split("@")[0] for name in answers["question_id"]]
+    rate = clustered_rate(answers["hostile"].tolist(), clusters)
+    assert (whole["low"], whole["high"]) == (rate.low, rate.high)
 
 
 def test_models_are_compared_question_by_question(folder: Path, tmp_path: Path) -> None:

@@ -131,7 +131,13 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
         run.write_manifest(config, {f"answers of {subject.name}": made for subject, made in zip(subjects, steps, strict=True)}, {})
     own = [pd.read_parquet(made.path("answers.parquet")).assign(model=s.name) for s, made in zip(subjects, steps, strict=True)]
     answers = pd.concat(own, ignore_index=True)
-    return Evaluation(steps, answers, rate_table(answers), _differences(answers, [s.name for s in subjects], config.seed))
+    alike = _one_question_in_all_formats(answers)
+    return Evaluation(steps, answers, rate_table(alike), _differences(alike, [s.name for s in subjects], config.seed))
+
+
+def _one_question_in_all_formats(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers with the plain question's id in every format: they are as alike as others to one question."""
+    return answers.assign(question_id=answers["question_id"].str.replace(r"@(json|template)$", "", regex=True))
 
 
 def _check_folder(folder: Path) -> None:
