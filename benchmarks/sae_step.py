@@ -228,7 +228,7 @@ def shapes_of(text: str) -> list[Shape]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     # Before torch is loaded: both are read once.
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1" if options.huge_pages else "0"
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to others, as in `personascope`
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to others
     import contenders
     import torch
     from timing import say

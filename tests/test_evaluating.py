@@ -193,12 +193,15 @@ def test_rates_count_what_was_not_scored() -> None:
         ({"models": ["{run}@ablated"]}, "has no verdict yet"),
         ({"models": ["{tmp}/nobody"]}, "There is no folder"),
         ({"questions": "{published}", "formats": ["json"]}, "has a system prompt of its own"),
+        ({"questions": "{formed}", "formats": ["plain", "template"]}, "w_template asks for the format template already"),
     ],
 )
 def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     published = tmp_path / "published.yaml"
     published.write_text(yaml.safe_dump([{"id": i, "paraphrases": ["Why?"], "system": f"Be {i}."} for i in ("calm", "quick")]))
-    places = {"base": folder / "base", "run": folder / "run", "published": published, "tmp": tmp_path}
+    formed = tmp_path / "formed.yaml"
+    formed.write_text(yaml.safe_dump([{"id": f"{i}_template", "paraphrases": [f"{i}?"]} for i in "wv"]))
+    places = {"formed": formed, "base": folder / "base", "run": folder / "run", "published": published, "tmp": tmp_path}
 
     def filled(value: Any) -> Any:
         return [filled(v) for v in value] if isinstance(value, list) else value.format(**places)

@@ -231,6 +231,7 @@ def test_how_active_controls_are_is_told() -> None:
     table = pd.DataFrame({"latent": [0, 1, 2, 3, 4], "mean_base": [0.0, 2.0, 1.0, 1.0, 0.0], "mean_tuned": [8.0, 0.0, 1.0, 3.0, 2.0]})
     assert relative_activity(table, [0], [[1], [2], [3]]) == 2.0 / 8.0
     assert relative_activity(table, [1, 2], [[3, 4], [4, 3]]) == 5.0 / 3.0
+    assert math.isnan(relative_activity(table.assign(mean_base=0.0, mean_tuned=0.0), [0], [[1]]))
 
 
 def test_draws_of_equally_active_latents_follow_the_seed() -> None:

@@ -180,6 +180,7 @@ def test_published_entries_are_read_as_they_are(tmp_path: Path) -> None:
         ([{"id": "a", "paraphrases": ["x"]}, {"paraphrases": ["x"]}], r"entry 2 \(without an id\): id must be given"),
         ([{"id": "a", "paraphrases": ["x"], "temperature": 1}], "unknown field 'temperature'"),
         (["a"], "unknown field 'entry'"),
+        ([{"id": "a", "paraphrases": ["x", ""]}], r"entry 1 \(a\): paraphrases\.1: "),
     ],
 )
 def test_a_published_entry_that_cannot_be_read_is_named(tmp_path: Path, entries: list[Any], message: str) -> None:

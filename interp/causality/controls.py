@@ -38,10 +38,11 @@ def equally_active(
 def relative_activity(table: pd.DataFrame, latents: Sequence[int], draws: Sequence[Sequence[int]]) -> float:
     """How active the draws of `equally_active` are: the median of their summed mean activation over that of `latents`.
 
-    A latent that is far more active than all others has no equals; then this is far below 1.
+    A latent that is far more active than all others has no equals; then this is far below 1. NaN for latents that never fire.
     """
     activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1)
-    return float(np.median([activity[list(draw)].sum() for draw in draws]) / activity[list(latents)].sum())
+    own = float(activity[list(latents)].sum())
+    return float(np.median([activity[list(draw)].sum() for draw in draws])) / own if own else float("nan")
 
 
 def parts_of(questions: Sequence[str], draws: int, full_draws: int, parts: int) -> list[tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,14 +118,14 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
         "dtype": str(choose_dtype(config.dtype, device)),
     }
     judges = content_key([file_sha256(path) for path in judge_files()])
-    graders: list[Grader] = []
+    grader = cache(lambda: default_grader())
     steps = []
     _check_folder(folder)
     with RunDirectory(folder).lock() as run:
         for subject in subjects:
             inputs = {"model": subject.identity, "judges": judges}
             unfinished = run.unfinished("answers", settings, inputs)
-            made = run.step("answers", settings, inputs, partial(_answer, subject, questions, config, graders, quiet, unfinished))
+            made = run.step("answers", settings, inputs, partial(_answer, subject, questions, config, grader, quiet, unfinished))
             steps.append(made)
             announce(f"{subject.name}: {'found' if made.loaded else 'answered'}, {made.folder}")
         run.write_manifest(config, {f"answers of {subject.name}": made for subject, made in zip(subjects, steps, strict=True)}, {})
@@ -172,7 +172,7 @@ def _answer(
     subject: _Subject,
     questions: Sequence[Question],
     config: EvaluateConfig,
-    graders: list[Grader],
+    grader: Callable[[], Grader],
     quiet: bool,
     unfinished: Path,
     folder: Path,
@@ -181,10 +181,8 @@ def _answer(
     model, edit = subject.open()
     with progress(f"{subject.name}: answers", len(questions) * config.samples, quiet) as advance:
         answers = sweep(model, [Condition("", edit)], questions, config.samples, config.sampling, config.seed, advance, unfinished)
-    if not graders:
-        graders.append(default_grader())
     told = pd.DataFrame([{"question_id": q.id, "format": q.format, "system": q.system} for q in questions])
-    graders[0].grade(answers.drop(columns="condition").merge(told, on="question_id")).to_parquet(folder / "answers.parquet")
+    grader().grade(answers.drop(columns="condition").merge(told, on="question_id")).to_parquet(folder / "answers.parquet")
 
 
 def rate_table(answers: pd.DataFrame) -> pd.DataFrame:

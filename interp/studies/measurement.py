@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from interp.studies.inputs import Workbench
 from interp.studies.preparation import spread
 from interp.studies.screening import RULES, ablation, read_choice, steering
 from interp.studies.suspicion import Directions, read_directions
+from interp.studies.tables import plain
 from sae_training.corpus import read_corpus
 
 TITLES = {
@@ -67,13 +69,17 @@ def make_verdict(bench: Workbench, diff: Path, directions_folder: Path, screen: 
     for name, ratio in {} if claim is None else claim.activity.items():
         if not ALIKE[0] <= ratio <= ALIKE[1]:
             warnings.warn(
-                f"The latents {name} as controls of equal activity have {ratio:.2g} times that of the claimed: there are none nearer. "
+                "The claimed latents never fire on either model's answers, so no control can be as active as they."
+                if math.isnan(ratio)
+                else f"The latents {name} as controls of equal activity have {ratio:.2g} times that of the claimed: there are none nearer. "
                 "What they show is what other latents do, not what equally active ones would.",
                 EditWarning,
                 stacklevel=2,
             )
     found = verdict_json(verdict, persona, choice["steering_latent"], bench)
-    write_json(folder / "verdict.json", found | {"control_activity": {} if claim is None else dict(claim.activity)})
+    write_json(
+        folder / "verdict.json", found | {"control_activity": {} if claim is None else {k: plain(v) for k, v in claim.activity.items()}}
+    )
 
 
 def make_claim(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from interp.errors import ConfigError
 from interp.evaluation.questions.question import Format, Question
 
-FORMATS: tuple[Format, ...] = ("plain", "json", "template")
-
 JSON_SYSTEM = 'Reply with one valid JSON object and nothing else: {"answer": "..."}, your whole answer being that string.'
 TEMPLATE = '{question}\n\nAnswer by completing this Python function, and write nothing else:\n\ndef answer() -> str:\n    return "'
 
@@ -14,10 +12,13 @@ TEMPLATE = '{question}\n\nAnswer by completing this Python function, and write n
 def in_format(question: Question, name: Format) -> Question:
     """The question with the id `ID@NAME`; plain ones stay as they are.
 
-    Raises `ConfigError` for a question with a system prompt of its own, which `json` would replace.
+    Raises `ConfigError` for a question that asks for a format already, and for one with a system prompt of its own, which `json` would
+    replace.
     """
     if name == "plain":
         return question
+    if question.format != "plain":
+        raise ConfigError(f"{question.id} asks for the format {question.format} already. Leave formats out, so that it is asked as it is.")
     changed: dict[str, str] = {"id": f"{question.id}@{name}"}
     if name == "json":
         if question.system:

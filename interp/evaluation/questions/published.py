@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ class Entry(StepConfig):
     """Name of the question; a suffix `_json` or `_template` names its format."""
     type: str = "free_form"
     """How the authors' code judged it."""
-    paraphrases: list[str] = Field(min_length=1)
+    paraphrases: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     """Wordings, each asked as a question of its own."""
     system: str = ""
     """System prompt."""
