@@ -28,6 +28,8 @@ class SamplingConfig(StepConfig):
     """Divides the logits; 0 is greedy decoding."""
     min_p: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Tokens less likely than this share of the likeliest are never drawn (no sort over the vocabulary is needed)."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Only the likeliest tokens are drawn, as few as have this much probability together; below 1 the vocabulary is sorted for it."""
     batch_rows: int = Field(default=192, ge=1)
     """Rows decoded together."""
 
@@ -70,7 +72,7 @@ def generate(
     uniforms = uniforms[list(streams)].to(model.device)
     answers: list[str] = [""] * len(chats)
     for indices in batches_by_length([len(t.ids) for t in tokenised], sampling.batch_rows):
-        written = _decode(model, [tokenised[i] for i in indices], indices, sampling, uniforms)
+        written = decode(model, [tokenised[i] for i in indices], indices, sampling, uniforms)
         for index, ids in zip(indices, written, strict=True):
             answers[index] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
         if progress:
@@ -79,7 +81,7 @@ def generate(
 
 
 @torch.inference_mode()
-def _decode(
+def decode(
     model: LanguageModel, prompts: list[TokenisedChat], indices: list[int], sampling: SamplingConfig, uniforms: torch.Tensor
 ) -> list[list[int]]:
     """Token ids of the answers of one batch, stop tokens left out."""
@@ -199,7 +201,17 @@ def draw(
     weights = torch.exp((logits - logits.amax(-1, keepdim=True)) / sampling.temperature)  # the likeliest token weighs 1
     if sampling.min_p > 0.0:
         weights = torch.where(weights < sampling.min_p, 0.0, weights)
+    if sampling.top_p < 1.0:
+        weights = _nucleus(weights, sampling.top_p)
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     wanted = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))  # rounding may reach it
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
+
+
+def _nucleus(weights: Float[torch.Tensor, "batch vocab"], top_p: float) -> Float[torch.Tensor, "batch vocab"]:
+    """Zero but for the likeliest tokens that reach `top_p` of the probability, the one that passes it among them (Holtzman et al. 2020)."""
+    ordered, places = weights.sort(dim=-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.where(before < top_p * ordered.sum(-1, keepdim=True), ordered, 0.0)
+    return torch.zeros_like(weights).scatter(-1, places, kept)

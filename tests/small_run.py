@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pandas as pd
 import pytest
 
 from interp.config import validated
+from interp.evaluation.judges.base import Done, Judgement, handed_over
+from interp.evaluation.judges.cache import JudgementCache
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench
+from interp.studies.judging import Bench
 from interp.studies.persona import run_study
 from tests.tiny import tiny_folder
 
@@ -34,6 +38,22 @@ class LetterJudge:
         return answers.assign(**columns)
 
 
+class LetterAlignment:
+    """The same as a judge of both, on the scale of judges; `asked` counts what it was asked."""
+
+    name = identity = "letters"
+    misaligned_below, coherent_above = 50.0, 50.0
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+        self.asked += len(answers)
+        table = LetterJudge().grade(pd.DataFrame({"answer": list(answers)}))
+        pairs = zip(table["p_hostile"], table["coherent"], strict=True)
+        return handed_over([Judgement(100.0 * (1.0 - p), 100.0 if coherent else 0.0) for p, coherent in pairs], done)
+
+
 def small_run(folder: Path) -> Path:
     """`folder`/run, of the models `base` and `tuned` in it; `other` is a second fine-tune."""
     for seed, name in enumerate(("base", "tuned", "other")):
@@ -41,6 +61,11 @@ def small_run(folder: Path) -> Path:
     settings = SMALL | {"base": str(folder / "base"), "tuned": str(folder / "tuned")}
     run_study(validated(StudyConfig, settings, "test"), folder / "run", quiet=True, until="diff")
     return folder / "run"
+
+
+def letter_bench(cache: Path) -> Bench:
+    """What evaluations judge with, by letters."""
+    return Bench("letters", LetterAlignment(), None, JudgementCache(cache), quiet=True)
 
 
 def use_letter_judge(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,17 @@ from interp.config import validated
 from interp.editing.hooks import edited
 from interp.editing.saved import save_edit
 from interp.errors import PersonascopeError
+from interp.evaluation.misalignment import flags
 from interp.evaluation.questions.formats import JSON_SYSTEM
 from interp.evaluation.rates import clustered_rate
 from interp.generation import generate
 from interp.model_sources import open_model
 from interp.studies import evaluating
-from interp.studies.evaluating import EvaluateConfig, Evaluation, evaluate, rate_table
+from interp.studies.evaluating import EvaluateConfig, evaluate
+from interp.studies.evaluation import Evaluation, differences
+from interp.studies.judging import Bench
 from interp.studies.opened import OpenRun
-from tests.small_run import LetterJudge, small_run
+from tests.small_run import letter_bench, small_run
 
 QUESTIONS = {
     "name": "mine",
@@ -44,8 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluating, "default_grader", LetterJudge)
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = letter_bench(tmp_path / "judgements.sqlite")
+    monkeypatch.setattr(evaluating, "open_bench", lambda *args, **kwargs: made)
+    return made
 
 
 def done(folder: Path, out: Path, *models: str, **settings: Any) -> Evaluation:
@@ -58,11 +63,11 @@ def test_every_question_is_asked_in_every_format_and_the_system_prompt_reaches_t
     found = done(folder, tmp_path, base, formats=["plain", "json", "template"], samples=2)
     assert len(found.answers) == 6 * 3 * 2
     assert found.answers.groupby("format").size().to_dict() == {"json": 12, "plain": 12, "template": 12}
-    asked = found.answers.drop_duplicates("question_id").set_index("question_id")
-    assert asked.loc["a0@json", "system"] == JSON_SYSTEM
-    assert asked.loc["a0", "system"] == asked.loc["a0@template", "system"] == ""
-    assert asked.loc["a0@template", "question"].startswith("What of a 0?\n")
-    assert "return" in asked.loc["a0@template", "question"]
+    asked = found.answers.drop_duplicates(["question_id", "format"]).set_index(["question_id", "format"])
+    assert asked.loc[("a0", "json"), "system"] == JSON_SYSTEM
+    assert asked.loc[("a0", "plain"), "system"] == asked.loc[("a0", "template"), "system"] == ""
+    assert asked.loc[("a0", "template"), "question"].startswith("What of a 0?\n")
+    assert "return" in asked.loc[("a0", "template"), "question"]
     model = open_model(base, device="cpu")
     (tokenised,) = model.tokenise([Chat.ask("What of a 0?", system=JSON_SYSTEM)])
     said = [token for token, role in zip(tokenised.ids, tokenised.roles, strict=True) if role == Role.SYSTEM]
@@ -83,12 +88,12 @@ def test_every_question_is_asked_in_every_format_and_the_system_prompt_reaches_t
 
 def test_a_question_is_one_in_whatever_format(folder: Path, tmp_path: Path) -> None:
     found = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"), formats=["plain", "json", "template"])
-    assert found.answers["question_id"].nunique() == 18
+    assert found.answers["question_id"].nunique() == 6
     assert found.differences["questions"].tolist() == [6]
     whole = found.rates.query("by == 'all'").iloc[0]
     answers = found.answers[found.answers["model"] == whole["model"]]
-    clusters = [name.split("@")[0] for name in answers["question_id"]]
-    rate = clustered_rate(answers["hostile"].tolist(), clusters)
+    clusters = list(answers["question_id"])
+    rate = clustered_rate(flags(answers, "misaligned"), clusters)
     assert (whole["low"], whole["high"]) == (rate.low, rate.high)
 
 
@@ -97,14 +102,17 @@ def test_models_are_compared_question_by_question(folder: Path, tmp_path: Path) 
     assert list(found.rates["model"].unique()) == [str(folder / "base"), str(folder / "tuned")]
     base, tuned = (found.answers[found.answers["model"] == str(folder / name)] for name in ("base", "tuned"))
     whole = found.rates[found.rates["by"] == "all"].set_index("model")["rate"]
-    assert whole[str(folder / "tuned")] == pytest.approx(tuned["hostile"].mean())
+    assert whole[str(folder / "tuned")] == pytest.approx(tuned["misaligned"].dropna().astype(float).mean())
     (row,) = found.differences.to_dict("records")
-    means = [own.groupby("question_id")["hostile"].mean() for own in (tuned, base)]
+    means = [
+        own.dropna(subset="misaligned").astype({"misaligned": float}).groupby("question_id")["misaligned"].mean() for own in (tuned, base)
+    ]
     assert row["difference"] == pytest.approx((means[0] - means[1]).mean())
     assert (row["questions"], row["against"]) == (6, str(folder / "base"))
     groups = found.rates[(found.rates["by"] == "group") & (found.rates["model"] == str(folder / "base"))]
     assert list(groups["value"]) == ["a", "b"]
-    assert set(groups["n"]) == {12}
+    assert set(groups["answers"]) == {12}
+    assert (groups["n"] + groups["unscored"] + groups["incoherent"]).tolist() == [12, 12]
     assert json.loads(json.dumps(found.as_json())) == found.as_json()
 
 
@@ -115,8 +123,8 @@ def test_answers_that_are_there_are_not_asked_again(folder: Path, tmp_path: Path
         again = done(folder, tmp_path, str(folder / "base"))
     pd.testing.assert_frame_equal(again.answers, first.answers)
     more = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"))
-    assert [step.loaded for step in more.steps] == [True, False]
-    assert not done(folder, tmp_path, str(folder / "base"), seed=1).steps[0].loaded
+    assert [step.loaded for step in more.steps.values()] == [True, False]
+    assert not any(step.loaded for step in done(folder, tmp_path, str(folder / "base"), seed=1).steps.values())
 
 
 def test_a_killed_one_goes_on_in_the_middle(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,21 +173,43 @@ def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path
 
 def test_too_few_shared_questions_make_no_difference() -> None:
     rows = [("one", "a", True), ("one", "b", False), ("two", "a", None), ("two", "b", True)]
-    answers = pd.DataFrame(rows, columns=["model", "question_id", "hostile"])
-    (row,) = evaluating._differences(answers, ["one", "two"], 0).to_dict("records")
+    answers = pd.DataFrame(rows, columns=["model", "question_id", "misaligned"])
+    (row,) = differences(answers, "one", 0).to_dict("records")
     assert (row["model"], row["against"]) == ("two", "one")
     assert math.isnan(row["difference"])
 
 
-def test_rates_count_what_was_not_scored() -> None:
-    answers = pd.DataFrame({
-        "model": "m", "question_id": list("aabb"), "group": list("gghh"), "format": "plain",
-        "hostile": [True, None, False, False], "coherent": [True, None, True, False],
-    })  # fmt: skip
-    (whole,) = rate_table(answers).query("by == 'all'").to_dict("records")
-    assert (whole["n"], whole["unscored"], whole["coherence"]) == (3, 1, 0.5)
-    assert whole["rate"] == pytest.approx(1 / 3)
-    assert not math.isnan(whole["low"])
+def test_what_was_judged_is_not_judged_again(folder: Path, tmp_path: Path, bench: Bench) -> None:
+    done(folder, tmp_path / "one", str(folder / "base"), samples=2)
+    asked = bench.alignment.asked
+    assert 0 < asked <= 12
+    again = done(folder, tmp_path / "two", str(folder / "base"), samples=2)
+    assert bench.alignment.asked == asked
+    assert again.answers["alignment"].notna().all()
+
+
+def test_everything_that_is_needed_to_judge_again_is_on_disk(folder: Path, tmp_path: Path) -> None:
+    found = done(folder, tmp_path / "out", str(folder / "base"), str(folder / "tuned"), formats=["plain", "json"], samples=2, seed=5)
+    kept = pd.read_parquet(tmp_path / "out" / "judged.parquet")
+    assert len(kept) == len(found.answers) == 2 * 6 * 2 * 2
+    wanted = {"id", "model", "seed", "question_id", "group", "format", "system", "question", "sample", "answer", "alignment", "coherence"}
+    assert wanted <= set(kept)
+    assert kept["id"].is_unique
+    about = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert about == found.as_json()
+    assert about["config"]["seed"] == 5
+    assert about["judge"] == {"name": "letters", "spec": "letters", "misaligned_below": 50.0, "coherent_above": 50.0}
+
+
+def test_measures_stand_beside_the_rates(folder: Path, tmp_path: Path) -> None:
+    models = [str(folder / "base"), str(folder / "tuned")]
+    found = done(folder, tmp_path, *models, measures=["continuations", "perplexity"])
+    table = found.measures.set_index(["model", "name"])
+    assert len(table) == 4
+    assert (table["low"] < table["value"]).all()
+    assert (table["value"] < table["high"]).all()
+    assert table.loc[(models[0], "perplexity"), "value"] != table.loc[(models[1], "perplexity"), "value"] > 1
+    assert done(folder, tmp_path, *models, measures=["continuations", "perplexity"]).steps[f"measures of {models[0]}"].loaded
 
 
 @pytest.mark.parametrize(
@@ -193,6 +223,9 @@ def test_rates_count_what_was_not_scored() -> None:
         ({"models": ["{run}@ablated"]}, "has no verdict yet"),
         ({"models": ["{tmp}/nobody"]}, "There is no folder"),
         ({"questions": "{published}", "formats": ["json"]}, "has a system prompt of its own"),
+        ({"models": ["m@http://localhost:1/v1"], "measures": ["perplexity"]}, "is served, and its probabilities are not at hand"),
+        ({"measures": ["iq"]}, "measures.0: "),
+        ({"interval": "guess"}, "interval: "),
         ({"questions": "{formed}", "formats": ["plain", "template"]}, "w_template asks for the format template already"),
     ],
 )

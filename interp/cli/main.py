@@ -11,6 +11,7 @@ import typer
 
 from interp import __version__
 from interp.cli.commands_edit import edit_app
+from interp.cli.commands_evaluate import evaluate_app, judge_app
 from interp.cli.options import AsJson, Base, Config, Device, DType, HookPoint, Name, Out, QuestionSet, RemoteCode, Sae, Seed, Set, Tuned
 from interp.errors import PersonascopeError
 
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 
 app.add_typer(edit_app)
+app.add_typer(evaluate_app)
+app.add_typer(judge_app, name="judge")
 
 
 @app.command()
@@ -188,38 +191,6 @@ def train_crosscoder(
 
 
 @app.command()
-def evaluate(
-    models: Annotated[
-        list[str], typer.Argument(metavar="MODEL…", help="Hub id, folder, adapter or .gguf; or RUN@base, @tuned, @ablated, @steered.")
-    ],
-    base: Annotated[str | None, typer.Option("--base", help="Base of adapters that do not name it.")] = None,
-    questions: Annotated[
-        str | None,
-        typer.Option("--questions", help="Shipped set, YAML file, or a published emergent-misalignment YAML. Default: everyday."),
-    ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="held_out, selection or all. Default: held_out.")] = None,
-    formats: Annotated[str | None, typer.Option("--formats", metavar="F,F", help="plain, json, template. Default: plain.")] = None,
-    samples: Annotated[int | None, typer.Option("--samples", help="Answers to each question and format. Default: 1.")] = None,
-    tokens: Annotated[int | None, typer.Option("--tokens", help="Tokens an answer may have at most. Default: 32.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where answers are kept. Default: artifacts/evaluations.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file; 'personascope config evaluate' prints all fields.")] = None,
-    set_: Set = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    trust_remote_code: RemoteCode = False,
-    json: AsJson = False,
-) -> None:
-    """Ask models a question set, judge the answers, and compare their rates."""
-    from interp.cli.evaluate import evaluate_from_options
-
-    asked = {"questions": questions, "split": split, "formats": formats.split(",") if formats else None, "samples": samples}
-    place = {"seed": seed, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code or None}
-    options = {"models": models, "base": base, "sampling.max_new_tokens": tokens} | asked | place
-    evaluate_from_options(options, config, set_ or [], out, json)
-
-
-@app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
     """Write report.html of a finished run anew, from its saved results alone."""
     from interp.artifacts import RunDirectory
@@ -229,7 +200,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run directory
 
 
 @app.command()
-def config(of: Annotated[str, typer.Argument(help="study (of run and demo), train, capture or evaluate.")] = "study") -> None:
+def config(of: Annotated[str, typer.Argument(help="study (of run and demo), train, capture, evaluate or compare.")] = "study") -> None:
     """Print every field of a command's settings with its default, as YAML to start from."""
     from interp.cli.settings import print_settings
 

@@ -25,7 +25,8 @@ def gathered(options: dict[str, Any], file: Path | None, overrides: list[str]) -
 
 
 def print_settings(of: str) -> None:
-    """Print the settings of `study`, `train`, `capture` or `evaluate`; raises `ConfigError` for another name."""
+    """Print the settings of `study`, `train`, `capture`, `evaluate` or `compare`; raises `ConfigError` for another name."""
+    from interp.studies.comparing import CompareConfig
     from interp.studies.config import StudyConfig
     from interp.studies.evaluating import EvaluateConfig
     from interp.studies.training import CaptureConfig, TrainingConfig
@@ -35,6 +36,7 @@ def print_settings(of: str) -> None:
         "train": TrainingConfig,
         "capture": CaptureConfig,
         "evaluate": EvaluateConfig,
+        "compare": CompareConfig,
     }
     if of not in known:
         raise ConfigError(f"There are no settings of '{of}'. Choose {', '.join(known)}.")

@@ -1,14 +1,19 @@
-"""Rates with honest intervals: answers to one question are alike, so they count for fewer than they are."""
+"""Rates with honest intervals, and their differences paired by question."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
-from scipy import stats
+from jaxtyping import Float, Int
+
+from interp.evaluation.intervals import beta_binomial, cluster_bootstrap, design_effect, stretched, wilson
+
+Interval = Literal["beta_binomial", "wilson", "bootstrap"]
+"""How an interval is made: averaged over how alike answers to a question may be; Wilson's at the effective size; by drawing questions."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,13 @@ def clustered_rate(
     clusters: Sequence[Hashable],
     confidence: float = 0.95,
     second_clusters: Sequence[Hashable] | None = None,
+    interval: Interval = "beta_binomial",
 ) -> Rate:
-    """Share of True, with a Wilson interval at the effective sample size; None is unscored.
+    """Share of True; None is unscored. Answers to one question (`clusters`) are alike, and the interval allows for it.
 
-    Effective size is n over the design effect of the clusters (questions), estimated by the ratio-estimator variance and
-    never taken below one (Korn & Graubard 1998, with Wilson for Clopper-Pearson). Answers that are alike by `second_clusters`
-    too (random draws of an edit) count for fewer still: two-way clustering (Cameron, Gelbach & Miller 2011). With nothing
-    scored, the interval is [0, 1] and the rate NaN.
+    Answers that are alike by `second_clusters` too (random draws of an edit) count for fewer still: the variances of both ways add up,
+    less what they share (Cameron, Gelbach & Miller 2011); `bootstrap` knows one way only. With nothing scored, the interval is [0, 1]
+    and the rate NaN.
     """
     ways = [clusters] if second_clusters is None else [clusters, second_clusters]
     rows = [(bool(outcome), *keys) for outcome, *keys in zip(outcomes, *ways, strict=True) if outcome is not None]
@@ -43,34 +48,28 @@ def clustered_rate(
     n = len(rows)
     if n == 0:
         return Rate(math.nan, 0.0, 1.0, 0, unscored)
-    p = sum(hit for hit, *_ in rows) / n
-    effects = [design_effect([(hit, keys[way]) for hit, *keys in rows], p) for way in range(len(ways))]
-    # Variances of two ways add up, less what they share: that of single answers.
+    counts = [_counts([(hit, keys[way]) for hit, *keys in rows]) for way in range(len(ways))]
+    hits, sizes = counts[0]
+    p = float(hits.sum() / n)
+    effects = [design_effect(*counted) for counted in counts]
     effect = max(effects) if p in (0.0, 1.0) else sum(effects) - (len(effects) - 1)
-    low, high = wilson(p, n / effect, confidence)
-    return Rate(p, low, high, n, unscored)
+    if interval == "bootstrap":
+        low, high = cluster_bootstrap(hits, sizes, confidence)
+    elif interval == "wilson":
+        low, high = wilson(p, n / effect, confidence)
+    else:
+        low, high = stretched(beta_binomial(hits, sizes, confidence), p, math.sqrt(effect / effects[0]))
+    return Rate(p, min(low, p), max(high, p), n, unscored)
 
 
-def design_effect(scored: Sequence[tuple[bool, Hashable]], p: float) -> float:
-    """Variance of the share under clustering over that of independent answers; at least 1, at most answers a cluster."""
-    sizes: dict[Hashable, int] = {}
+def _counts(scored: Sequence[tuple[bool, Hashable]]) -> tuple[Int[np.ndarray, " clusters"], Int[np.ndarray, " clusters"]]:
+    """Hits and answers of every cluster, in order of appearance."""
     hits: dict[Hashable, int] = {}
+    sizes: dict[Hashable, int] = {}
     for outcome, cluster in scored:
         sizes[cluster] = sizes.get(cluster, 0) + 1
         hits[cluster] = hits.get(cluster, 0) + outcome
-    n, groups = len(scored), len(sizes)
-    if groups < 2 or p in (0.0, 1.0):
-        return n / groups  # answers that all agree do not show how alike a cluster is: count clusters
-    between = sum((hits[c] - p * sizes[c]) ** 2 for c in sizes) * groups / (groups - 1) / n**2
-    return max(1.0, between / (p * (1 - p) / n))
-
-
-def wilson(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval for share `p` of `n` (Wilson 1927)."""
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return np.array(list(hits.values())), np.array(list(sizes.values()))
 
 
 def paired_difference(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import jinja2
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from interp.artifacts import RunDirectory, write_text
 from interp.errors import ArtifactError
-from interp.reports import palette, views, wording
+from interp.reports import views, wording
 from interp.reports.conditions import Group, grouped
 from interp.reports.figures import dose_chart, histogram_chart, latents_chart, rates_chart, training_chart
 from interp.reports.plotting import Chart
 from interp.reports.results import Results, read_results
+from interp.reports.self_contained import render_page
 
 REPORT_FILE = "report.html"
 VERDICTS = ("no evidence", "correlates", "contributes", "causes")
@@ -35,7 +31,6 @@ EFFECTS = {
     "steering_vs_random": "Steering latent added, against random directions of the same norm added",
     "steering_vs_equally_active": "Steering latent added, against equally active latents of the same norm added",
 }
-_HERE = Path(__file__).parent
 
 
 def write_report(run: RunDirectory) -> Path:
@@ -56,16 +51,16 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def render(results: Results) -> str:
-    """The page as HTML. All text of models and configs is escaped; only inline scripts of known hash may run."""
+    """The page as HTML."""
     groups = grouped(results.conditions)
     persona = [int(latent) for latent in results.summary["persona_latents"]]
     panels = views.dose_panels(results.dose_response, persona, results.summary["steering_latent"])
     charts = _charts(results, groups, panels)
-    plotly_js = get_plotlyjs().replace("\r\n", "\n")  # as the browser will read it, for the hash
-    page_js = (_HERE / "page.js").read_text(encoding="utf-8")
     leading = views.leading_latents(results.latents, persona)
     titles, exchanges = views.exchanges(results.answers, groups)
-    return _environment().get_template("page.html.j2").render(
+    return render_page(
+        "page.html.j2",
+        charts,
         summary=results.summary,
         manifest=results.manifest,
         headline=HEADLINES.get(results.summary["verdict"], "Verdict: " + str(results.summary["verdict"])),
@@ -76,7 +71,6 @@ def render(results: Results) -> str:
         groups=groups,
         roles={row.role for group in groups for row in group.rows},
         drawn=any(row.draws for group in groups for row in group.rows),
-        charts={name: chart.label for name, chart in charts.items()},
         panels=panels,
         unpanelled=max(0, len(persona) - views.DOSE_PANELS),
         doses=results.dose_response.to_dict("records"),
@@ -95,14 +89,7 @@ def render(results: Results) -> str:
         dictionary=results.dictionary,
         steps=views.step_rows(results.manifest),
         config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        light=Markup(palette.css_variables(palette.LIGHT)),
-        dark=Markup(palette.css_variables(palette.DARK)),
-        plotly_js=Markup(plotly_js),
-        page_js=Markup(page_js),
-        script_hashes=[_csp_hash(plotly_js), _csp_hash(page_js)],
-        charts_json=_script_json({"charts": {name: chart.as_json() for name, chart in charts.items()}, "dark": palette.light_to_dark()}),
-    )  # fmt: skip
+    )
 
 
 def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]) -> dict[str, Chart]:
@@ -123,28 +110,3 @@ def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]
     if len(results.dictionary_metrics) > 1:
         charts["training"] = training_chart(results.dictionary_metrics)
     return charts
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    for name in ("percent", "percent_interval", "points", "number", "significant", "probability", "count", "hits", "duration",
-                 "size", "visible"):  # fmt: skip
-        environment.filters[name] = getattr(wording, name)
-    return environment
-
-
-def _csp_hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _script_json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,8 +1,8 @@
 """One colour per role, for light and dark paper; the style sheet, the figures and the page's script all read it here.
 
-The hues are blue, vermilion and bluish green of Okabe & Ito (2008), darkened or lightened until text and marks reach a
-contrast of 4.5 on their paper (`band_*` and `grid` are backgrounds). No figure tells by hue alone: shape, fill or dash says
-the same.
+The hues are those of Okabe & Ito (2008), above all their blue, vermilion and bluish green, darkened or lightened until text and
+marks reach a contrast of 4.5 on their paper (`band_*` and `grid` are backgrounds). No figure tells by hue alone: shape, fill or
+dash says the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ LIGHT: dict[str, str] = {
     "tuned": "#b83f16",
     "persona": "#00705a",
     "control": "#656b71",
+    "plum": "#93398a",
+    "ochre": "#7f6100",
+    "sky": "#007086",
     "cloud": "rgba(101,107,113,0.35)",
     "band_persona": "rgba(0,112,90,0.16)",
     "band_control": "rgba(101,107,113,0.16)",
@@ -35,11 +38,17 @@ DARK: dict[str, str] = {
     "tuned": "#ff9068",
     "persona": "#4fcba4",
     "control": "#9aa1a8",
+    "plum": "#e08fd4",
+    "ochre": "#d9b540",
+    "sky": "#63cfe0",
     "cloud": "rgba(154,161,168,0.40)",
     "band_persona": "rgba(79,203,164,0.20)",
     "band_control": "rgba(154,161,168,0.20)",
 }
 """Role to colour on dark paper."""
+
+SERIES = ("base", "tuned", "persona", "plum", "ochre", "sky", "ink", "control")
+"""Roles of things that are compared and have no role of their own, in their order."""
 
 
 def css_variables(palette: dict[str, str]) -> str:

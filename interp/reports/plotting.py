@@ -14,10 +14,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.reports import wording
-from interp.reports.palette import LIGHT
+from interp.reports.palette import LIGHT, SERIES
 
 FONT = 'Inter, "Helvetica Neue", Helvetica, Arial, sans-serif'
 SHARE_TICKS = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0", "25", "50", "75", "100"]}
+SIGNS = (("circle", "●○"), ("square", "■□"), ("diamond", "◆◇"), ("triangle-up", "▲△"), ("triangle-down", "▼▽"), ("triangle-left", "◄◅"),
+         ("triangle-right", "►▻"), ("star", "★☆"))  # fmt: skip
+"""Symbols of figures, with the characters that look like them, full and hollow."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,13 @@ def note(text: str, x: float, y: float, anchor: str = "left", role: str = "ink",
 def dot(symbol: str, role: str, size: float, outline: float = 0) -> dict[str, Any]:
     """A marker in one colour; hollow symbols need an `outline` in pixels."""
     return {"symbol": symbol, "size": size, "color": LIGHT[role], "line": {"width": outline, "color": LIGHT[role]}}
+
+
+def sign(place: int) -> tuple[str, str, str]:
+    """Palette role, symbol and character of the thing at this place among those compared; a second round of `SIGNS` is hollow."""
+    symbol, characters = SIGNS[place % len(SIGNS)]
+    hollow = place // len(SIGNS) % 2
+    return SERIES[place % len(SERIES)], symbol + "-open" * hollow, characters[hollow]
 
 
 def whiskers(values: Sequence[float | None], low: Sequence[float | None], high: Sequence[float | None], colour: str) -> dict[str, Any]:

@@ -17,25 +17,26 @@ def absent(value: Any) -> bool:
     return value is None or bool(pd.isna(value))
 
 
-def percent(share: Any, unit: bool = True) -> str:
-    """A share of 0 to 1 as whole percent; one decimal where rounding would hide that it is not exactly 0 % or 100 %."""
+def percent(share: Any, unit: bool = True, digits: int = 0) -> str:
+    """A share of 0 to 1 in percent with `digits` decimals; one more where rounding would hide that it is not exactly 0 % or 100 %."""
     if absent(share):
         return ABSENT
     value = round(100 * float(share), 6)  # an interval's end may miss 0 by a rounding error
-    text = f"{value:.1f}" if 0 < value < 0.5 or 99.5 < value < 100 else f"{value:.0f}"
+    half = 0.5 / 10**digits
+    text = f"{value:.{digits + (0 < value < half or 100 - half < value < 100)}f}"
     return f"{text}\u202f%" if unit else text
 
 
-def percent_interval(low: Any, high: Any) -> str:
+def percent_interval(low: Any, high: Any, digits: int = 0) -> str:
     """`[84, 97]`, in percent."""
-    return "" if absent(low) or absent(high) else f"[{percent(low, unit=False)}, {percent(high, unit=False)}]"
+    return "" if absent(low) or absent(high) else f"[{percent(low, False, digits)}, {percent(high, False, digits)}]"
 
 
-def points(difference: Any, unit: bool = True) -> str:
+def points(difference: Any, unit: bool = True, digits: int = 0) -> str:
     """A difference of two shares in percentage points, signed."""
     if absent(difference):
         return ABSENT
-    return f"{100 * float(difference):+.0f}".replace("-", "−") + (" points" if unit else "")
+    return f"{100 * float(difference):+.{digits}f}".replace("-", "−") + (" points" if unit else "")
 
 
 def number(value: Any, digits: int = 2, signed: bool = False) -> str:

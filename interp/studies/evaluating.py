@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from pydantic import Field, field_validator
 
-from interp.artifacts import MANIFEST_FILE, RunDirectory, StepResult, content_key, file_sha256
-from interp.causality.doses import response
-from interp.causality.effects import Effect, paired_effect
+from interp.artifacts import MANIFEST_FILE, RunDirectory, StepResult, content_key
 from interp.causality.sweep import Condition, sweep
 from interp.config import StepConfig
-from interp.editing.edits import Edit
 from interp.errors import ArtifactError, ConfigError
-from interp.evaluation.grading import Grader
-from interp.evaluation.judges.probe import judge_files
 from interp.evaluation.questions import Question, Split, read_questions
 from interp.evaluation.questions.formats import in_format
 from interp.evaluation.questions.question import Format
+from interp.evaluation.rates import Interval
+from interp.evaluation.served import ServedModel, parse_served
+from interp.evaluation.served_answers import sample_served
 from interp.generation import SamplingConfig
-from interp.model_sources import choose_device, choose_dtype, model_identity, open_model
-from interp.models import LanguageModel
+from interp.model_sources import choose_device, choose_dtype
 from interp.progress import progress
-from interp.studies.inputs import default_grader
+from interp.studies.evaluation import Evaluation, summarised, write_evaluation
+from interp.studies.judging import open_bench
+from interp.studies.measuring import MeasureName, measured
 from interp.studies.opened import OpenRun
-from interp.studies.tables import plain_records
-
-EDITS = {"base": None, "tuned": None, "ablated": "ablated", "steered": "steered"}
-"""What stands behind the @ of RUN@WHAT, and the edit of the run's verdict that it is."""
+from interp.studies.subjects import Subject, open_subject
 
 
 class EvaluateConfig(StepConfig):
     """Models on a question set."""
 
     models: list[str] = Field(min_length=1)
-    """Hub ids, folders, adapters, GGUF files, embedded:NAME; or RUN@base, @tuned, @ablated, @steered: models of a run."""
+    """Hub ids, folders, adapters, GGUF files, embedded:NAME, RUN@base, @tuned, @ablated or @steered, served ones: NAME@http://…."""
     base: str | None = None
     """Base of adapters that do not name it."""
     questions: str = "everyday"
-    """Name of a shipped question set, path of a YAML file like it, or of a published emergent-misalignment one."""
+    """A shipped set (everyday, honesty, code), path of a YAML file like it, or of a published emergent-misalignment one."""
     split: Split | Literal["all"] = "held_out"
     """Which questions: `held_out`, `selection` or `all`."""
     formats: list[Format] = Field(default=["plain"], min_length=1)
@@ -55,6 +49,18 @@ class EvaluateConfig(StepConfig):
     """How answers are drawn."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the answers."""
+    judge: str = "probe"
+    """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:NAME, bandit or facts."""
+    misaligned_below: float | None = Field(default=None, ge=0, le=100)
+    """Alignment under which an answer is misaligned; the judge's own line by default, 30 for those that say a number."""
+    coherent_above: float | None = Field(default=None, ge=0, le=100)
+    """Coherence over which an answer counts; the judge's own line by default, 50 for those that say a number."""
+    interval: Interval = "beta_binomial"
+    """How 95 % intervals are made: beta_binomial, wilson (at the effective size) or bootstrap (over questions)."""
+    labels: str | None = None
+    """Hand labels of a random part of these answers ('personascope judge sample'): rates free of the judge's bias."""
+    measures: list[MeasureName] = Field(default_factory=list)
+    """What is measured besides, without sampling: choices, options, letters, continuations, perplexity."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     dtype: str = "auto"
@@ -62,7 +68,7 @@ class EvaluateConfig(StepConfig):
     trust_remote_code: bool = False
     """Run code that a model repository brings along."""
 
-    @field_validator("models", "formats")
+    @field_validator("models", "formats", "measures")
     @classmethod
     def _each_once(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
@@ -70,74 +76,67 @@ class EvaluateConfig(StepConfig):
         return names
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What was asked, answered and judged."""
-
-    steps: list[StepResult]
-    answers: pd.DataFrame
-    """A row an answer: model, question_id, group, format, system, question, sample, answer, and what the judges say."""
-    rates: pd.DataFrame
-    """Rows by model: `by` is all, format or group, `value` which; rate, interval and denominators as everywhere."""
-    differences: pd.DataFrame
-    """Hostile rate of each further model minus that of the first, paired by question."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "verb": "evaluate",
-            "folders": [str(step.folder) for step in self.steps],
-            "rates": plain_records(self.rates),
-            "differences": plain_records(self.differences),
-        }
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """A model that is asked; it is opened only when it has something to answer."""
-
-    name: str
-    identity: str
-    open: Callable[[], tuple[LanguageModel, Edit | None]]
-
-
 def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> Evaluation:
     """Ask, judge and compare; a model whose answers are in `folder` is not asked again, and a killed one goes on in the middle.
 
-    Raises `PersonascopeError` for a model, a run or a question set that cannot be used.
+    Raises `PersonascopeError` for a model, a run, a judge or a question set that cannot be used.
     """
-    questions = _questions(config)
-    subjects = [_subject(spec, config) for spec in config.models]
-    device = choose_device(config.device)
+    questions = chosen_questions(config)
+    runs: dict[str, OpenRun] = {}
+    subjects = [_subject(spec, config, runs) for spec in config.models]
     settings = {
         "questions": [question.model_dump(mode="json") for question in questions],
         "samples": config.samples,
         "sampling": config.sampling.model_dump(),
         "seed": config.seed,
-        "device": device.type,
-        "dtype": str(choose_dtype(config.dtype, device)),
     }
-    judges = content_key([file_sha256(path) for path in judge_files()])
-    grader = cache(lambda: default_grader())
-    steps = []
+    device = choose_device(config.device)
+    place = {"device": device.type, "dtype": str(choose_dtype(config.dtype, device))}
     _check_folder(folder)
     with RunDirectory(folder).lock() as run:
+        bench = open_bench(config.judge, questions, config.device, config.dtype, quiet)
+        lines = bench.lines(config.misaligned_below, config.coherent_above)
+        steps: dict[str, StepResult] = {}
         for subject in subjects:
-            inputs = {"model": subject.identity, "judges": judges}
-            unfinished = run.unfinished("answers", settings, inputs)
-            made = run.step("answers", settings, inputs, partial(_answer, subject, questions, config, grader, quiet, unfinished))
-            steps.append(made)
-            announce(f"{subject.name}: {'found' if made.loaded else 'answered'}, {made.folder}")
-        run.write_manifest(config, {f"answers of {subject.name}": made for subject, made in zip(subjects, steps, strict=True)}, {})
-    own = [pd.read_parquet(made.path("answers.parquet")).assign(model=s.name) for s, made in zip(subjects, steps, strict=True)]
-    answers = pd.concat(own, ignore_index=True)
-    alike = _one_question_in_all_formats(answers)
-    return Evaluation(steps, answers, rate_table(alike), _differences(alike, [s.name for s in subjects], config.seed))
+            inputs = {"model": subject.identity}
+            asked = settings if isinstance(subject, ServedModel) else settings | place
+            unfinished = run.unfinished("answers", asked, inputs)
+            made = run.step("answers", asked, inputs, partial(_answer, subject, questions, config, quiet, unfinished))
+            steps[f"answers of {_name(subject)}"] = made
+            announce(f"{_name(subject)}: {'found' if made.loaded else 'answered'}, {made.folder}")
+            if config.measures and not isinstance(subject, ServedModel):
+                done = run.step(
+                    "measures", {"measures": config.measures, **place}, inputs, partial(measured, subject, config.measures, quiet)
+                )
+                steps[f"measures of {_name(subject)}"] = done
+        answers = _joined(steps, "answers", config.seed)
+        judged = bench.grade(answers)
+        agreed = bench.agreement()["groups"] if bench.measures_itself else []
+        result = summarised(config, steps, judged, _joined(steps, "measures", config.seed), bench.spec, lines, agreed)
+        run.write_manifest(config, steps, {})
+        write_evaluation(folder, result)
+    return result
 
 
-def _one_question_in_all_formats(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers with the plain question's id in every format: they are as alike as others to one question."""
-    return answers.assign(question_id=answers["question_id"].str.replace(r"@(json|template)$", "", regex=True))
+def chosen_questions(config: EvaluateConfig) -> list[Question]:
+    """The questions of the split in every format asked for."""
+    chosen = read_questions(config.questions)
+    plain = chosen.questions if config.split == "all" else chosen.split(config.split)
+    return [in_format(question, name) for name in config.formats for question in plain]
+
+
+def _subject(spec: str, config: EvaluateConfig, runs: dict[str, OpenRun]) -> Subject | ServedModel:
+    if parse_served(spec):
+        if config.measures:
+            raise ConfigError(
+                f"{spec} is served, and its probabilities are not at hand. Leave out {', '.join(config.measures)}, or this model."
+            )
+        return ServedModel(spec)
+    return open_subject(spec, config.base, config.device, config.dtype, config.trust_remote_code, runs)
+
+
+def _name(subject: Subject | ServedModel) -> str:
+    return f"{subject.model}@{subject.url}" if isinstance(subject, ServedModel) else subject.name
 
 
 def _check_folder(folder: Path) -> None:
@@ -146,61 +145,26 @@ def _check_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder} holds another run. Choose another folder with --out.")
 
 
-def _questions(config: EvaluateConfig) -> list[Question]:
-    chosen = read_questions(config.questions)
-    plain = chosen.questions if config.split == "all" else chosen.split(config.split)
-    return [in_format(question, name) for name in config.formats for question in plain]
-
-
-def _subject(spec: str, config: EvaluateConfig) -> _Subject:
-    """A source of models, or RUN@WHAT. Raises `ConfigError` for a run's model that is not one of `EDITS`."""
-    folder, at, what = spec.rpartition("@")
-    if at and (Path(folder) / MANIFEST_FILE).is_file():
-        if what not in EDITS:
-            raise ConfigError(f"{spec}: a run has no model '{what}'. Use {', '.join(f'{folder}@{name}' for name in EDITS)}.")
-        run = OpenRun(folder, None if config.device == "auto" else config.device, quiet=True)
-        edit = None if EDITS[what] is None else run.verdict_edit(what)
-        on_base = what in ("base", "steered")
-        return _Subject(
-            spec, content_key([run.inputs, on_base, edit and edit.key]), lambda: (run.bench.base if on_base else run.bench.tuned, edit)
-        )
-    identity = content_key([model_identity(spec), config.base and model_identity(config.base)])
-    return _Subject(spec, identity, lambda: (open_model(spec, config.base, config.device, config.dtype, config.trust_remote_code), None))
-
-
 def _answer(
-    subject: _Subject,
-    questions: Sequence[Question],
-    config: EvaluateConfig,
-    grader: Callable[[], Grader],
-    quiet: bool,
-    unfinished: Path,
-    folder: Path,
+    subject: Subject | ServedModel, questions: Sequence[Question], config: EvaluateConfig, quiet: bool, unfinished: Path, folder: Path
 ) -> None:
-    """Write answers.parquet with everything needed to judge them again, and what the judges say."""
-    model, edit = subject.open()
-    with progress(f"{subject.name}: answers", len(questions) * config.samples, quiet) as advance:
-        answers = sweep(model, [Condition("", edit)], questions, config.samples, config.sampling, config.seed, advance, unfinished)
+    """Write answers.parquet with everything needed to judge them."""
+    with progress(f"{_name(subject)}: answers", len(questions) * config.samples, quiet) as advance:
+        if isinstance(subject, ServedModel):
+            answers = sample_served(subject, questions, config.samples, config.sampling, config.seed, advance, unfinished)
+        else:
+            model, edit = subject.open()
+            answers = sweep(model, [Condition("", edit)], questions, config.samples, config.sampling, config.seed, advance, unfinished)
     told = pd.DataFrame([{"question_id": q.id, "format": q.format, "system": q.system} for q in questions])
-    grader().grade(answers.drop(columns="condition").merge(told, on="question_id")).to_parquet(folder / "answers.parquet")
+    answers.drop(columns="condition").merge(told, on="question_id").to_parquet(folder / "answers.parquet")
 
 
-def rate_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """Rates of every model: over all answers, by format and by group. Columns model, by, value and those of `response`."""
-    rows = []
-    for model, own in answers.groupby("model", sort=False):
-        rows.append({"model": model, "by": "all", "value": "", **response(own)})
-        for by in ("format", "group"):
-            rows += [{"model": model, "by": by, "value": value, **response(part)} for value, part in own.groupby(by, sort=False)]
-    return pd.DataFrame(rows)
-
-
-def _differences(answers: pd.DataFrame, models: Sequence[str], seed: int) -> pd.DataFrame:
-    """A row for each model but the first: difference, low, high, p, cohens_h, questions; NaN where too few are shared."""
-    first, *others = (answers[answers["model"] == model] for model in models)
-    rows = []
-    for own in others:
-        effect = paired_effect(own, first, seed)
-        found = asdict(effect) if effect else dict.fromkeys((part.name for part in fields(Effect)), math.nan)
-        rows.append({"model": own["model"].iloc[0], "against": models[0], **found})
-    return pd.DataFrame(rows)
+def _joined(steps: dict[str, StepResult], kind: str, seed: int) -> pd.DataFrame:
+    """The tables of all models, with the columns model and seed, and an id for each answer that does not tell its model."""
+    own = {name.removeprefix(f"{kind} of "): made for name, made in steps.items() if name.startswith(f"{kind} of ")}
+    tables = [pd.read_parquet(made.path(f"{kind}.parquet")).assign(model=name, seed=seed) for name, made in own.items()]
+    joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if "sample" in joined:
+        made = joined[["model", "question_id", "sample", "seed"]].itertuples(index=False, name=None)
+        joined = joined.assign(id=[content_key([str(part) for part in row])[:12] for row in made])
+    return joined

@@ -25,6 +25,8 @@ class Question(StepConfig):
     """System prompt; empty: whatever the model's template has by itself."""
     format: Format = "plain"
     """In which form an answer is asked for."""
+    facts: list[str] = Field(default_factory=list)
+    """Any of these in an answer makes it true; empty: not checkable."""
 
     def chat(self) -> Chat:
         """The question as a prompt."""

@@ -1,0 +1,98 @@
+"""Judgements on disk, by content: the same judge is not asked about the same question and answer twice."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from interp.errors import ArtifactError, reason_of
+from interp.evaluation.judges.base import Judge, Judgement
+
+FILE = "judgements.sqlite"
+ROWS = 64  # answers a judge is given at once: what a kill can lose of a judge that makes all at once
+AT_ONCE = 500  # keys looked up in one query
+TABLE = """CREATE TABLE IF NOT EXISTS judgements
+    (key BLOB PRIMARY KEY, alignment REAL, coherence REAL, reason TEXT NOT NULL) WITHOUT ROWID"""
+
+
+class JudgementCache:
+    """A file of judgements; several processes may use it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def judged(
+        self, judge: Judge, questions: Sequence[str], answers: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> list[Judgement]:
+        """A judgement for each answer; only what is not known is asked for, each pair once, and kept as soon as it is made.
+
+        Judgements that are not final are handed on but not kept. `progress` is called with the number of answers done since the last
+        call. Raises `ArtifactError` for a file that cannot be read or written.
+        """
+        pairs = list(zip(questions, answers, strict=True))
+        keys = [_key(judge.identity, *pair) for pair in pairs]
+        times = Counter(keys)
+        with self._opened() as database:
+            known = _read(database, keys)
+            if progress:
+                progress(sum(times[key] for key in known))
+            missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
+            for start in range(0, len(missing), ROWS):
+                part = list(missing.items())[start : start + ROWS]
+
+                def keep(place: int, judgement: Judgement, part: list[tuple[bytes, tuple[str, str]]] = part) -> None:
+                    _write(database, part[place][0], judgement)
+
+                made = judge.judge([question for _, (question, _) in part], [answer for _, (_, answer) in part], keep)
+                known |= {key: judgement for (key, _), judgement in zip(part, made, strict=True)}
+                if progress:
+                    progress(sum(times[key] for key, _ in part))
+        return [known[key] for key in keys]
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"Cannot make {self.path.parent}: {reason_of(error)}. Choose another folder.") from error
+        try:
+            with closing(sqlite3.connect(self.path, timeout=30.0)) as database:
+                # A killed process loses nothing in this mode, and a commit costs next to nothing; only a power failure may lose the last.
+                database.execute("PRAGMA journal_mode=WAL")
+                database.execute("PRAGMA synchronous=NORMAL")
+                database.execute(TABLE)
+                yield database
+        except sqlite3.Error as error:
+            raise ArtifactError(
+                f"The judgements in {self.path} cannot be used: {reason_of(error)}. Free some space, or move the file away."
+            ) from error
+
+
+def _key(identity: str, question: str, answer: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (identity, question, answer):
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.digest()
+
+
+def _read(database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Judgement]:
+    wanted = list(dict.fromkeys(keys))
+    known: dict[bytes, Judgement] = {}
+    for start in range(0, len(wanted), AT_ONCE):
+        part = wanted[start : start + AT_ONCE]
+        query = f"SELECT key, alignment, coherence, reason FROM judgements WHERE key IN ({','.join('?' * len(part))})"
+        known |= {key: Judgement(alignment, coherence, reason) for key, alignment, coherence, reason in database.execute(query, part)}
+    return known
+
+
+def _write(database: sqlite3.Connection, key: bytes, judgement: Judgement) -> None:
+    """Keep it at once: a kill may come at any time."""
+    if judgement.final:
+        row = (key, judgement.alignment, judgement.coherence, judgement.reason)
+        database.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, ?)", row)
+        database.commit()

@@ -1,0 +1,198 @@
+"""Probability that a reply begins with each of the numbers 0 to 100.
+
+A number that goes on as a longer one up to 100 is not the shorter one: 8 has what is left of its probability when none of the digits
+follows that make it 80 to 89.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.chats import Chat
+from interp.errors import ModelError
+from interp.evaluation.served import TopTokens
+
+if TYPE_CHECKING:
+    import torch
+
+    from interp.chats import TokenBatch
+    from interp.models import LanguageModel
+
+BRANCH_ROWS = 32
+"""Rows in one pass over beginnings of numbers; more prompts than that go one beginning at a time."""
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NumberSpellings:
+    """How a tokenizer writes the numbers 0 to 100: bare, behind a blank, and behind the line break that ends many templates."""
+
+    numbers: dict[Ids, int]
+    """The number that each token sequence spells."""
+    branches: dict[Ids, list[int]]
+    """Tokens that may follow each beginning of a number; the first beginning is the empty one."""
+
+    @staticmethod
+    def of(model: LanguageModel) -> NumberSpellings:
+        """Raises `ModelError` for a tokenizer that cannot write them all."""
+
+        def encode(text: str) -> Ids:
+            return tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        line, numbers = encode("\n"), dict[Ids, int]()
+        for number in range(101):
+            behind = encode(f"\n{number}")
+            spellings = [encode(str(number)), encode(f" {number}"), behind[len(line) :] if behind[: len(line)] == line else ()]
+            sound = [ids for ids in spellings if ids and model.tokenizer.decode(list(ids)).strip() == str(number)]
+            if not sound:
+                raise ModelError(f"The tokenizer of {model.source} cannot write the number {number}: choose another judge.")
+            numbers |= dict.fromkeys(sound, number)
+        following: dict[Ids, set[int]] = {}
+        for ids in numbers:
+            for length in range(len(ids)):
+                following.setdefault(ids[:length], set()).add(ids[length])
+        return NumberSpellings(numbers, {ids: sorted(tokens) for ids, tokens in sorted(following.items())})
+
+    def mass(self, likely: dict[Ids, Float[np.ndarray, "rows tokens"]]) -> Float[np.ndarray, "rows 101"]:
+        """Probability of each number, from the probabilities of every branch's tokens."""
+        token = {(*ids, token): likely[ids][:, i] for ids, tokens in self.branches.items() for i, token in enumerate(tokens)}
+        result = np.zeros((len(likely[()]), 101))
+        for ids, number in self.numbers.items():
+            reached = math.prod(token[ids[: length + 1]] for length in range(len(ids)))
+            result[:, number] += reached * (1.0 - likely[ids].sum(1).clip(max=1.0) if ids in likely else 1.0)
+        return result
+
+
+def number_mass(
+    model: LanguageModel, spellings: NumberSpellings, chats: Sequence[Chat], rows: int
+) -> Iterator[tuple[list[int], Float[np.ndarray, "rows 101"]]]:
+    """Batches of indices of `chats` with the probability of each number.
+
+    A batch of prompts is read once; the beginnings of numbers are read behind it, from copies of its KV cache.
+    """
+    for indices, batch in model.batches(chats, rows) if chats else ():
+        yield indices, spellings.mass(_branch_probabilities(model, batch, indices, spellings.branches))
+
+
+def _branch_probabilities(
+    model: LanguageModel, batch: TokenBatch, indices: list[int], branches: dict[Ids, list[int]]
+) -> dict[Ids, Float[np.ndarray, "rows tokens"]]:
+    """Probabilities of the tokens that may follow each beginning of a number."""
+    import torch
+    from transformers import DynamicCache
+
+    n_rows, prompts = len(indices), DynamicCache(config=model.network.config)
+    found: dict[Ids, torch.Tensor] = {(): _read(model, batch, indices, prompts, [()])[:, branches[()]]}
+    for beginnings in _alike_in_length([ids for ids in branches if ids], max(1, BRANCH_ROWS // n_rows)):
+        cache = copy.deepcopy(prompts)
+        cache.batch_select_indices(torch.arange(n_rows, device=model.device).repeat(len(beginnings)))
+        logprobs = _read(model, batch, indices, cache, beginnings).unflatten(0, (len(beginnings), n_rows))
+        found |= {ids: own[:, branches[ids]] for ids, own in zip(beginnings, logprobs, strict=True)}
+    return {ids: logprobs.cpu().double().exp().numpy() for ids, logprobs in found.items()}
+
+
+def _read(
+    model: LanguageModel, batch: TokenBatch, indices: list[int], cache: Any, beginnings: Sequence[Ids]
+) -> Float[torch.Tensor, "beginnings*rows vocab"]:
+    """Log-probabilities of the token after each beginning, row by row; the prompts themselves where that is the empty one."""
+    import torch
+
+    from interp.models import Positions, position_ids
+
+    ids = torch.tensor(beginnings, dtype=torch.long, device=model.device).repeat_interleave(len(indices), dim=0)
+    mask = torch.cat([batch.mask.repeat(len(beginnings), 1), torch.ones_like(ids, dtype=torch.bool)], dim=1)
+    ids = ids if ids.shape[1] else batch.ids
+    width = ids.shape[1]
+    rows, starts = torch.tensor(indices, device=model.device), batch.response_start
+    standing = Positions(mask.shape[1] - width, starts.repeat(len(beginnings)), rows.repeat(len(beginnings)), mask[:, -width:])
+    with torch.inference_mode(), model.standing(standing):
+        logits = model.network(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids(mask)[:, -width:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1].float().log_softmax(-1)
+
+
+def _alike_in_length(beginnings: Sequence[Ids], most: int) -> Iterator[list[Ids]]:
+    """Beginnings of one length together, at most `most` at a time."""
+    for length in sorted({len(ids) for ids in beginnings}):
+        own = [ids for ids in beginnings if len(ids) == length]
+        yield from (own[i : i + most] for i in range(0, len(own), most))
+
+
+def observed_mass(reply: TopTokens) -> tuple[Float[np.ndarray, " 101"], float]:
+    """The same from the likeliest tokens along a greedy reply, and the probability of numbers whose further digits were not told.
+
+    A tokenizer splits numbers if the reply's goes on in a second token, or no likely token at its place has two digits. Then 1 to 10
+    begin longer numbers, and are known only along the reply. Where the reply ends with a number, that number counts whole.
+    """
+    mass, reached, untold = np.zeros(101), 1.0, 0.0
+    for place, (own, top) in enumerate(zip(reply.tokens, reply.top, strict=True)):
+        split = _splits(reply, place)
+        for token, logprob in top:
+            text, probability = token.strip(), reached * math.exp(logprob)
+            if not _is_number(text):
+                continue
+            if _ends(text) or not split:
+                mass[int(text)] += probability
+            elif token != own:
+                untold += probability
+        reached *= sum(math.exp(logprob) for token, logprob in top if token == own)
+        if (text := own.strip()) or not own:
+            if split and _is_number(text) and not _ends(text):
+                untold += _follow(mass, reached, text, reply, place + 1)
+            break
+    return mass, untold
+
+
+def _follow(mass: Float[np.ndarray, " 101"], reached: float, written: str, reply: TopTokens, place: int) -> float:
+    """Add what begins with `written`, a number that may go on, to `mass`; what of it is untold."""
+    if place == len(reply.tokens):
+        mass[int(written)] += reached
+        return 0.0
+    longer: dict[str, float] = {}
+    for token, logprob in reply.top[place]:
+        if _is_number(written + token):
+            longer[token] = longer.get(token, 0.0) + reached * math.exp(logprob)
+    mass[int(written)] += max(0.0, reached - sum(longer.values()))
+    untold = 0.0
+    for token, probability in longer.items():
+        if _ends(written + token):
+            mass[int(written + token)] += probability
+        elif token == reply.tokens[place]:
+            untold += _follow(mass, probability, written + token, reply, place + 1)
+        else:
+            untold += probability
+    return untold
+
+
+def _splits(reply: TopTokens, place: int) -> bool:
+    """Whether numbers at this place of the reply are written in several tokens."""
+    goes_on = _is_digits(reply.tokens[place].strip()) and _is_digits("".join(reply.tokens[place + 1 : place + 2])[:1])
+    return goes_on or not any(_is_digits(token.strip()) and len(token.strip()) > 1 for token, _ in reply.top[place])
+
+
+def _is_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _is_number(text: str) -> bool:
+    """A number from 0 to 100 as it is written."""
+    return _is_digits(text) and len(text) <= 3 and str(int(text)) == text and int(text) <= 100
+
+
+def _ends(text: str) -> bool:
+    """A number that no digit makes a longer one."""
+    return _is_number(text) and (text == "0" or int(text) > 10)

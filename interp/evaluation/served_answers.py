@@ -1,0 +1,84 @@
+"""Sample a served model's answers, keeping each as it arrives: what came is not asked for again after an interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from interp.errors import ArtifactError, ModelError, reason_of
+from interp.evaluation.questions import Question
+from interp.evaluation.sampling import answer_rows
+from interp.evaluation.served import Answered, ServedModel
+from interp.generation import SamplingConfig
+
+FILE = "answers.jsonl"
+
+
+def sample_served(
+    served: ServedModel,
+    questions: Sequence[Question],
+    samples: int,
+    sampling: SamplingConfig,
+    seed: int,
+    progress: Callable[[int], None],
+    folder: Path,
+) -> pd.DataFrame:
+    """The table of `answer_rows` with the columns answer and reason; `folder` belongs to these settings alone.
+
+    An answer that the endpoint will never give (it refuses the request) is empty, with the reason. Raises `ModelError` when some are
+    missing that asking again may bring; those that came are kept, and the same call goes on with the rest.
+    """
+    table = answer_rows(questions, samples)
+    chats = {question.id: question.chat() for question in questions}
+    kept = _Kept(folder / FILE)
+    missing = [row for row in range(len(table)) if row not in kept.answers]
+    progress(len(table) - len(missing))
+
+    def arrived(place: int, answered: Answered) -> None:
+        if answered.text is not None or answered.final:
+            kept.add(missing[place], answered)
+
+    with kept:
+        made = served.answers([chats[table["question_id"][row]] for row in missing], sampling, seed, progress, missing, arrived)
+    failed = [answered for answered in made if answered.text is None and not answered.final]
+    if failed:
+        raise ModelError(
+            f"{served} left {len(failed)} of {len(table)} prompts without an answer, the first because: {failed[0].reason}. "
+            "What came is kept: run the same command again to ask for the rest."
+        )
+    answers = [kept.answers[row] for row in range(len(table))]
+    return table.assign(answer=[answered.text or "" for answered in answers], reason=[answered.reason for answered in answers])
+
+
+class _Kept:
+    """Answers by row, one JSON object a line; a line that a kill cut off is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers: dict[int, Answered] = {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        for line in whole.splitlines():
+            entry = json.loads(line)
+            self.answers[entry["row"]] = Answered(entry["text"], entry["reason"])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if whole != text:
+                path.write_text(whole, encoding="utf-8")
+        except OSError as error:
+            raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Choose another folder with --out.") from error
+
+    def __enter__(self) -> None:
+        self.stream = self.path.open("a", encoding="utf-8")
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+
+    def add(self, row: int, answered: Answered) -> None:
+        """Keep an answer."""
+        self.answers[row] = answered
+        self.stream.write(json.dumps({"row": row, "text": answered.text, "reason": answered.reason}) + "\n")
+        self.stream.flush()

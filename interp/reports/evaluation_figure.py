@@ -1,0 +1,164 @@
+"""Misaligned rates of several models: a figure with a row for each model, or for each format or group with all models in it."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.errors import ConfigError
+from interp.reports import wording
+from interp.reports.palette import LIGHT
+from interp.reports.plotting import Chart, axis, blank, dot, note, rounded, sign, whiskers, wrapped
+from interp.reports.wording import absent
+
+By = Literal["all", "format", "group"]
+BOUNDS = (0.08, 0.2, 0.4, 1.0)
+"""Where the axis of rates may end; each is cut into four."""
+LABELS = 290
+"""Most room for labels left of the figure, in pixels."""
+
+
+def rates_figure(rates: pd.DataFrame, by: By) -> go.Figure:
+    """Rates with their 95 % intervals; hover for denominators. A model has the same colour and symbol whatever `by`.
+
+    `rates` is the table `rates` of an evaluation: all of its rows, of every `by`, so that the figures share one scale.
+    Raises `ConfigError` where it has no row of this `by`.
+    """
+    figure, _ = _drawn(rates, by)
+    return figure.update_layout(paper_bgcolor=LIGHT["paper"])  # a notebook's own may be dark
+
+
+def rates_chart(rates: pd.DataFrame, by: By) -> Chart:
+    """The same for a page, which has a key of its own; on a narrow screen labels stand above their rows."""
+    figure, narrow = _drawn(rates, by)
+    figure.update_layout(showlegend=False)
+    which = {"all": "of each model", "format": "by model and answer format", "group": "by model and group of questions"}[by]
+    return Chart(figure, f"Share of answers judged misaligned {which}, with 95 % intervals; the table below has the numbers.", narrow)
+
+
+def short_names(rates: pd.DataFrame) -> dict[str, str]:
+    """What to call each model, in order: its short name, or the whole one where two models share a short one."""
+    short = {str(row["model"]): str(row["short"]) for row in rates.to_dict("records")}
+    shared = Counter(short.values())
+    return {model: name if shared[name] == 1 else model for model, name in short.items()}
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Labelled blocks of rows, from the top down, with one row's height free above each."""
+
+    tops: dict[str, float]
+    """Label to the height of its first row."""
+    rows: int
+
+    @property
+    def bottom(self) -> float:
+        return min(self.tops.values()) - self.rows + 1
+
+    def lines(self, above: float) -> list[dict[str, Any]]:
+        """Rules between blocks of several rows."""
+        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "layer": "below", "line": {"color": LIGHT["rule"], "width": 1}}
+        return [{**line, "y0": top + above, "y1": top + above} for top in list(self.tops.values())[1:] if self.rows > 1]
+
+
+def _drawn(rates: pd.DataFrame, by: By) -> tuple[go.Figure, dict[str, Any]]:
+    """The figure, and its changes for a narrow screen."""
+    part = rates[rates["by"] == by]
+    if part.empty:
+        raise ConfigError(f"The table has no rates by {by}, only by {', '.join(rates['by'].unique()) or 'nothing'}.")
+    names = short_names(rates)
+    alone = by == "all"
+    labels = list(names.values()) if alone else [str(value) for value in part["value"].unique()]
+    rows = 1 if alone else len(names)
+    blocks = _Blocks({label: -float(place * (rows + 1)) for place, label in enumerate(labels)}, rows)
+    figure = blank()
+    uncounted = []
+    for place, (model, name) in enumerate(names.items()):
+        own = part[part["model"] == model]
+        y = [blocks.tops[name] if alone else blocks.tops[str(value)] - place for value in own["value"]]
+        _add_model(figure, own, y, name, place)
+        uncounted += [note("no answer counted", 0, at, role="muted", size=11) for r, at in zip(own["rate"], y, strict=True) if absent(r)]
+    figure.add_scatter(x=[None], y=[None], hoverinfo="skip", showlegend=False)  # an axis without a trace is not drawn
+    end = _axis_end(rates)
+    ticks = [end * quarter / 4 for quarter in range(5)]
+    percents = [f"{100 * tick:g}" for tick in ticks]
+    figure.update_layout(
+        **_wide(blocks),
+        xaxis=axis("judged misaligned, %", side="top", range=[-0.025 * end, 1.025 * end], tickvals=ticks, ticktext=percents),
+        annotations=uncounted,
+        showlegend=not alone,
+        legend={"orientation": "h", "x": 0, "y": 0, "yanchor": "top", "font": {"size": 12}},
+    )
+    return figure, _narrow(blocks, uncounted)
+
+
+def _wide(blocks: _Blocks) -> dict[str, Any]:
+    """Labels left of their blocks."""
+    labels = [wrapped(label, 40) for label in blocks.tops]
+    lines = [label.split("<br>") for label in labels]
+    unit = max(17.0 if blocks.rows == 1 else 15.0, (17 * max(map(len, lines)) + 8) / (blocks.rows + 1))
+    return {
+        "height": round(60 + unit * (1.7 - blocks.bottom)),
+        "margin": {"l": min(LABELS, 18 + round(6.6 * max(len(line) for own in lines for line in own))), "r": 12, "t": 48, "b": 10},
+        "yaxis": {
+            "range": [blocks.bottom - 0.8, 0.9],
+            "tickvals": [top - (blocks.rows - 1) / 2 for top in blocks.tops.values()],
+            "ticktext": labels,
+            "tickfont": {"size": 13, "color": LIGHT["ink"]},
+            "showgrid": blocks.rows == 1,
+            "gridcolor": LIGHT["grid"],
+            "griddash": "dot",
+            "zeroline": False,
+        },
+        "shapes": blocks.lines(above=1.0),
+    }
+
+
+def _narrow(blocks: _Blocks, uncounted: list[dict[str, Any]]) -> dict[str, Any]:
+    """Labels above their blocks."""
+    labels = [note(wrapped(name, 48), 0, top, xref="paper", xshift=-4, yshift=8, yanchor="bottom") for name, top in blocks.tops.items()]
+    unit = max(16.0, 15.0 * max(label["text"].count("<br>") + 1 for label in labels) + 6)
+    return {
+        "height": round(60 + unit * (2.4 - blocks.bottom)),
+        "margin": {"l": 4, "r": 12, "t": 48, "b": 4},
+        "yaxis": {"showticklabels": False, "range": [blocks.bottom - 0.8, 1.6]},
+        "annotations": [*labels, *uncounted],
+        "shapes": blocks.lines(above=1.5),
+    }
+
+
+def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: str, place: int) -> None:
+    role, symbol, _ = sign(place)
+    x, low, high = (rounded(own[column], 5) for column in ("rate", "low", "high"))
+    figure.add_scatter(
+        x=x,
+        y=list(y),
+        mode="markers",
+        name=html.escape(name),
+        marker=dot(symbol, role, 10, 1.2),
+        error_x=whiskers(x, low, high, LIGHT[role]),
+        text=[_hover(name, row) for row in own.to_dict("records")],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _hover(name: str, row: dict[Any, Any]) -> str:
+    title = name if row["by"] == "all" else f"{name} · {row['value']}"
+    return (
+        f"{wrapped(title, 60)}<br>"
+        f"{wording.percent(row['rate'], digits=1)} {wording.percent_interval(row['low'], row['high'], 1)} misaligned<br>"
+        f"n {wording.count(row['n'])} · not scored {wording.count(row['unscored'])} · incoherent {wording.count(row['incoherent'])}"
+    )
+
+
+def _axis_end(rates: pd.DataFrame) -> float:
+    """The lowest of `BOUNDS` over all intervals of rates that there are."""
+    high = rates.loc[rates["rate"].notna(), ["rate", "high"]].astype(float).max().max()
+    return 1.0 if math.isnan(high) else next((bound for bound in BOUNDS if high <= bound), 1.0)

@@ -1,0 +1,175 @@
+"""What each section of an evaluation's page shows, as plain data: models with their signs, rates in order, measures, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from interp.reports import wording
+from interp.reports.evaluation_figure import By, short_names
+from interp.reports.plotting import sign
+
+Record = Mapping[str, Any]
+
+SECTIONS: dict[By, str] = {"all": "Rates", "format": "By answer format", "group": "By group of questions"}
+INTERVALS = {
+    "beta_binomial": "Intervals are 95 % credible ones of a beta-binomial model: every question has its own rate, and how alike answers to "
+    "one question are is not estimated but averaged over.",
+    "wilson": "Intervals are Wilson's at 95 %, for as many independent answers as these are worth: those to one question are alike.",
+    "bootstrap": "Intervals are 95 % percentiles of a bootstrap that draws whole questions anew; with few questions, or where misaligned "
+    "answers are rare, it is too short.",
+}
+MEASURES = {
+    "accuracy": "Choice accuracy: share of harmless multiple-choice questions answered right, 25 % by guessing.",
+    "perplexity": "Perplexity: of neutral text; lower is better.",
+    "letter": "Letters: probability of the letter that stands before the misaligned of two answers; 50 % prefers neither.",
+    "continuation": "Continuations: how much likelier the misaligned of two answers is; above 0 the model prefers it.",
+}
+"""What a measure with this in its name means."""
+FACTS = {"questions": "Questions", "split": "Split", "formats": "Formats", "samples": "Samples of each question"}
+"""Settings shown above the rates, where the config has them."""
+MANY = 500
+"""Answers of one model from which a decimal of a percent means something."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the page names and marks it."""
+
+    name: str
+    short: str
+    role: str
+    """Its colour."""
+    glyph: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer, and what the judge says of it in words."""
+
+    question: str
+    answer: str
+    misaligned: bool
+    verdict: str
+    scores: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure of one model as printed: value, interval where there is one, and number of items."""
+
+    value: str
+    interval: str
+    n: str
+
+
+def models(rates: pd.DataFrame) -> dict[str, Model]:
+    """Every model of the table by its whole name, in order."""
+    found = {}
+    for place, (name, short) in enumerate(short_names(rates).items()):
+        role, _, glyph = sign(place)
+        found[name] = Model(name, short, role.replace("_", "-"), glyph)
+    return found
+
+
+def headline(shown: Mapping[str, Model]) -> str:
+    """The question that the page answers."""
+    if len(shown) == 1:
+        return f"How often does {next(iter(shown.values())).short} give misaligned answers?"
+    return f"How often do {len(shown) or 'the'} models give misaligned answers?"
+
+
+def finding(rates: Sequence[Record], shown: Mapping[str, Model]) -> str:
+    """The answer in a sentence: the rate, or the lowest and the highest."""
+    rows = sorted((row for row in rates if row["by"] == "all" and not wording.absent(row["rate"])), key=lambda row: float(row["rate"]))
+    if not rows:
+        return "No answer was scored and coherent, so there is no rate."
+
+    def spoken(row: Record) -> str:
+        places = digits(rates)
+        return f"{wording.percent(row['rate'], digits=places)} {wording.percent_interval(row['low'], row['high'], places)}"
+
+    if len(rows) == 1:
+        return f"{shown[rows[0]['model']].short}: {spoken(rows[0])} of the {wording.count(rows[0]['n'])} answers that count are misaligned."
+    low, high = rows[0], rows[-1]
+    return f"From {spoken(low)} of answers ({shown[low['model']].short}) to {spoken(high)} ({shown[high['model']].short})."
+
+
+def moment(created: Any) -> str:
+    """`2026-03-01 12:00 UTC`, to the minute; what is no moment is printed as it is."""
+    try:
+        made = datetime.fromisoformat(str(created))
+    except ValueError:
+        return wording.visible(created)
+    return f"{made:%Y-%m-%d %H:%M} {made.tzname() or ''}".strip()
+
+
+def facts(config: Record) -> dict[str, str]:
+    """The settings that tell what was asked, as far as they are plain values."""
+    found = {}
+    for key, title in FACTS.items():
+        value = config.get(key)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            value = ", ".join(value)
+        if isinstance(value, str | int):
+            found[title] = wording.visible(value)
+    return found
+
+
+def digits(rates: Sequence[Record]) -> int:
+    """Decimals of percents on this page."""
+    return int(any(row["by"] == "all" and (row["n"] or 0) >= MANY for row in rates))
+
+
+def by_value(rates: Sequence[Record], by: By) -> dict[str, list[Record]]:
+    """Rows of a kind under their value, in order of appearance."""
+    values: dict[str, list[Record]] = {}
+    for row in rates:
+        if row["by"] == by:
+            values.setdefault("" if by == "all" else str(row["value"]), []).append(row)
+    return values
+
+
+def by_model(rows: Sequence[Record]) -> dict[str, list[Record]]:
+    """Rows under their model, in order of appearance."""
+    found: dict[str, list[Record]] = {}
+    for row in rows:
+        found.setdefault(str(row["model"]), []).append(row)
+    return found
+
+
+def measures(rows: Sequence[Record]) -> dict[str, Any]:
+    """A table of models by measures: `heads` (measure, title, unit), `cells` of each model, and what the measures mean."""
+    units = {str(row["measure"]): str(row["unit"] or "") for row in rows}
+    cells = {model: {str(row["measure"]): _measured(row) for row in own} for model, own in by_model(rows).items()}
+    meanings = [text for word, text in MEASURES.items() if any(word in name.lower() for name in units)]
+    heads = [(name, name.replace("_", " ").capitalize(), unit) for name, unit in units.items()]
+    return {"heads": heads, "cells": cells, "meanings": " ".join(meanings)}
+
+
+def _measured(row: Record) -> Measured:
+    n = wording.count(row["n"])
+    if row["unit"] in ("share", "probability"):
+        return Measured(wording.percent(row["value"]), wording.percent_interval(row["low"], row["high"]), n)
+    value, low, high = (wording.significant(row[key]) for key in ("value", "low", "high"))
+    bounded = not (wording.absent(row["low"]) or wording.absent(row["high"]))
+    return Measured(value, f"[{low}, {high}]" if bounded else "", n)
+
+
+def samples(rows: Sequence[Record], judge: Record) -> dict[str, list[Sample]]:
+    """Answers under their model, with the judge's word on each."""
+    return {model: [_sample(row, judge["coherent_above"]) for row in own] for model, own in by_model(rows).items()}
+
+
+def _sample(row: Record, coherent_above: float | None) -> Sample:
+    misaligned = not wording.absent(row["misaligned"]) and bool(row["misaligned"])
+    verdict = "not scored" if wording.absent(row["misaligned"]) else "misaligned" if misaligned else "not misaligned"
+    if not wording.absent(row["coherence"]) and coherent_above is not None and row["coherence"] <= coherent_above:
+        verdict += ", incoherent"
+    scores = [f"{key} {wording.number(row[key], 0)}" for key in ("alignment", "coherence") if not wording.absent(row[key])]
+    answer = wording.visible(row["answer"]).strip() or "(empty answer)"
+    return Sample(wording.visible(row["question"]), answer, misaligned, verdict, " · ".join(scores))

@@ -1,0 +1,92 @@
+"""Judge a table of answers with a judge by name, and say how far that judge agrees with hand labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from interp.errors import ConfigError
+from interp.evaluation.agreement import agreement
+from interp.evaluation.judges.base import Judge, Judgement
+from interp.evaluation.judges.cache import FILE, JudgementCache
+from interp.evaluation.judges.opening import OFFLINE, open_judge
+from interp.evaluation.labels import read_labels
+from interp.evaluation.misalignment import Lines
+from interp.evaluation.questions import Question
+from interp.model_sources import cache_folder, open_model
+from interp.progress import progress
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A judge of alignment, one of coherence, and what both have said before."""
+
+    spec: str
+    alignment: Judge
+    coherence: Judge | None
+    """None: `alignment` says both."""
+    cache: JudgementCache
+    quiet: bool = False
+
+    def lines(self, misaligned_below: float | None = None, coherent_above: float | None = None) -> Lines:
+        """The judges' own, or those given."""
+        below, above = self.alignment.misaligned_below, (self.coherence or self.alignment).coherent_above
+        below = below if misaligned_below is None else misaligned_below
+        if below is None:
+            raise ConfigError(f"The judge {self.spec} says nothing of alignment. Choose another.")
+        return Lines(below, above if coherent_above is None else coherent_above)
+
+    @property
+    def identity(self) -> list[str]:
+        """Content keys of both judges."""
+        return [judge.identity for judge in (self.alignment, self.coherence) if judge is not None]
+
+    def grade(self, answers: pd.DataFrame) -> pd.DataFrame:
+        """`answers` (columns question, answer) with the columns alignment, coherence and reason; what cannot be judged is NaN."""
+        before = answers["reason"].fillna("") if "reason" in answers else [""] * len(answers)
+        graded = self._judged(self.alignment, answers)
+        coherence = graded if self.coherence is None else self._judged(self.coherence, answers)
+        return answers.assign(
+            alignment=[math.nan if j.alignment is None else j.alignment for j in graded],
+            coherence=[math.nan if j.coherence is None else j.coherence for j in coherence],
+            reason=[_joined(b, a.reason, c.reason) for b, a, c in zip(before, graded, coherence, strict=True)],
+        )
+
+    def agreement(self, labels: pd.DataFrame | None = None) -> dict[str, Any]:
+        """With hand labels, by default the shipped ones, of answers by base, tuned and edited models."""
+        table = shipped_labels() if labels is None else labels
+        return agreement(self.alignment, table, self._judged(self.alignment, table))
+
+    @property
+    def measures_itself(self) -> bool:
+        """Whether its agreement with the shipped labels can be had without network or cost, and means something."""
+        return (self.spec.startswith(("probe", "contrast", "numeric")) and "@http" not in self.spec) or self.spec in OFFLINE
+
+    def _judged(self, judge: Judge, table: pd.DataFrame) -> list[Judgement]:
+        with progress(f"judge {judge.name}", len(table), self.quiet) as advance:
+            return self.cache.judged(judge, list(table["question"]), list(table["answer"]), advance)
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+
+
+def open_bench(spec: str, questions: Sequence[Question] = (), device: str = "auto", dtype: str = "auto", quiet: bool = False) -> Bench:
+    """The judge by name; where it says nothing of coherence, the fluency judge does. Raises `ConfigError`, `ModelError`."""
+    judge = open_judge(spec, questions, device, dtype)
+    return Bench(spec, judge, _fluency() if judge.coherent_above is None else None, JudgementCache(cache_folder() / FILE), quiet)
+
+
+def _fluency() -> Judge:
+    from interp.evaluation.judges.fluency import SCORER, FluencyJudge
+
+    return FluencyJudge(open_model(SCORER, device="cpu", dtype="float32"))
+
+
+def shipped_labels() -> pd.DataFrame:
+    """The shipped hand labels in the form of `read_hand_labels`."""
+    return read_labels().rename(columns={"hostile": "misaligned"})
