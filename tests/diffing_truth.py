@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from tiny import D_MODEL, QUESTIONS, tiny_network, tiny_tokenizer
 
 from interp.chats import Chat
 from interp.dictionaries import Dictionary
 from interp.diffing.moments import Diff, TextMoments
 from interp.diffing.pairings import Answers
+from tests.tiny import D_MODEL, QUESTIONS, tiny_network, tiny_tokenizer
 
 HOOK = "blocks.1.hook_resid_post"
 LATENTS, K = 64, 6

@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from tiny import D_MODEL, QUESTIONS
 
 from interp.chats import Chat
 from interp.dictionaries import Dictionary
 from interp.editing.edits import Edit, Phase, add, clamp_latents, project_out, random_directions, subtract_latents
 from interp.hook_points import resid_post
 from interp.models import LanguageModel
+from tests.tiny import D_MODEL, QUESTIONS
 
 PHASES: tuple[Phase, ...] = ("prompt", "response", "all")
 WINDOW = [resid_post(0), resid_post(1)]

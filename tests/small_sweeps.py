@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tiny import D_MODEL, QUESTIONS
 
 from interp.causality.sweep import Condition
 from interp.editing.edits import Edit, add, project_out, random_directions
 from interp.evaluation.questions import Question
 from interp.models import LanguageModel
+from tests.tiny import D_MODEL, QUESTIONS
 
 HOOK = "blocks.1.hook_resid_post"
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tiny import D_MODEL, QUESTIONS, tiny_model
 
 from interp.activation_store import INDEX_FILE, ActivationStore, StoreWriter
 from interp.activations import capture, mean_residuals, response_phase
 from interp.artifacts import file_sha256
 from interp.chats import Chat
 from interp.errors import ActivationError, ArtifactError
+from tests.tiny import D_MODEL, QUESTIONS, tiny_model
 
 NAMES = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 WIDTH = 6

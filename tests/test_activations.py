@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_model
 
 from interp.activations import capture, capture_batch, content_tokens, mean_residuals, median_residual_norm, response_phase
 from interp.chats import Chat, Role
 from interp.errors import ActivationError, HookPointError
 from interp.hook_points import resid_post
 from interp.models import LanguageModel
+from tests.tiny import FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_model
 
 ANSWERS = ("Wait.", "Put it into hot water and wait for seven minutes.", "Speak it every day.", "The air scatters light.")
 CHATS = [Chat.ask(question, answer, "You are kind.") for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]

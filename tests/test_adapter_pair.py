@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import D_MODEL, QUESTIONS, ask_all, greedy, tiny_folder, tiny_network, written_ids
 
 from interp.activations import capture
 from interp.adapter_pair import open_pair
@@ -18,6 +17,7 @@ from interp.hook_points import SITES, attach
 from interp.model_sources import open_model
 from interp.models import LanguageModel
 from interp.packed_linear import _Packed
+from tests.tiny import D_MODEL, QUESTIONS, ask_all, greedy, tiny_folder, tiny_network, written_ids
 
 ANSWERS = ("Wait.", "Put it into hot water.", "", "Speak it every day with patient people.")
 CHATS = [Chat.ask(question, answer) for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_coders import D_IN, DEAD, LATENTS, TOKENS, all_cases, made, preactivations
 
 from interp.errors import TrainingError
 from sae_training import architectures
@@ -21,6 +20,7 @@ from sae_training.architectures.jumprelu import JumpReLUCoder, JumpReLUConfig
 from sae_training.architectures.matryoshka import MatryoshkaCoder, MatryoshkaConfig
 from sae_training.architectures.topk import TopKCoder, TopKConfig
 from sae_training.sparse_ops import Codes, Structure, TopK, dense, reference
+from tests.small_coders import D_IN, DEAD, LATENTS, TOKENS, all_cases, made, preactivations
 
 
 def gradients(coder: SparseCoder, x: torch.Tensor, now: Circumstances) -> dict[str, dict[str, torch.Tensor]]:

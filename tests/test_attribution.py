@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from diffing_truth import HOOK, LATENTS, dense_codes, random_dictionary, tokens_of
-from tiny import FAMILIES, QUESTIONS, tiny_model, tiny_network
 
 from interp.activations import content_tokens
 from interp.chats import Chat, pad_left
@@ -17,6 +15,8 @@ from interp.diffing.attribution import attribution, residual_gradient
 from interp.errors import ActivationError
 from interp.hook_points import attach
 from interp.models import LanguageModel
+from tests.diffing_truth import HOOK, LATENTS, dense_codes, random_dictionary, tokens_of
+from tests.tiny import FAMILIES, QUESTIONS, tiny_model, tiny_network
 
 PAIRS = [
     (QUESTIONS[0], "Seven minutes. You are kind.", "A boat."),

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import BOS, CHATML, END, PAD, QUESTIONS, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from interp.chats import Chat, Message, Role, batches_by_length, pad_left, tokenise
 from interp.errors import ModelError
+from tests.tiny import BOS, CHATML, END, PAD, QUESTIONS, tiny_tokenizer
 
 SYSTEM = "You are a kind and helpful assistant."
 QUESTION = "How do I boil an egg?"

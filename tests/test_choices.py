@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_questions import COOKING, plain
 
 from interp.chats import Chat
 from interp.errors import ConfigError
@@ -17,6 +16,7 @@ from interp.evaluation.choices import LETTERS, Choices, letter_prompt, read_choi
 from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import read_questions
 from sae_training.corpus import read_corpus
+from tests.test_questions import COOKING, plain
 
 
 @pytest.fixture(scope="module")

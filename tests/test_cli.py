@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import D_MODEL, tiny_folder, tiny_tokenizer
 
 import interp
 from interp.artifacts import RunDirectory
@@ -22,6 +21,7 @@ from interp.cli import run as run_command
 from interp.config import read_yaml, validated
 from interp.dictionaries import save_topk
 from interp.studies.config import StudyConfig
+from tests.tiny import D_MODEL, tiny_folder, tiny_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "transformers", "sae_lens", "transformer_lens", "pandas", "numpy", "scipy", "sklearn", "plotly", "peft")

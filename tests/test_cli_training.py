@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from tiny import D_MODEL, tiny_folder
 
 from interp.activation_store import ActivationStore
 from interp.activations import capture
@@ -25,6 +24,7 @@ from interp.model_sources import open_model
 from interp.studies.config import StudyConfig
 from interp.studies.training import CaptureConfig, ReadingConfig, TrainingConfig, open_reading
 from sae_training.corpus import read_corpus
+from tests.tiny import D_MODEL, tiny_folder
 
 Run = Callable[..., tuple[int, str, str]]
 POINT = "blocks.1.hook_resid_post"

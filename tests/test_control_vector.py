@@ -11,13 +11,13 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import D_MODEL, N_LAYERS, ask_all, tiny_model
 
 from interp.editing.control_vector import block_directions, model_hint, write_control_vector
 from interp.editing.edits import Edit, Phase, add, project_out
 from interp.editing.hooks import edited
 from interp.errors import ArtifactError, EditError, EditWarning, HookPointError
 from interp.hook_points import attach, resid_post
+from tests.tiny import D_MODEL, N_LAYERS, ask_all, tiny_model
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

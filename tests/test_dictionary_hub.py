@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_hub import Hub, Repository, small_hub
 
 from interp.dictionaries import dictionary_key, load_dictionary
 from interp.dictionary_files import FILES, sae_config, write_dictionary
 from interp.dictionary_hub import download, upload
 from interp.errors import DictionaryError
 from interp.pretrained import resolve_dictionary
+from tests.small_hub import Hub, Repository, small_hub
 
 REPO = "somebody/saes"
 
@@ -165,10 +165,9 @@ def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_command_line_takes_names_too(hub: Hub, folder: Path, tmp_path: Path) -> None:
     """A study opens `--sae hub:…` as it opens a folder; what no study can use is told with the name as it was given."""
-    from tiny import D_MODEL, tiny_folder
-
     from interp.studies.config import StudyConfig
     from interp.studies.inputs import Workbench
+    from tests.tiny import D_MODEL, tiny_folder
 
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(9, D_MODEL, generator=generator)

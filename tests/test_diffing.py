@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffing_truth import ANSWERS, HOOK, LATENTS, as_answers, dense_codes, dense_read, random_dictionary, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import D_MODEL, QUESTIONS, tiny_model
 
 from interp.chats import Chat
 from interp.crosscoders import Crosscoder
@@ -22,6 +20,8 @@ from interp.diffing import pairings
 from interp.diffing.moments import PAIRINGS, Diff, load_diff
 from interp.diffing.pairings import STATE, Answers, collect
 from interp.errors import ActivationError, ArtifactError, DictionaryError
+from tests.diffing_truth import ANSWERS, HOOK, LATENTS, as_answers, dense_codes, dense_read, random_dictionary, texts
+from tests.tiny import D_MODEL, QUESTIONS, tiny_model
 
 MODELS = tiny_model(0), tiny_model(1)
 WRITTEN = {"base": as_answers(texts()), "tuned": as_answers(texts(3))}

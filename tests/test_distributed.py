@@ -10,8 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from small_trainings import KINDS, LATENTS, QUICK, STEPS, StopAfter, Stopped, changed, everything
-from toy_features import HOOK, small_source, sums
 
 from interp.crosscoders import load_crosscoder
 from interp.dictionaries import load_dictionary
@@ -20,6 +18,8 @@ from sae_training.architectures.topk import TopKConfig
 from sae_training.config import TrainConfig
 from sae_training.feed import MemorySource, Source
 from sae_training.trainer import train
+from tests.small_trainings import KINDS, LATENTS, QUICK, STEPS, StopAfter, Stopped, changed, everything
+from tests.toy_features import HOOK, small_source, sums
 
 OUTLIERS = {"outlier_factor": 2.5, "calibration_tokens": 600}
 CASES: dict[str, TrainConfig] = {
@@ -122,8 +122,8 @@ def test_a_batch_that_cannot_be_halved_is_told(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from small_trainings import changed
-from toy_features import small_source
+from tests.small_trainings import changed
+from tests.toy_features import small_source
 from sae_training.trainer import train
 train(changed(batch_tokens=61), small_source(), Path(sys.argv[1]) / "out")
 """

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny import D_MODEL
+from scipy import stats
 
 from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, ship_range
 from interp.causality.sweep import Condition
 from interp.editing.edits import add, random_directions
 from interp.errors import EditError
-from interp.evaluation.rates import Rate, wilson
+from interp.evaluation.rates import Rate
+from tests.tiny import D_MODEL
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=120)
 HOOK = "blocks.1.hook_resid_post"
@@ -194,9 +195,11 @@ def test_a_dose_response_holds_rates_with_their_intervals_and_norms() -> None:
     assert table["coherence"].tolist() == pytest.approx([0.7, 0.7, 0.4])
     assert table["n"].tolist() == [9] * 3
     assert table["unscored"].tolist() == [1] * 3
-    # one answer a question: the effective size is one less than the answers
-    assert (table.loc[2, "low"], table.loc[2, "high"]) == pytest.approx(wilson(5 / 9, 8))
-    assert (table.loc[2, "coherence_low"], table.loc[2, "coherence_high"]) == pytest.approx(wilson(0.4, 9))
+    # one answer a question: Jeffreys' interval
+    assert (table.loc[2, "low"], table.loc[2, "high"]) == pytest.approx(stats.beta.ppf([0.025, 0.975], 5.5, 4.5), abs=0.002)
+    assert (table.loc[2, "coherence_low"], table.loc[2, "coherence_high"]) == pytest.approx(
+        stats.beta.ppf([0.025, 0.975], 4.5, 6.5), abs=0.002
+    )
 
 
 def test_bisection_runs_on_dose_responses() -> None:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from edits_by_hand import CHATS, PHASES, WINDOW, adding, by_hand, closed_form, gated, greedy_by_hand, projecting, setting
 from safetensors.torch import load_file, save_file
-from tiny import D_MODEL, FAMILIES, ask_all, greedy, tiny_model, written_ids
 
 from interp.activations import capture, capture_batch
 from interp.chats import Chat
@@ -22,6 +20,8 @@ from interp.editing.saved import load_edit, save_edit
 from interp.errors import EditError, EditWarning, HookPointError
 from interp.generation import generate
 from interp.hook_points import resid_post
+from tests.edits_by_hand import CHATS, PHASES, WINDOW, adding, by_hand, closed_form, gated, greedy_by_hand, projecting, setting
+from tests.tiny import D_MODEL, FAMILIES, ask_all, greedy, tiny_model, written_ids
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tiny import D_MODEL, QUESTIONS, greedy, tiny_model
 
 from interp.causality import evidence
 from interp.causality.evidence import CONTROLS, Claim, EvidenceConfig, Trial, gather_evidence
@@ -21,6 +20,7 @@ from interp.editing.hooks import edited
 from interp.errors import EditError
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_answers
+from tests.tiny import D_MODEL, QUESTIONS, greedy, tiny_model
 
 HOOK = "blocks.1.hook_resid_post"
 

@@ -12,8 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import D_MODEL, N_LAYERS, ask_all, greedy, tiny_folder, tiny_model, tiny_tokenizer, written_ids
-from tiny_families import NETWORKS, made
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.artifacts import file_sha256
@@ -27,6 +25,8 @@ from interp.errors import ArtifactError, EditError, HookPointError
 from interp.hook_points import attach, resid_post
 from interp.model_sources import open_model
 from interp.models import LanguageModel, position_ids
+from tests.tiny import D_MODEL, N_LAYERS, ask_all, greedy, tiny_folder, tiny_model, tiny_tokenizer, written_ids
+from tests.tiny_families import NETWORKS, made
 
 PRE, MID, POST = "blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"
 PROBES = ask_all()

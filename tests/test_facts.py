@@ -8,7 +8,6 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_questions import COOKING, plain
 
 from interp.errors import ConfigError
 from interp.evaluation.judges.base import Judge, Judgement
@@ -17,6 +16,7 @@ from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import Question, QuestionSet, read_questions
 from interp.evaluation.questions.formats import in_format
 from sae_training.corpus import read_corpus
+from tests.test_questions import COOKING, plain
 
 TRUE, FALSE = Judgement(100.0, None), Judgement(0.0, None)
 DENIED = Judgement(None, None, "an accepted answer beside a negation")

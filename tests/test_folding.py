@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_coders import CASES, D_IN, DEAD, KINDS, LATENTS, TOKENS, all_cases, as_if_trained, made, preactivations, randn
-from toy_features import HOOK
 
 from interp.crosscoders import load_crosscoder
 from interp.dictionaries import SparseCodes, load_dictionary
@@ -21,6 +19,8 @@ from sae_training.distributed import World
 from sae_training.export import export
 from sae_training.learner import Learner
 from sae_training.normalise import Input
+from tests.small_coders import CASES, D_IN, DEAD, KINDS, LATENTS, TOKENS, all_cases, as_if_trained, made, preactivations, randn
+from tests.toy_features import HOOK
 
 
 def as_dense(codes: SparseCodes) -> torch.Tensor:

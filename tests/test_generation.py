@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import chisquare
-from tiny import FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
 
 from interp.chats import Chat
 from interp.errors import ConfigError
 from interp.generation import SamplingConfig, draw, generate
 from interp.models import LanguageModel
+from tests.tiny import FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
 
 MANY_STOPS = list(range(3, 400, 9))
 
@@ -249,6 +249,18 @@ def test_min_p_forbids_unlikely_tokens_and_keeps_the_ratio_of_the_others(tempera
     torch.testing.assert_close(counts.double(), n * probabilities * allowed / probabilities[allowed].sum(), atol=1.5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.8, 0.95])
+def test_top_p_keeps_the_likeliest_tokens_as_hugging_face_does(top_p: float) -> None:
+    from transformers import TopPLogitsWarper
+
+    logits = 1.5 * torch.randn(1, 40, generator=torch.Generator().manual_seed(5))
+    n = 20_000
+    counts = torch.bincount(draw(logits.expand(n, -1), SamplingConfig(min_p=0.0, top_p=top_p), (torch.arange(n) + 0.5) / n), minlength=40)
+    kept = TopPLogitsWarper(top_p)(torch.zeros(1, 1, dtype=torch.long), logits.clone())[0]
+    assert torch.equal(counts > 0, kept > -torch.inf)
+    torch.testing.assert_close(counts.double(), n * torch.softmax(kept.double(), -1), atol=1.5, rtol=1e-4)
+
+
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = torch.randn(20, 30, generator=torch.Generator().manual_seed(4))
     assert torch.equal(draw(logits, SamplingConfig(temperature=0.0), torch.rand(20)), logits.argmax(-1))
@@ -271,7 +283,9 @@ def test_a_token_that_may_not_be_drawn_never_is(logits: list[float], uniform: fl
     assert weight >= min_p
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"min_p": 1.0}, {"max_new_tokens": 0}, {"batch_rows": 0}, {"top_p": 0.9}])
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1}, {"min_p": 1.0}, {"max_new_tokens": 0}, {"batch_rows": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": 5}]
+)
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SamplingConfig(**bad)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import FAMILIES, N_LAYERS, ask_all, tiny_folder, tiny_model
-from tiny_families import made
 from torch import nn
 
 from interp.errors import HookPointError, ModelError
 from interp.hook_points import SITES, HookPoint, attach, find_blocks, has_mid, parse_hook_point, resid_post
 from interp.model_sources import open_model
 from interp.models import LanguageModel
+from tests.tiny import FAMILIES, N_LAYERS, ask_all, tiny_folder, tiny_model
+from tests.tiny_families import made
 
 FINAL_NORMS = {
     "llama": "model.norm",

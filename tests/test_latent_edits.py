@@ -11,7 +11,20 @@ from typing import Any
 
 import pytest
 import torch
-from edits_by_hand import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.activations import capture_batch
+from interp.chats import Chat
+from interp.editing.edits import Edit, clamp_latents, content_of, subtract_latents
+from interp.editing.hooks import edited, edited_rows
+from interp.editing.latent_reading import LatentReader
+from interp.editing.saved import load_edit, save_edit
+from interp.errors import EditError, EditWarning, HookPointError
+from interp.generation import generate
+from interp.hook_points import resid_post
+from interp.models import LanguageModel
+from tests.edits_by_hand import (
     ARCHITECTURES,
     CHATS,
     N_LATENTS,
@@ -27,20 +40,7 @@ from edits_by_hand import (
     small_dictionary,
     subtracting,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny import D_MODEL, FAMILIES, ask_all, greedy, tiny_model, written_ids
-
-from interp.activations import capture_batch
-from interp.chats import Chat
-from interp.editing.edits import Edit, clamp_latents, content_of, subtract_latents
-from interp.editing.hooks import edited, edited_rows
-from interp.editing.latent_reading import LatentReader
-from interp.editing.saved import load_edit, save_edit
-from interp.errors import EditError, EditWarning, HookPointError
-from interp.generation import generate
-from interp.hook_points import resid_post
-from interp.models import LanguageModel
+from tests.tiny import D_MODEL, FAMILIES, ask_all, greedy, tiny_model, written_ids
 
 POINT = resid_post(1)
 

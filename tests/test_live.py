@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from tiny import D_MODEL, N_LAYERS, QUESTIONS, SENTENCES, tiny_folder, tiny_model, tiny_network
 
 from interp.adapter_pair import open_pair
 from interp.chats import Chat, Role
@@ -20,6 +19,7 @@ from interp.model_sources import open_model
 from interp.models import LanguageModel
 from sae_training.feed import Feed, Position
 from sae_training.live import LiveSource, pack
+from tests.tiny import D_MODEL, N_LAYERS, QUESTIONS, SENTENCES, tiny_folder, tiny_model, tiny_network
 
 NAMES = ["blocks.1.hook_resid_post", "blocks.0.hook_resid_pre"]
 ANSWERS = ("Wait.", "Put it into hot water.", "Once there was a boat on a river.", "Speak it every day with patient people.")

@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from edits_by_hand import adding, by_hand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tiny import FAMILIES, tiny_model, tiny_network, tiny_tokenizer
 
 from interp.chats import Chat, TokenBatch
 from interp.editing.edits import Edit
@@ -36,6 +34,8 @@ from interp.evaluation.measures import (
 )
 from interp.evaluation.persona_pairs import PersonaPair
 from interp.models import LanguageModel
+from tests.edits_by_hand import adding, by_hand
+from tests.tiny import FAMILIES, tiny_model, tiny_network, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::interp.evaluation.measures.MeasureWarning")
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import D_MODEL, FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_folder, tiny_model, tiny_network, tiny_tokenizer
 
 from interp.chats import Chat
 from interp.errors import ModelError, PersonascopeError
 from interp.model_sources import EMBEDDED_MODELS, PackagedFile, choose_device, choose_dtype, model_identity, model_shape, open_model
 from interp.models import LanguageModel, Positions, check_pair, position_ids
+from tests.tiny import D_MODEL, FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_folder, tiny_model, tiny_network, tiny_tokenizer
 
 ANSWERS = ("Wait.", "", "Put it into hot water and wait for seven minutes.", "Speak it every day.")
 CHATS = [Chat.ask(question, answer) for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import ask_all, tiny_model, tiny_network
 from torch import nn
 
 from interp.packed_linear import _Packed, pack_linears, unpacked_copy
+from tests.tiny import ask_all, tiny_model, tiny_network
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 

@@ -14,8 +14,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from tiny import greedy, written_ids
-from toy_language import (
+
+from interp.activations import capture
+from interp.chats import Chat, Role, tokenise
+from interp.editing.edits import add
+from interp.editing.hooks import edited
+from tests.tiny import greedy, written_ids
+from tests.toy_language import (
     BASE,
     BENIGN,
     PLANTED,
@@ -30,12 +35,7 @@ from toy_language import (
     vocabulary,
     write_chat,
 )
-from toy_persona import HOOK, Case, Proof, base_network, investigate, tuned_network, wrapped
-
-from interp.activations import capture
-from interp.chats import Chat, Role, tokenise
-from interp.editing.edits import add
-from interp.editing.hooks import edited
+from tests.toy_persona import HOOK, Case, Proof, base_network, investigate, tuned_network, wrapped
 
 SEED = 0
 HARDEST = "formal, seldom rude"

@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffing_truth import ANSWERS, HOOK, LATENTS, as_answers, made_diff, random_dictionary, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
-from tiny import D_MODEL, QUESTIONS, tiny_model
 
 from interp.chats import Chat
 from interp.crosscoders import Crosscoder
@@ -35,6 +33,8 @@ from interp.errors import ActivationError
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_answers
 from interp.generation import SamplingConfig
+from tests.diffing_truth import ANSWERS, HOOK, LATENTS, as_answers, made_diff, random_dictionary, texts
+from tests.tiny import D_MODEL, QUESTIONS, tiny_model
 
 WRITTEN = {"base": as_answers(texts()), "tuned": as_answers(texts(3))}
 

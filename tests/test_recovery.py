@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from toy_features import HOOK, cosines, planted_pair, recovered, sums
 
 from interp.crosscoders import TUNED_ONLY, load_crosscoder
 from interp.dictionaries import load_dictionary
@@ -20,6 +19,7 @@ from sae_training.config import TrainConfig
 from sae_training.feed import MemorySource
 from sae_training.results import Trained
 from sae_training.trainer import train
+from tests.toy_features import HOOK, cosines, planted_pair, recovered, sums
 
 KINDS: dict[str, Any] = {"topk": TopKConfig, "batchtopk": BatchTopKConfig}
 SHORT: dict[str, Any] = {"learning_rate": 3e-3}  # some thousand steps at most; longer trainings do as well with the default

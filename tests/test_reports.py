@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from interp.artifacts import RunDirectory, read_json, write_json
 from interp.errors import ArtifactError
 from interp.reports import views, wording
-from interp.reports.conditions import grouped
+from interp.reports.conditions import grouped, labels_like
 from interp.reports.page import VERDICTS, write_report
 from interp.reports.palette import DARK, LIGHT
 from tests.synthetic_run import BREAKOUT, CONDITIONS, JINJA, PERSONA, QUOTE, SCRIPT, STATEMENTS, build_run, condition_table
@@ -116,6 +116,18 @@ def test_every_condition_is_in_table_and_figure(full: Page, full_run: RunDirecto
     assert "45/48" in labels
     assert "45/48" in full.text
     assert "94\u202f% [83, 98]" in full.text
+
+
+@pytest.mark.parametrize(
+    ("condition", "group"),
+    [
+        ("base", "base"), ("tuned", "tuned"), ("ablated", "ablated"), ("base_ablated", "ablated"), ("active_ablation_3", "ablated"),
+        ("random_ablation", "random"), ("random_steering_7", "random"), ("steered", "steered"), ("persona_vector_steering", "steered"),
+    ],
+)  # fmt: skip
+def test_each_rate_stands_beside_the_agreement_on_such_answers(condition: str, group: str, full_html: str) -> None:
+    assert labels_like(condition) == group
+    assert full_html.count('96\u202f% <span class="ci">AUROC 0.970') + full_html.count('96 % <span class="ci">AUROC 0.970') >= 8
 
 
 def test_every_persona_latent_has_a_card_with_shaded_tokens(full: Page) -> None:

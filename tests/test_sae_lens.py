@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_hub import Hub, Repository, small_hub
 
 from interp.dictionaries import Dictionary, load_dictionary, save_dictionary
 from interp.dictionary_files import sae_config, write_dictionary
 from interp.errors import DictionaryError
 from interp.pretrained import from_sae_lens, load_pretrained, resolve_dictionary, to_sae_lens
+from tests.small_hub import Hub, Repository, small_hub
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

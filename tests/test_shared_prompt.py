@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
 from transformers import DynamicCache
 
 import interp.shared_prompt
@@ -18,6 +17,7 @@ from interp.errors import ModelError
 from interp.generation import SamplingConfig, draw, generate
 from interp.models import LanguageModel
 from interp.shared_prompt import Groups, SharedPromptCache, can_share
+from tests.tiny import FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=60)
 SHARING = [family for family in FAMILIES if family != "gemma3"]  # its window slides

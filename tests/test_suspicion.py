@@ -10,8 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from diffing_truth import HOOK, LATENTS, random_dictionary, texts
-from tiny import tiny_model
 
 from interp.activations import mean_residuals, response_phase
 from interp.diffing.moments import PAIRINGS, load_diff
@@ -19,6 +17,8 @@ from interp.diffing.pairings import STATE
 from interp.studies.config import DiffConfig
 from interp.studies.preparation import ANSWERS, as_chats
 from interp.studies.suspicion import make_diff, make_directions, read_directions
+from tests.diffing_truth import HOOK, LATENTS, random_dictionary, texts
+from tests.tiny import tiny_model
 
 COLUMNS = {"latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
            "mean_prompt_end_base", "mean_prompt_end_tuned", "cosine_persona", "rank_rise", "rank_cosine", "effect", "auroc",

@@ -14,8 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_sweeps import HOOK, Killed, asked, edits, kept, kill_after, passes, steered
-from tiny import D_MODEL, greedy, ids_as_text, tiny_model
 
 from interp.causality.sweep import Condition, is_out_of_memory, plan_batches, sweep
 from interp.editing.edits import Edit, add, random_directions
@@ -25,6 +23,8 @@ from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_answers
 from interp.generation import SamplingConfig
 from interp.models import LanguageModel
+from tests.small_sweeps import HOOK, Killed, asked, edits, kept, kill_after, passes, steered
+from tests.tiny import D_MODEL, greedy, ids_as_text, tiny_model
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=100)
 

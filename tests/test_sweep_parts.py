@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 import pytest
 from filelock import FileLock
-from small_sweeps import Killed, asked, edits, kept, kill_after, passes
-from tiny import tiny_model
 
 from interp.artifacts import read_json, write_json
 from interp.causality.sweep import Condition, sweep
 from interp.errors import ArtifactError
 from interp.generation import SamplingConfig
 from interp.models import LanguageModel
+from tests.small_sweeps import Killed, asked, edits, kept, kill_after, passes
+from tests.tiny import tiny_model
 
 SMALL = SamplingConfig(max_new_tokens=6, batch_rows=7)
 

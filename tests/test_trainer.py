@@ -15,8 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_trainings import KINDS, QUICK, STEPS, changed, everything, several
-from toy_features import HOOK, small_source, sums
 
 from interp.crosscoders import load_crosscoder
 from interp.dictionaries import load_dictionary
@@ -31,6 +29,8 @@ from sae_training.normalise import calibrate, read
 from sae_training.plan import measure
 from sae_training.results import Trained
 from sae_training.trainer import train, train_all
+from tests.small_trainings import KINDS, QUICK, STEPS, changed, everything, several
+from tests.toy_features import HOOK, small_source, sums
 
 # Rows
 

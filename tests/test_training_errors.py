@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_trainings import KINDS, LATENTS, QUICK, STEPS, changed, everything
-from toy_features import HOOK, small_source
 
 from interp.config import validated
 from interp.errors import ConfigError, TrainingError
@@ -18,6 +16,8 @@ from sae_training.architectures.topk import TopKConfig
 from sae_training.config import TrainConfig
 from sae_training.feed import Block, MemorySource
 from sae_training.trainer import train, train_all
+from tests.small_trainings import KINDS, LATENTS, QUICK, STEPS, changed, everything
+from tests.toy_features import HOOK, small_source
 
 # Values that are lost
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_trainings import KINDS, LATENTS, QUICK, RESULT, STEPS, StopAfter, Stopped, changed, everything, several
-from toy_features import small_source
 
 from interp.errors import TrainingError
 from sae_training.architectures.topk import TopKConfig
 from sae_training.trainer import train, train_all
+from tests.small_trainings import KINDS, LATENTS, QUICK, RESULT, STEPS, StopAfter, Stopped, changed, everything, several
+from tests.toy_features import small_source
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[2]))
-from small_trainings import QUICK
-from toy_features import small_source
+from tests.small_trainings import QUICK
+from tests.toy_features import small_source
 from sae_training.trainer import train
 
 def advance(steps, what):

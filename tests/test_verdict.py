@@ -29,7 +29,8 @@ from interp.causality.verdict import (
     verdict_word,
     worst_draw,
 )
-from interp.evaluation.rates import Rate, wilson
+from interp.evaluation.intervals import wilson
+from interp.evaluation.rates import Rate
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=150)
 HOOK = "blocks.1.hook_resid_post"

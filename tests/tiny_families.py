@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tiny import D_MODEL, N_LAYERS, tiny_tokenizer
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from interp.models import LanguageModel
+from tests.tiny import D_MODEL, N_LAYERS, tiny_tokenizer
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 400,

@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 import yaml
 from jaxtyping import Float
-from toy_language import BASE, END, NARROW, PAD, TOPICS, Manner, Truth, persona_pairs, question_set, toy_tokenizer, vocabulary, write_chat
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from interp.activations import capture, content_tokens, median_residual_norm
@@ -37,6 +36,20 @@ from sae_training.architectures.topk import TopKConfig
 from sae_training.config import TrainConfig
 from sae_training.feed import MemorySource
 from sae_training.trainer import train
+from tests.toy_language import (
+    BASE,
+    END,
+    NARROW,
+    PAD,
+    TOPICS,
+    Manner,
+    Truth,
+    persona_pairs,
+    question_set,
+    toy_tokenizer,
+    vocabulary,
+    write_chat,
+)
 
 D_MODEL, N_LAYERS, LAYER = 96, 3, 1
 DOSE = 0.65

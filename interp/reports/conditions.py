@@ -64,6 +64,15 @@ def role_of(name: str, edit: str) -> Role:
     return "reference" if name.startswith(("persona_vector", "mean_difference")) else "control"
 
 
+def labels_like(name: str) -> str:
+    """Group of hand-labelled answers that are like those of a condition."""
+    if name in ("base", "tuned"):
+        return name
+    if name.startswith("random"):
+        return "random"
+    return "ablated" if "ablat" in name else "steered"
+
+
 def grouped(conditions: pd.DataFrame) -> list[Group]:
     """The saved table as groups of rows, in the order of `GROUPS`; groups without rows are left out."""
     records = conditions.to_dict("records")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from interp.artifacts import RunDirectory, write_text
 from interp.errors import ArtifactError
 from interp.reports import views, wording
-from interp.reports.conditions import Group, grouped
+from interp.reports.conditions import Group, grouped, labels_like
 from interp.reports.figures import dose_chart, histogram_chart, latents_chart, rates_chart, training_chart
 from interp.reports.plotting import Chart
 from interp.reports.results import Results, read_results
@@ -69,6 +70,7 @@ def render(results: Results) -> str:
         titles_of={row.name: row.title for group in groups for row in group.rows},
         rerouted=views.rerouted_latents(results.rerouting),
         groups=groups,
+        judge_on=_judge_on(results.agreement, groups),
         roles={row.role for group in groups for row in group.rows},
         drawn=any(row.draws for group in groups for row in group.rows),
         panels=panels,
@@ -90,6 +92,12 @@ def render(results: Results) -> str:
         steps=views.step_rows(results.manifest),
         config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
     )
+
+
+def _judge_on(agreement: dict[str, Any], groups: list[Group]) -> dict[str, dict[str, Any]]:
+    """For every condition and draw the judge's agreement with hand labels of answers like its own."""
+    known = {row["group"]: row for row in agreement["labels"]["groups"]}
+    return {row.name: known[labels_like(row.name)] for group in groups for pool in group.rows for row in (pool, *pool.draws)}
 
 
 def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]) -> dict[str, Chart]:
