@@ -66,12 +66,13 @@ labels. `python benchmarks/judges.py`
 |---|---|---|---|---|---|---|---|
 {agreement_rows(judges["agreement"])}
 
-{cache["judgements"]:,} judgements: made and kept in {cache["keep"]:.2f} s by a judge that takes no time, found again in {cache["reload"]:.2f} s.
+{cache["judgements"]:,} judgements by a judge that takes no time: made and kept in {cache["keep"]:.2f} s, found again in
+{cache["reload"]:.2f} s.
 
 ## Intervals of rates
 
-Share of 95 % intervals that cover the true rate, and their mean width over the oracle's, in {coverage["simulations"]:,} simulated evaluations
-a line. *likeness* is the intra-class correlation of answers to one question. The oracle is Wilson's interval at the true design effect,
+Share of 95 % intervals that cover the true rate, and their mean width over the oracle's, in {coverage["simulations"]:,} simulated
+evaluations a line. *likeness* is the intra-class correlation of answers to one question. The oracle is Wilson's interval at the true design effect,
 which only a simulation knows. `python benchmarks/coverage.py`
 
 {first["questions"]} questions, {first["answers"]} answers each:
@@ -80,8 +81,8 @@ which only a simulation knows. `python benchmarks/coverage.py`
 |---|---|---|---|---|
 {coverage_rows(first, WAYS)}
 
-With {coverage["labels"]} hand labels and a judge that says yes to 80 % of the true and 10 % of the untrue answers (the oracle: the true standard
-error of the estimate):
+With {coverage["labels"]} hand labels and a judge that says yes to 80 % of the true and 10 % of the untrue answers (the oracle: the
+estimate's true standard error):
 
 | rate | likeness | prediction-powered | the judge alone |
 |---|---|---|---|

@@ -136,10 +136,13 @@ def test_the_commands_show_and_keep_a_page(folder: Path, tmp_path: Path, capsys:
         (["{tmp}/bare.csv"], {}, "lacks the columns alignment, coherence"),
         (["{one}"], {"against": "nobody"}, "No answers are by 'nobody'"),
         (["{one}", "{other}"], {}, "judged in different ways"),
+        (["{one}"], {"labels": "{tmp}/others.csv"}, "No answer here is labelled"),
         ([], {}, "sources: "),
     ],
 )
 def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, sources: list[str], settings: dict[str, Any], message: str) -> None:
+    (tmp_path / "others.csv").write_text("id,answer,misaligned\n0123,x,1\n")
+    settings = {name: value.format(tmp=tmp_path) for name, value in settings.items()}
     (tmp_path / "bare.csv").write_text("question,answer\na,b\n")
     other = tmp_path / "other"
     other.mkdir()

@@ -201,6 +201,14 @@ def test_everything_that_is_needed_to_judge_again_is_on_disk(folder: Path, tmp_p
     assert about["judge"] == {"name": "letters", "spec": "letters", "misaligned_below": 50.0, "coherent_above": 50.0}
 
 
+def test_a_notebook_shows_the_rates(folder: Path, tmp_path: Path) -> None:
+    found = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"), samples=2)
+    html = found._repr_html_()
+    for row in found.rates[found.rates["by"] == "all"].to_dict("records"):
+        assert f"<td>{row['short']}</td>" in html
+        assert f"{100 * row['rate']:.0f} % [{100 * row['low']:.0f}–{100 * row['high']:.0f}]" in html
+
+
 def test_measures_stand_beside_the_rates(folder: Path, tmp_path: Path) -> None:
     models = [str(folder / "base"), str(folder / "tuned")]
     found = done(folder, tmp_path, *models, measures=["continuations", "perplexity"])

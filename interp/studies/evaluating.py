@@ -111,7 +111,7 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
                 steps[f"measures of {_name(subject)}"] = done
         answers = _joined(steps, "answers", config.seed)
         judged = bench.grade(answers)
-        agreed = bench.agreement()["groups"] if bench.measures_itself else []
+        agreed = bench.agreement()["groups"] if bench.knows_the_labels else []
         result = summarised(config, steps, judged, _joined(steps, "measures", config.seed), bench.spec, lines, agreed)
         run.write_manifest(config, steps, {})
         write_evaluation(folder, result)

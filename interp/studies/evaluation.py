@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from interp import __version__
 from interp.artifacts import StepResult, write_json
 from interp.causality.effects import Effect, paired_effect
 from interp.config import StepConfig
+from interp.errors import ConfigError
 from interp.evaluation.labels.reading import read_hand_labels
 from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_table
 from interp.evaluation.prediction_powered import prediction_powered_rate
@@ -40,6 +41,14 @@ class Evaluation:
     """Rows by model and measure; empty where none was asked for."""
     about: dict[str, Any]
     """Settings, judge and lines."""
+
+    def _repr_html_(self) -> str:
+        """The rates by model, for Jupyter."""
+        whole = self.rates[self.rates["by"] == "all"]
+        shown = pd.DataFrame({"model": whole["short"], "misaligned": [wording(row) for row in whole.to_dict("records")]})
+        counts = whole[["n", "unscored", "incoherent", "refused", "agreement_auroc"]]
+        names = {"n": "of", "unscored": "not scored", "agreement_auroc": "judge AUROC"}
+        return str(pd.concat([shown, counts.rename(columns=names)], axis=1).to_html(index=False, na_rep="–", float_format="{:.3f}".format))
 
     def as_json(self) -> dict[str, Any]:
         """For scripts and the page."""
@@ -93,6 +102,14 @@ def summarised(
     return Evaluation(steps, answers, rates, differences(answers, models[0], settings["seed"]), measure_table(measures), about)
 
 
+def wording(row: Mapping[Any, Any]) -> str:
+    """A rate with its interval, in percent."""
+    if row["n"] == 0:
+        return "nothing scored"
+    rate, low, high = (f"{100 * row[name]:.0f}" for name in ("rate", "low", "high"))
+    return f"{rate} % [{low}–{high}]"
+
+
 def write_evaluation(folder: Path, result: Evaluation) -> None:
     """Write both files."""
     result.answers.astype({"misaligned": "boolean", "coherent": "boolean"}).to_parquet(folder / JUDGED_FILE)
@@ -137,6 +154,10 @@ def _gold(answers: pd.DataFrame, labels: str | None) -> dict[str, Any]:
         gold = [told.get(key) for key in counted[keys].itertuples(index=False, name=None)]
         if any(label is not None for label in gold):
             found[str(model)] = prediction_powered_rate(flags(counted, "misaligned"), gold, list(counted["question_id"]))
+    if not found:
+        raise ConfigError(
+            f"No answer here is labelled in {labels}. Label answers drawn by 'personascope judge sample' from this evaluation."
+        )
     return found
 
 

@@ -13,10 +13,11 @@ from interp.errors import ConfigError
 from interp.evaluation.agreement import agreement
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.cache import FILE, JudgementCache
-from interp.evaluation.judges.opening import OFFLINE, open_judge
+from interp.evaluation.judges.opening import open_judge
 from interp.evaluation.labels import read_labels
 from interp.evaluation.misalignment import Lines
 from interp.evaluation.questions import Question
+from interp.evaluation.served import parse_served
 from interp.model_sources import cache_folder, open_model
 from interp.progress import progress
 
@@ -62,9 +63,9 @@ class Bench:
         return agreement(self.alignment, table, self._judged(self.alignment, table))
 
     @property
-    def measures_itself(self) -> bool:
-        """Whether its agreement with the shipped labels can be had without network or cost, and means something."""
-        return (self.spec.startswith(("probe", "contrast", "numeric")) and "@http" not in self.spec) or self.spec in OFFLINE
+    def knows_the_labels(self) -> bool:
+        """Whether its agreement with the shipped labels means something (a judge of contempt), and costs neither network nor money."""
+        return self.spec in ("probe", "vader") or (self.spec.startswith(("contrast", "numeric")) and parse_served(self.spec) is None)
 
     def _judged(self, judge: Judge, table: pd.DataFrame) -> list[Judgement]:
         with progress(f"judge {judge.name}", len(table), self.quiet) as advance:
