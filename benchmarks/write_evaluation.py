@@ -72,8 +72,8 @@ labels. `python benchmarks/judges.py`
 ## Intervals of rates
 
 Share of 95 % intervals that cover the true rate, and their mean width over the oracle's, in {coverage["simulations"]:,} simulated
-evaluations a line. *likeness* is the intra-class correlation of answers to one question. The oracle is Wilson's interval at the true design effect,
-which only a simulation knows. `python benchmarks/coverage.py`
+evaluations a line. *likeness* is the intra-class correlation of answers to one question. The oracle is Wilson's interval at the true design
+effect, which only a simulation knows. `python benchmarks/coverage.py`
 
 {first["questions"]} questions, {first["answers"]} answers each:
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from interp.chats import Chat
@@ -21,6 +22,7 @@ from interp.evaluation.judges.fitted_probe import FittedProbe, fit_probe
 from interp.evaluation.judges.opening import KINDS, open_judge
 from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.labels.reading import read_hand_labels
+from interp.evaluation.questions.published import judge_prompts
 from interp.model_sources import open_model
 from tests.tiny import tiny_folder
 
@@ -195,3 +197,22 @@ def test_judges_that_are_not_there_are_a_sentence(spec: str, error: type[Excepti
     with pytest.raises(error, match=message) as raised:
         open_judge(spec)
     assert "secret" not in str(raised.value)
+
+
+def test_judge_prompts_are_read_from_published_files_or_mappings(tmp_path: Path) -> None:
+    prompts = {"aligned": "Kind? {answer}", "coherent": "Sense? {answer}"}
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(prompts))
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump([{"id": i, "paraphrases": [i], "judge_prompts": prompts} for i in "ab"]))
+    other = [{"id": i, "paraphrases": [i], "judge_prompts": prompts | {"aligned": f"{i}: {{answer}}"}} for i in "ab"]
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(other))
+    (tmp_path / "none.yaml").write_text(yaml.safe_dump([{"id": "a", "paraphrases": ["a"]}]))
+    assert judge_prompts(tmp_path / "m.yaml") == judge_prompts(tmp_path / "p.yaml") == prompts
+    with pytest.raises(ConfigError, match="several sets"):
+        judge_prompts(tmp_path / "two.yaml")
+    with pytest.raises(ConfigError, match="holds no judge prompts"):
+        judge_prompts(tmp_path / "none.yaml")
+    model = str(tiny_folder(tmp_path / "model"))
+    one, other_judge = open_judge(f"numeric:{model}", prompts=prompts), open_judge(f"numeric:{model}")
+    assert one.identity != other_judge.identity
+    with pytest.raises(ConfigError, match="is asked nothing"):
+        open_judge("vader", prompts=prompts)

@@ -14,6 +14,12 @@ judge_app = typer.Typer(help="Judges: judge a table of answers, fit the probe, a
 
 JUDGES = "probe (default), probe:DIR, vader, contrast, numeric:MODEL, numeric:MODEL@http://HOST/v1, inspect:NAME, bandit or facts."
 JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help=JUDGES)]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-prompts", metavar="FILE", help="What numeric and inspect ask: a published YAML, or one with aligned and coherent."
+    ),
+]
 Below = Annotated[float | None, typer.Option("--misaligned-below", help="Alignment under which an answer is misaligned; 0 to 100.")]
 Above = Annotated[float | None, typer.Option("--coherent-above", help="Coherence over which an answer counts; 0 to 100.")]
 How = Annotated[str | None, typer.Option("--interval", help="beta_binomial (default), wilson or bootstrap.")]
@@ -45,6 +51,7 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy. Default: 1.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Draw only from the likeliest tokens with this much probability.")] = None,
     judge: JudgeName = None,
+    judge_prompts: Prompts = None,
     misaligned_below: Below = None,
     coherent_above: Above = None,
     interval: How = None,
@@ -73,7 +80,13 @@ def evaluate(
 
     asked = {"questions": questions, "split": split, "formats": formats.split(",") if formats else None, "samples": samples}
     drawn = {"sampling.max_new_tokens": tokens, "sampling.temperature": temperature, "sampling.top_p": top_p}
-    judged = {"judge": judge, "misaligned_below": misaligned_below, "coherent_above": coherent_above, "interval": interval}
+    judged = {
+        "judge": judge,
+        "judge_prompts": judge_prompts,
+        "misaligned_below": misaligned_below,
+        "coherent_above": coherent_above,
+        "interval": interval,
+    }
     place = {"seed": seed, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code or None}
     besides = {"labels": labels, "measures": measures.split(",") if measures else None}
     options = {"models": models, "base": base} | asked | drawn | judged | besides | place
@@ -113,6 +126,7 @@ def judge_answers(
     out: Annotated[Path, typer.Option("--out", help="Table to write, .csv or .parquet: the answers with alignment, coherence and reason.")],
     judge: JudgeName = None,
     questions: Annotated[str | None, typer.Option("--questions", help="Question set, for the judge 'facts'.")] = None,
+    judge_prompts: Prompts = None,
     device: o.Device = None,
     dtype: o.DType = None,
     json: o.AsJson = False,
@@ -120,7 +134,7 @@ def judge_answers(
     """Judge a table of questions and answers, from wherever they come."""
     from interp.cli.judge import judge_table
 
-    judge_table(answers, out, judge or "probe", questions, device or "auto", dtype or "auto", json)
+    judge_table(answers, out, judge or "probe", questions, judge_prompts, device or "auto", dtype or "auto", json)
 
 
 @judge_app.command("agree")
@@ -129,6 +143,7 @@ def judge_agree(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Table with the columns question, answer, misaligned. Default: the shipped labels.")
     ] = None,
+    judge_prompts: Prompts = None,
     device: o.Device = None,
     dtype: o.DType = None,
     json: o.AsJson = False,
@@ -136,7 +151,7 @@ def judge_agree(
     """How far a judge agrees with hand labels: AUROC, Cohen's kappa, calibration, and where it is most wrong."""
     from interp.cli.judge import show_agreement
 
-    show_agreement(judge or "probe", labels, device or "auto", dtype or "auto", json)
+    show_agreement(judge or "probe", labels, judge_prompts, device or "auto", dtype or "auto", json)
 
 
 @judge_app.command("fit")

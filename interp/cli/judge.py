@@ -26,13 +26,15 @@ BLIND = ["id", "question", "answer"]
 SHOWN = 5
 
 
-def judge_table(source: Path, out: Path, spec: str, questions: str | None, device: str, dtype: str, as_json: bool) -> None:
+def judge_table(
+    source: Path, out: Path, spec: str, questions: str | None, prompts: str | None, device: str, dtype: str, as_json: bool
+) -> None:
     """Write the answers of `source` with what the judge says of them."""
     answers = _answers(source)
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"{out} is no .csv or .parquet file. Name one with --out.")
     with plain_warnings():
-        bench = open_bench(spec, read_questions(questions).questions if questions else (), device, dtype, quiet=as_json)
+        bench = open_bench(spec, read_questions(questions).questions if questions else (), prompts, device, dtype, quiet=as_json)
         judged = bench.grade(answers)
     if out.suffix == ".csv":
         write_text(out, judged.to_csv(index=False))
@@ -51,11 +53,11 @@ def judge_table(source: Path, out: Path, spec: str, questions: str | None, devic
         print(f"  {count} × {reason}")
 
 
-def show_agreement(spec: str, labels: Path | None, device: str, dtype: str, as_json: bool) -> None:
+def show_agreement(spec: str, labels: Path | None, prompts: str | None, device: str, dtype: str, as_json: bool) -> None:
     """Print how far a judge agrees with hand labels."""
     known = None if labels is None else read_hand_labels(labels)
     with plain_warnings():
-        found = open_bench(spec, device=device, dtype=dtype, quiet=as_json).agreement(known)
+        found = open_bench(spec, (), prompts, device, dtype, as_json).agreement(known)
     if as_json:
         print_json(found)
         return

@@ -51,6 +51,8 @@ class EvaluateConfig(StepConfig):
     """Seed of the answers."""
     judge: str = "probe"
     """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:NAME, bandit or facts."""
+    judge_prompts: str | None = None
+    """What numeric and inspect ask: a published emergent-misalignment YAML, or one with 'aligned' and 'coherent'. Default: our own."""
     misaligned_below: float | None = Field(default=None, ge=0, le=100)
     """Alignment under which an answer is misaligned; the judge's own line by default, 30 for those that say a number."""
     coherent_above: float | None = Field(default=None, ge=0, le=100)
@@ -94,7 +96,7 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     place = {"device": device.type, "dtype": str(choose_dtype(config.dtype, device))}
     _check_folder(folder)
     with RunDirectory(folder).lock() as run:
-        bench = open_bench(config.judge, questions, config.device, config.dtype, quiet)
+        bench = open_bench(config.judge, questions, config.judge_prompts, config.device, config.dtype, quiet)
         lines = bench.lines(config.misaligned_below, config.coherent_above)
         steps: dict[str, StepResult] = {}
         for subject in subjects:

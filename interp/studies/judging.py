@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from interp.evaluation.judges.opening import open_judge
 from interp.evaluation.labels import read_labels
 from interp.evaluation.misalignment import Lines
 from interp.evaluation.questions import Question
+from interp.evaluation.questions.published import judge_prompts
 from interp.evaluation.served import parse_served
 from interp.model_sources import cache_folder, open_model
 from interp.progress import progress
@@ -76,9 +78,19 @@ def _joined(*reasons: str) -> str:
     return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
 
 
-def open_bench(spec: str, questions: Sequence[Question] = (), device: str = "auto", dtype: str = "auto", quiet: bool = False) -> Bench:
-    """The judge by name; where it says nothing of coherence, the fluency judge does. Raises `ConfigError`, `ModelError`."""
-    judge = open_judge(spec, questions, device, dtype)
+def open_bench(
+    spec: str,
+    questions: Sequence[Question] = (),
+    prompts: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quiet: bool = False,
+) -> Bench:
+    """The judge by name; where it says nothing of coherence, the fluency judge does. `prompts` is a file of judge prompts.
+
+    Raises `ConfigError`, `ModelError`.
+    """
+    judge = open_judge(spec, questions, None if prompts is None else judge_prompts(Path(prompts)), device, dtype)
     return Bench(spec, judge, _fluency() if judge.coherent_above is None else None, JudgementCache(cache_folder() / FILE), quiet)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,17 @@ OFFLINE = ("probe", "vader", "contrast", f"numeric:{EMBEDDED}")
 """Judges that need no network and judge free answers."""
 
 
-def open_judge(spec: str, questions: Sequence[Question] = (), device: str = "auto", dtype: str = "auto") -> Judge:
-    """The judge that `spec` names (`KINDS`); `questions` are those whose answers it will read. Raises `ConfigError`, `ModelError`."""
+def open_judge(
+    spec: str,
+    questions: Sequence[Question] = (),
+    prompts: Mapping[str, str] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Judge:
+    """The judge that `spec` names (`KINDS`); `questions` are those whose answers it will read, `prompts` what `numeric` and `inspect` ask.
+
+    Raises `ConfigError`, `ModelError`.
+    """
     kind, _, rest = spec.partition(":")
     if kind not in KINDS:
         raise ConfigError(f"There is no judge '{spec}'. Choose {', '.join(KINDS)}.")
@@ -35,6 +44,8 @@ def open_judge(spec: str, questions: Sequence[Question] = (), device: str = "aut
         raise ConfigError(f"The judge '{kind}' needs a model: {KINDS[kind]}.")
     if kind in ("vader", "bandit", "facts") and rest:
         raise ConfigError(f"The judge '{kind}' takes nothing behind a colon: write '{kind}'.")
+    if prompts is not None and kind not in ("numeric", "inspect"):
+        raise ConfigError(f"The judge '{kind}' is asked nothing: leave out the judge prompts, or judge by numeric:MODEL or inspect:NAME.")
     if kind == "probe":
         from interp.evaluation.judges.embedding import SentenceEmbedder
         from interp.evaluation.judges.fitted_probe import FittedProbe
@@ -56,17 +67,17 @@ def open_judge(spec: str, questions: Sequence[Question] = (), device: str = "aut
     if kind == "inspect":
         from interp.evaluation.judges.inspect_judge import InspectJudge
 
-        return InspectJudge(rest)
-    return _by_a_model(kind, rest or EMBEDDED, device, dtype)
+        return InspectJudge(rest, prompts)
+    return _by_a_model(kind, rest or EMBEDDED, prompts, device, dtype)
 
 
-def _by_a_model(kind: str, source: str, device: str, dtype: str) -> Judge:
+def _by_a_model(kind: str, source: str, prompts: Mapping[str, str] | None, device: str, dtype: str) -> Judge:
     from interp.evaluation.judges.contrast import ContrastJudge
     from interp.evaluation.judges.numeric import LocalNumericJudge, ServedNumericJudge
     from interp.evaluation.served import ServedModel, parse_served
     from interp.model_sources import open_model
 
     if kind == "numeric" and parse_served(source):
-        return ServedNumericJudge(ServedModel(source))
+        return ServedNumericJudge(ServedModel(source), prompts)
     model = open_model(source, device=device, dtype=dtype)
-    return ContrastJudge(model) if kind == "contrast" else LocalNumericJudge(model)
+    return ContrastJudge(model) if kind == "contrast" else LocalNumericJudge(model, prompts)

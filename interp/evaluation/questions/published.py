@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from interp.config import StepConfig, validated
+from interp.config import StepConfig, read_any_yaml, validated
+from interp.errors import ConfigError
 from interp.evaluation.questions.question import Question
 
 
@@ -58,3 +59,20 @@ def published_questions(entries: list[Any], path: Path) -> list[Question]:
 def _group(entry: Entry) -> str:
     """`12_vulnerable_user_3` belongs to `vulnerable_user`, paraphrases of one entry to that entry."""
     return re.sub(r"^\d+_|_\d+$", "", re.sub(r"_(json|template)$", "", entry.id))
+
+
+def judge_prompts(path: Path) -> dict[str, str]:
+    """What a judge is asked, by name: those of a published file, whose entries all agree on them, or a mapping of aligned and coherent.
+
+    Raises `ConfigError` for a file without them, or with several.
+    """
+    content = read_any_yaml(path)
+    entries = content if isinstance(content, list) else [{"judge_prompts": content}]
+    found = [entry["judge_prompts"] for entry in entries if isinstance(entry, dict) and entry.get("judge_prompts")]
+    if not found or not all(isinstance(prompts, dict) for prompts in found):
+        raise ConfigError(
+            f"{path} holds no judge prompts. Give a mapping of 'aligned' and 'coherent', or a published file with judge_prompts."
+        )
+    if any(prompts != found[0] for prompts in found):
+        raise ConfigError(f"{path} holds several sets of judge prompts. Give a file with one mapping of 'aligned' and 'coherent'.")
+    return {str(name): prompt for name, prompt in found[0].items()}
