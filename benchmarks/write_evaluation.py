@@ -73,7 +73,7 @@ labels. `python benchmarks/judges.py`
 
 Share of 95 % intervals that cover the true rate, and their mean width over the oracle's, in {coverage["simulations"]:,} simulated
 evaluations a line. *likeness* is the intra-class correlation of answers to one question. The oracle is Wilson's interval at the true design
-effect, which only a simulation knows. `python benchmarks/coverage.py`
+effect, which only a simulation knows. `python benchmarks/intervals.py`
 
 {first["questions"]} questions, {first["answers"]} answers each:
 

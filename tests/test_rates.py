@@ -161,7 +161,7 @@ def test_lists_of_different_lengths_are_refused() -> None:
 def test_intervals_cover_the_true_rate_of_clustered_answers(share: float, alike: float, questions: int, samples: int) -> None:
     """400 worlds, each question's own rate beta-distributed with intra-class correlation `alike`; a standard error is 1.1 points.
 
-    `benchmarks/coverage.py` measures it on 2,000 worlds a line, beside Wilson's interval, the bootstrap and an oracle.
+    `benchmarks/intervals.py` measures it on 2,000 worlds a line, beside Wilson's interval, the bootstrap and an oracle.
     """
     rng = np.random.default_rng(1)
     size, covered, naive = np.full(questions, samples), 0, 0
