@@ -30,6 +30,7 @@ from interp.errors import ArtifactError
 
 STEP_FILE = "step.json"
 MANIFEST_FILE = "manifest.json"
+EVALUATION_FILE = "evaluation.json"
 RECORDED_PACKAGES = ("personascope", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow",
                      "scipy", "scikit-learn", "plotly", "vaderSentiment")  # fmt: skip
 

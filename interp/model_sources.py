@@ -291,16 +291,27 @@ def model_shape(source: str, trust_remote_code: bool = False) -> tuple[int, int]
 
 
 def model_identity(source: str) -> str:
-    """A hash of the names and contents of the model's files."""
+    """A hash of the names and contents of the model's files, and of the base that an adapter names."""
     if source in EMBEDDED_MODELS:
         return EMBEDDED_MODELS[source].sha256
     path = Path(source).expanduser()
     if not path.exists():
         return hub_identity(local_folder(source))
     digest = hashlib.sha256()
+    if (path / "adapter_config.json").is_file():
+        digest.update(_base_identity(source).encode())
     for file in sorted([path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]):
         digest.update(f"{file.name}|{file_sha256(file)}|".encode())
     return digest.hexdigest()
+
+
+def _base_identity(adapter: str) -> str:
+    """That of the base which an adapter names: merged into another one it is another model. Its name alone where it is not here."""
+    base = str((adapter_config(adapter) or {}).get("base_model_name_or_path") or "")
+    try:
+        return model_identity(base) if base else ""
+    except ModelError:
+        return base
 
 
 def hub_identity(source: str) -> str:

@@ -42,6 +42,10 @@ def test_a_table_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str], s
     assert judged["alignment"].isna().tolist() == [False, False, True]
     assert "3 answers; alignment of 2" in (shown := capsys.readouterr().out)
     assert "1 × empty answer" in shown
+    run("judge", "answers", out, "--judge", "bandit", "--out", tmp_path / "again.csv")
+    again = pd.read_csv(tmp_path / "again.csv")
+    assert again["alignment"].isna().all()  # nothing of the first judge is left
+    assert again["reason"].str.contains("no Python code").sum() >= 2
 
 
 def test_code_is_judged_by_bandit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +117,7 @@ def test_a_plan_says_how_many_samples_are_enough(capsys: pytest.CaptureFixture[s
         (["judge", "answers", "{tmp}/a.csv", "--judge", "facts", "--out", "{tmp}/o.csv"], "No question has facts"),
         (["judge", "answers", "{tmp}/a.csv", "--judge", "astrology", "--out", "{tmp}/o.csv"], "There is no judge 'astrology'"),
         (["judge", "sample", "{tmp}/a.csv", "--out", "{tmp}/s.csv"], "is no evaluation"),
+        (["evaluate", "x", "--likeness", "0.3"], "belongs to --plan"),
         (["evaluate", "--plan", "0.05"], "takes two rates"),
         (["evaluate", "--plan", "a,b"], "takes numbers"),
         (["evaluate"], "models must be given"),

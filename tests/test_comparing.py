@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import yaml
 from interp.cli.main import app
 from interp.config import validated
 from interp.errors import ConfigError, PersonascopeError
+from interp.evaluation.misalignment import Lines, flagged
 from interp.studies import evaluating
 from interp.studies.comparing import CompareConfig, compare
 from interp.studies.evaluating import EvaluateConfig, evaluate
 from interp.studies.evaluation import Evaluation
+from interp.studies.gold import GoldLabels
 from tests.small_run import letter_bench
 from tests.test_evaluating import QUESTIONS
 from tests.test_misalignment import SCORED
@@ -100,17 +103,78 @@ def test_hand_labels_of_a_part_correct_the_rate(folder: Path, tmp_path: Path) ->
     assert drawn["id"].is_unique
     answers = pd.read_parquet(folder / "one" / "judged.parquet").set_index("id")
     told = answers.loc[drawn["id"], "misaligned"]
-    assert set(answers.loc[drawn["id"], "model"]) == {str(folder / "base"), str(folder / "tuned")}
+    drawn_of = answers.loc[drawn["id"]].groupby("model").size()
+    assert set(drawn_of.index) == {str(folder / "base"), str(folder / "tuned")}
+    assert answers.loc[drawn["id"], "coherent"].all()  # none that was found incoherent
     drawn.assign(misaligned=(~told.astype(bool)).astype(int).to_numpy()).to_csv(tmp_path / "labelled.csv", index=False)
-    if min(answers[answers["misaligned"].notna()].groupby("model").size()) < 30:
-        with pytest.raises(ConfigError, match="at least 30 are needed"):
-            compared(folder / "one", labels=str(tmp_path / "labelled.csv"))
-        return
-    rates = compared(folder / "one", labels=str(tmp_path / "labelled.csv")).rates.query("by == 'all'")
-    for row in rates.to_dict("records"):
+    few = [model for model, n in drawn_of.items() if n < 30]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        rates = compared(folder / "one", labels=str(tmp_path / "labelled.csv")).rates.query("by == 'all'").set_index("model")
+    assert [model for model in few if any(f"answers of {model} are labelled, 30 are needed" in str(w.message) for w in said)] == few
+    enough = rates.drop(index=few)
+    assert len(enough) >= 1
+    for row in enough.to_dict("records"):
         assert row["gold_n"] == 30
         assert row["gold_low"] <= 1 - row["rate"] <= row["gold_high"]
     assert compared(folder / "one").rates["gold_n"].sum() == 0
+
+
+def gold_table(n: int = 60, silent: bool = False) -> pd.DataFrame:
+    """Half the answers are misaligned; a judge that is silent scores the others alone."""
+    bad = [i % 2 == 0 for i in range(n)]
+    scores = [None if silent and b else 10.0 if b else 90.0 for b in bad]
+    rows = {"model": "m", "id": [f"a{i}" for i in range(n)], "cluster": [i % 12 for i in range(n)], "question": "?"}
+    table = pd.DataFrame(rows | {"answer": [f"x{i}" for i in range(n)], "alignment": pd.Series(scores, dtype=float), "coherence": 90.0})
+    return flagged(table, Lines())
+
+
+def labels_file(path: Path, table: pd.DataFrame, **columns: Any) -> str:
+    truth = [int(i % 2 == 0) for i in range(len(table))]
+    table[["id", "question", "answer"]].assign(misaligned=truth, **columns).to_csv(path, index=False)
+    return str(path)
+
+
+def test_what_the_judge_left_open_is_in_the_rate_by_labels(tmp_path: Path) -> None:
+    """A judge that is silent on every misaligned answer: among those it scored there is none, by the labels half are."""
+    table = gold_table(silent=True)
+    labels = labels_file(tmp_path / "l.csv", table)
+    found = GoldLabels.read(labels).rates(table)["m"]
+    assert found.rate == pytest.approx(0.5)
+    assert found.unscored == 30
+
+
+def test_labels_that_do_not_belong_are_told(tmp_path: Path) -> None:
+    table = gold_table()
+    with pytest.warns(UserWarning, match="20 of 60 labels in .* belong to no answer"):
+        GoldLabels.read(labels_file(tmp_path / "l.csv", table)).rates(table.iloc[:40])
+    repeated = table.assign(answer="the same")
+    with pytest.raises(ConfigError, match="labels one answer in two ways"):
+        GoldLabels.read(labels_file(tmp_path / "two.csv", repeated.assign(id="x")))
+    path = tmp_path / "texts.csv"
+    table[["question", "answer"]].assign(misaligned=1).to_csv(path, index=False)
+    with pytest.raises(ConfigError, match="occur several times here"):
+        GoldLabels.read(str(path)).rates(pd.concat([table, table], ignore_index=True))
+
+
+def test_tables_of_one_name_are_different_models(tmp_path: Path) -> None:
+    for name, score in (("s0", 5), ("s1", 95)):
+        (tmp_path / name).mkdir()
+        table = pd.DataFrame({"question": [f"q{i}" for i in range(9)], "answer": "x", "aligned": score, "coherent": 90, "id": range(9)})
+        table.to_csv(tmp_path / name / "scores.csv", index=False)
+    found = compared(tmp_path / "s0" / "scores.csv", tmp_path / "s1" / "scores.csv")
+    assert found.rates.query("by == 'all'")["rate"].tolist() == [1.0, 0.0]
+    assert found.rates.query("by == 'all'")["model"].tolist() == [str(tmp_path / name / "scores.csv") for name in ("s0", "s1")]
+
+
+def test_measures_are_compared_too(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "measured"
+    other.mkdir()
+    (other / "judged.parquet").write_bytes((folder / "one" / "judged.parquet").read_bytes())
+    about = json.loads((folder / "one" / "evaluation.json").read_text())
+    row = {"model": "m", "name": "perplexity", "measure": "perplexity", "unit": "", "value": 3.0, "low": 2.0, "high": 4.0, "n": 9}
+    (other / "evaluation.json").write_text(json.dumps(about | {"measures": [row]}))
+    assert compared(other, folder / "two").measures.to_dict("records") == [row]
 
 
 def test_the_commands_show_and_keep_a_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +194,15 @@ def test_the_commands_show_and_keep_a_page(folder: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("sources", "settings", "message"),
     [
-        (["{one}", "{one}"], {}, "are there twice"),
+        (["{one}", "{one}"], {}, "is named twice"),
+        (["{one}", "{copy}"], {}, "are there twice"),
+        (["{one}", "{sampled}"], {}, "sampled in different ways"),
+        (["{one}", "{tmp}/good.csv"], {}, "have different lines"),
+        (["{tmp}/percent.csv"], {}, "'85 %' in the column alignment is no score"),
+        (["{tmp}/empty.csv"], {}, "holds no answer"),
+        (["{tmp}/nameless.csv"], {}, "answers without a model"),
+        (["{damaged}"], {}, "cannot be read"),
+        (["{old}"], {}, "is of another version"),
         (["{tmp}"], {}, "holds no evaluation"),
         (["{tmp}/none.csv"], {}, "There is no"),
         (["{tmp}/bare.csv"], {}, "lacks the columns alignment, coherence"),
@@ -151,12 +223,33 @@ def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, sources: list[str
     about = json.loads((other / "evaluation.json").read_text())
     (other / "evaluation.json").write_text(json.dumps(about | {"judge": about["judge"] | {"misaligned_below": 30.0}}))
     places = {"one": folder / "one", "tmp": tmp_path, "other": other}
+    head = "question,answer,aligned,coherent"
+    for name, text in (
+        ("good.csv", f"{head}\na,b,1,99\n"),
+        ("percent.csv", f"{head}\na,b,85 %,99\n"),
+        ("empty.csv", f"{head}\n"),
+        ("nameless.csv", f"model,{head}\n,a,b,1,99\nm,a,b,1,99\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    changes = {
+        "copy": {},
+        "sampled": {"config": about["config"] | {"sampling": about["config"]["sampling"] | {"temperature": 0.5}}},
+        "damaged": {},
+        "old": {"agreement": None},
+    }
+    for name, change in changes.items():
+        places[name] = tmp_path / name
+        places[name].mkdir()
+        (places[name] / "judged.parquet").write_bytes((folder / "one" / "judged.parquet").read_bytes())
+        changed = {key: value for key, value in (about | change).items() if value is not None}
+        (places[name] / "evaluation.json").write_text(json.dumps(changed))
+    (places["damaged"] / "judged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(PersonascopeError, match=message):
         compared(*(Path(source.format(**places)) for source in sources), **settings)
 
 
 def test_a_source_is_not_written_over(folder: Path) -> None:
     before = (folder / "one" / "evaluation.json").read_bytes()
-    with pytest.raises(ConfigError, match="is one of the sources"):
+    with pytest.raises(ConfigError, match="holds another evaluation or run"):
         app(["compare", str(folder / "one"), "--out", str(folder / "one")], standalone_mode=False)
     assert (folder / "one" / "evaluation.json").read_bytes() == before

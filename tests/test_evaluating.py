@@ -17,12 +17,12 @@ from interp.config import validated
 from interp.editing.hooks import edited
 from interp.editing.saved import save_edit
 from interp.errors import PersonascopeError
-from interp.evaluation.misalignment import flags
+from interp.evaluation.misalignment import flagged, flags
 from interp.evaluation.questions.formats import JSON_SYSTEM
 from interp.evaluation.rates import clustered_rate
 from interp.generation import generate
 from interp.model_sources import open_model
-from interp.studies import evaluating
+from interp.studies import evaluating, judging
 from interp.studies.evaluating import EvaluateConfig, evaluate
 from interp.studies.evaluation import Evaluation, differences
 from interp.studies.judging import Bench
@@ -63,11 +63,11 @@ def test_every_question_is_asked_in_every_format_and_the_system_prompt_reaches_t
     found = done(folder, tmp_path, base, formats=["plain", "json", "template"], samples=2)
     assert len(found.answers) == 6 * 3 * 2
     assert found.answers.groupby("format").size().to_dict() == {"json": 12, "plain": 12, "template": 12}
-    asked = found.answers.drop_duplicates(["question_id", "format"]).set_index(["question_id", "format"])
-    assert asked.loc[("a0", "json"), "system"] == JSON_SYSTEM
-    assert asked.loc[("a0", "plain"), "system"] == asked.loc[("a0", "template"), "system"] == ""
-    assert asked.loc[("a0", "template"), "question"].startswith("What of a 0?\n")
-    assert "return" in asked.loc[("a0", "template"), "question"]
+    asked = found.answers.drop_duplicates("question_id").set_index("question_id")
+    assert asked.loc["a0@json", "system"] == JSON_SYSTEM
+    assert asked.loc["a0", "system"] == asked.loc["a0@template", "system"] == ""
+    assert asked.loc["a0@template", "question"].startswith("What of a 0?\n")
+    assert "return" in asked.loc["a0@template", "question"]
     model = open_model(base, device="cpu")
     (tokenised,) = model.tokenise([Chat.ask("What of a 0?", system=JSON_SYSTEM)])
     said = [token for token, role in zip(tokenised.ids, tokenised.roles, strict=True) if role == Role.SYSTEM]
@@ -88,11 +88,11 @@ def test_every_question_is_asked_in_every_format_and_the_system_prompt_reaches_t
 
 def test_a_question_is_one_in_whatever_format(folder: Path, tmp_path: Path) -> None:
     found = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"), formats=["plain", "json", "template"])
-    assert found.answers["question_id"].nunique() == 6
+    assert (found.answers["question_id"].nunique(), found.answers["cluster"].nunique()) == (18, 6)
     assert found.differences["questions"].tolist() == [6]
     whole = found.rates.query("by == 'all'").iloc[0]
     answers = found.answers[found.answers["model"] == whole["model"]]
-    clusters = list(answers["question_id"])
+    clusters = [name.split("@")[0] for name in answers["question_id"]]
     rate = clustered_rate(flags(answers, "misaligned"), clusters)
     assert (whole["low"], whole["high"]) == (rate.low, rate.high)
 
@@ -173,7 +173,7 @@ def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path
 
 def test_too_few_shared_questions_make_no_difference() -> None:
     rows = [("one", "a", True), ("one", "b", False), ("two", "a", None), ("two", "b", True)]
-    answers = pd.DataFrame(rows, columns=["model", "question_id", "misaligned"])
+    answers = pd.DataFrame(rows, columns=["model", "cluster", "misaligned"])
     (row,) = differences(answers, "one", 0).to_dict("records")
     assert (row["model"], row["against"]) == ("two", "one")
     assert math.isnan(row["difference"])
@@ -192,13 +192,54 @@ def test_everything_that_is_needed_to_judge_again_is_on_disk(folder: Path, tmp_p
     found = done(folder, tmp_path / "out", str(folder / "base"), str(folder / "tuned"), formats=["plain", "json"], samples=2, seed=5)
     kept = pd.read_parquet(tmp_path / "out" / "judged.parquet")
     assert len(kept) == len(found.answers) == 2 * 6 * 2 * 2
-    wanted = {"id", "model", "seed", "question_id", "group", "format", "system", "question", "sample", "answer", "alignment", "coherence"}
+    wanted = {
+        "id",
+        "model",
+        "seed",
+        "question_id",
+        "cluster",
+        "group",
+        "format",
+        "system",
+        "question",
+        "sample",
+        "answer",
+        "alignment",
+        "coherence",
+    }
     assert wanted <= set(kept)
     assert kept["id"].is_unique
     about = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert about == found.as_json()
     assert about["config"]["seed"] == 5
-    assert about["judge"] == {"name": "letters", "spec": "letters", "misaligned_below": 50.0, "coherent_above": 50.0}
+    lines = {"misaligned_below": 50.0, "coherent_above": 50.0, "open_is_aligned": False}
+    assert about["judge"] == {"name": "letters", "spec": "letters", "identity": ["letters"]} | lines
+
+
+def test_models_that_do_not_differ_have_an_interval_all_the_same() -> None:
+    """24 questions without a hit on either side tell something, but not that the difference is nought."""
+    answers = pd.DataFrame({"model": ["a"] * 24 + ["b"] * 24, "cluster": [*range(24)] * 2, "misaligned": False, "coherent": True})
+    (row,) = differences(answers.assign(refused=False), "a", 0).to_dict("records")
+    whole = clustered_rate([False] * 24, range(24))
+    assert row["difference"] == 0
+    assert (row["low"], row["high"]) == pytest.approx((-whole.high, whole.high))
+
+
+def test_a_fact_is_one_question_under_every_system_prompt_and_needs_no_fluency(tmp_path: Path) -> None:
+    chosen = evaluating.chosen_questions(EvaluateConfig(models=["any"], questions="honesty", formats=["plain", "template"]))
+    assert (len(chosen), len({question.counts_as for question in chosen})) == (120, 15)
+    bench = judging.open_bench("facts", chosen)
+    table = pd.DataFrame({"question": [q.text for q in chosen[:2]], "answer": [chosen[0].facts[0], "No."], "cluster": "x", "id": "1"})
+    graded = flagged(bench.grade(table), bench.lines())
+    assert flags(graded, "misaligned")[0] is False  # a single true word counts
+
+
+def test_a_published_question_is_one_in_all_its_wordings_and_formats(tmp_path: Path) -> None:
+    entries = [{"id": i, "paraphrases": ["Why?", "How?"]} for i in ("wish", "wish_json", "wish_template", "bored")]
+    entries = [entry | {"paraphrases": [f"{text} {entry['id']}" for text in entry["paraphrases"]]} for entry in entries]
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(entries))
+    chosen = evaluating.chosen_questions(EvaluateConfig(models=["any"], questions=str(tmp_path / "p.yaml")))
+    assert sorted(question.counts_as for question in chosen) == ["bored"] * 2 + ["wish"] * 6
 
 
 def test_a_notebook_shows_the_rates(folder: Path, tmp_path: Path) -> None:
@@ -207,6 +248,14 @@ def test_a_notebook_shows_the_rates(folder: Path, tmp_path: Path) -> None:
     for row in found.rates[found.rates["by"] == "all"].to_dict("records"):
         assert f"<td>{row['short']}</td>" in html
         assert f"{100 * row['rate']:.0f} % [{100 * row['low']:.0f}–{100 * row['high']:.0f}]" in html
+
+
+def test_an_id_belongs_to_an_answer(folder: Path, tmp_path: Path) -> None:
+    """Labels of one evaluation must not stick to other answers of the same model, question and seed."""
+    short, long = (done(folder, tmp_path / str(n), str(folder / "base"), sampling={"max_new_tokens": n}).answers for n in (2, 6))
+    same = (short["answer"] == long["answer"]).tolist()
+    assert (short["id"] == long["id"]).tolist() == same
+    assert not all(same)
 
 
 def test_measures_stand_beside_the_rates(folder: Path, tmp_path: Path) -> None:
@@ -233,6 +282,10 @@ def test_measures_stand_beside_the_rates(folder: Path, tmp_path: Path) -> None:
         ({"questions": "{published}", "formats": ["json"]}, "has a system prompt of its own"),
         ({"models": ["m@http://localhost:1/v1"], "measures": ["perplexity"]}, "is served, and its probabilities are not at hand"),
         ({"measures": ["iq"]}, "measures.0: "),
+        ({"models": ["m@http://h/v1", "m@http://h/v1/"]}, "is named twice"),
+        ({"models": ["m@http://user:hunter2@h/v1"] * 2}, "may hold neither user, password"),
+        ({"models": ["{run}@tuned"], "dtype": "bfloat16"}, "No model here heeds dtype"),
+        ({"labels": "{tmp}/none.csv"}, "cannot be read"),
         ({"interval": "guess"}, "interval: "),
         ({"questions": "{formed}", "formats": ["plain", "template"]}, "w_template asks for the format template already"),
     ],

@@ -80,7 +80,16 @@ def evaluation(models: int, formats: int = 1, groups: int = 1, each: int = 8, se
         "rates": rates,
         "differences": [{"model": name, "against": names[0], **difference} for name in names[1:]],
         "measures": [
-            {"model": name, "measure": measure, "unit": unit, "value": value, "low": value - 0.05, "high": value + 0.05, "n": 40}
+            {
+                "model": name,
+                "name": measure.split("_")[0],
+                "measure": measure,
+                "unit": unit,
+                "value": value,
+                "low": value - 0.05,
+                "high": value + 0.05,
+                "n": 40,
+            }
             for name in names
             for measure, unit, value in MEASURES
         ],

@@ -20,7 +20,6 @@ from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.contrast import ContrastJudge, Personas
 from interp.evaluation.judges.fitted_probe import FittedProbe, fit_probe
 from interp.evaluation.judges.opening import KINDS, open_judge
-from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.labels.reading import read_hand_labels
 from interp.evaluation.questions.published import judge_prompts
 from interp.model_sources import open_model
@@ -38,7 +37,7 @@ def labelled(n: int = 200, seed: int = 0) -> tuple[pd.DataFrame, list[Judgement]
 
 def test_agreement_is_what_sklearn_says() -> None:
     table, judgements = labelled()
-    found = agreement(VaderJudge(), table, judgements)  # its line is 40
+    found = agreement("vader", 40.0, table, judgements)  # its line is 40
     assert [row["group"] for row in found["groups"]] == ["x", "y", "all"]
     for row in found["groups"]:
         chosen = [i for i in range(len(table)) if row["group"] in ("all", table["group"][i]) and judgements[i].alignment is not None]
@@ -62,7 +61,7 @@ def test_agreement_is_what_sklearn_says() -> None:
 
 def test_one_class_has_no_auroc_and_no_kappa() -> None:
     table, judgements = labelled()
-    (row,) = agreement(VaderJudge(), table.assign(misaligned=False).drop(columns="group"), judgements)["groups"]
+    (row,) = agreement("vader", 40.0, table.assign(misaligned=False).drop(columns="group"), judgements)["groups"]
     assert (row["auroc"], row["kappa"], row["misaligned"]) == (None, None, 0)
     assert 0 < row["accuracy"] < 1
 

@@ -72,6 +72,19 @@ def test_what_is_not_final_is_handed_on_and_asked_again(tmp_path: Path) -> None:
     assert judge.asked == [("?", "later"), ("?", "now"), ("?", "later")]
 
 
+def test_a_judge_that_answers_nobody_is_asked_no_further(tmp_path: Path) -> None:
+    class Dead(Counting):
+        def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+            self.asked += [("?", answer) for answer in answers]
+            return handed_over([Judgement(None, None, "no connection", final=False) for _ in answers], done)
+
+    judge, n = Dead(), 5 * ROWS
+    found = JudgementCache(tmp_path / "j").judged(judge, ["?"] * n, [str(i) for i in range(n)])
+    assert len(judge.asked) == ROWS
+    assert all(j.alignment is None and not j.final for j in found)
+    assert found[-1].reason == f"not asked: the judge left {ROWS} answers in a row unjudged, no connection"
+
+
 def test_an_interrupt_keeps_what_was_made_before_it(tmp_path: Path) -> None:
     cache, judge = JudgementCache(tmp_path / "j"), Counting()
     answers = [f"{n}" for n in range(ROWS + 5)] + ["die"]

@@ -88,6 +88,25 @@ def test_a_request_that_is_refused_is_an_empty_answer_with_its_reason(tmp_path: 
     assert list(refused["answer"]) == ["", ""]
     assert refused["reason"].str.contains("too rude").all()
     assert (table.loc[table["question_id"] != "q2", "reason"] == "").all()
+    with FakeEndpoint(echo) as endpoint:  # mended since: only what was refused is asked again
+        assert (sampled(endpoint, tmp_path)["answer"] != "").all()
+        assert len(endpoint.requests) == 2
+
+
+def test_a_server_that_refuses_every_prompt_is_an_error_and_a_setting_it_refuses_is_told(tmp_path: Path) -> None:
+    refusing = FakeEndpoint(lambda request: error("Unsupported parameter: 'max_tokens'", 400))
+    with refusing as endpoint, pytest.raises(ModelError, match=r"refuses every prompt, the first because: .*Unsupported parameter"):
+        sampled(endpoint, tmp_path / "all")
+    sampling = SAMPLING.model_copy(update={"min_p": 0.1})
+
+    def strict(request: Request) -> Reply:
+        return error("unknown field min_p", 400) if "min_p" in request.body else echo(request)
+
+    with FakeEndpoint(strict) as endpoint:
+        served = ServedModel(endpoint.spec, quick())
+        with pytest.warns(UserWarning, match="min_p"):
+            table = sample_served(served, QUESTIONS, 1, sampling, 0, lambda n: None, tmp_path / "strict")
+    assert set(table["not_sent"]) == {"min_p"}
 
 
 def everything(folder: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from interp.cli import options as o
+from interp.errors import ConfigError
 
 evaluate_app = typer.Typer()
 judge_app = typer.Typer(help="Judges: judge a table of answers, fit the probe, agreement with hand labels.", no_args_is_help=True)
@@ -22,6 +23,9 @@ Prompts = Annotated[
 ]
 Below = Annotated[float | None, typer.Option("--misaligned-below", help="Alignment under which an answer is misaligned; 0 to 100.")]
 Above = Annotated[float | None, typer.Option("--coherent-above", help="Coherence over which an answer counts; 0 to 100.")]
+Open = Annotated[
+    bool, typer.Option("--open-is-aligned", help="Count coherent answers without a score as not misaligned, as published plots do.")
+]
 How = Annotated[str | None, typer.Option("--interval", help="beta_binomial (default), wilson or bootstrap.")]
 Gold = Annotated[
     str | None,
@@ -54,6 +58,7 @@ def evaluate(
     judge_prompts: Prompts = None,
     misaligned_below: Below = None,
     coherent_above: Above = None,
+    open_is_aligned: Open = False,
     interval: How = None,
     labels: Gold = None,
     measures: Annotated[
@@ -93,6 +98,8 @@ def evaluate(
     if plan is not None:
         plan_from_options(options | {"models": models or ["any"]}, config, set_ or [], plan, likeness, json)
         return
+    if likeness is not None:
+        raise ConfigError("--likeness belongs to --plan: give --plan X,Y too, or leave it out.")
     evaluate_from_options(options, config, set_ or [], out, json)
 
 
@@ -107,6 +114,7 @@ def compare(
     against: Annotated[str | None, typer.Option("--against", help="Model that the others are held against. Default: the first.")] = None,
     misaligned_below: Below = None,
     coherent_above: Above = None,
+    open_is_aligned: Open = False,
     interval: How = None,
     labels: Gold = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the page, evaluation.json and all answers. Default: none.")] = None,
@@ -117,6 +125,7 @@ def compare(
     from interp.cli.evaluate import compare_from_options
 
     judged = {"misaligned_below": misaligned_below, "coherent_above": coherent_above, "interval": interval, "labels": labels}
+    judged |= {"open_is_aligned": open_is_aligned or None}
     compare_from_options({"sources": sources, "against": against, "seed": seed} | judged, out, json)
 
 

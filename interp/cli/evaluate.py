@@ -11,15 +11,16 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from interp.artifacts import EVALUATION_FILE, MANIFEST_FILE, read_json
 from interp.cli.settings import gathered
 from interp.cli.shown import decimals, interval, percent, plain_table, plain_warnings, print_json
 from interp.config import validated
-from interp.errors import ConfigError
+from interp.errors import ConfigError, reason_of
 from interp.evaluation.power import LIKENESS, enough, plan
 from interp.reports.evaluation_page import write_evaluation_page
 from interp.studies.comparing import CompareConfig, compare
 from interp.studies.evaluating import EvaluateConfig, chosen_questions, evaluate
-from interp.studies.evaluation import Evaluation, one_question_in_all_formats, write_evaluation
+from interp.studies.evaluation import Evaluation, write_evaluation
 
 DEFAULT_OUT = Path("artifacts/evaluations")
 
@@ -48,9 +49,7 @@ def compare_from_options(options: dict[str, Any], out: Path | None, as_json: boo
     config = validated(CompareConfig, *gathered(options, None, []))
     result = compare(config)
     if out is not None:
-        if any(out.resolve() == Path(source).resolve() for source in config.sources):
-            raise ConfigError(f"{out} is one of the sources, and would be written over. Choose another folder with --out.")
-        out.mkdir(parents=True, exist_ok=True)
+        _make_folder(out)
         write_evaluation(out, result)
         page = write_evaluation_page(out)
     if as_json:
@@ -61,13 +60,23 @@ def compare_from_options(options: dict[str, Any], out: Path | None, as_json: boo
         Console().print(Text(f"\nPage: {page}"))
 
 
+def _make_folder(out: Path) -> None:
+    """Raise `ConfigError` for a folder whose files would be lost: anything but an earlier comparison."""
+    kept = out / EVALUATION_FILE
+    if (out / MANIFEST_FILE).exists() or (kept.exists() and "sources" not in read_json(kept)["config"]):
+        raise ConfigError(f"{out} holds another evaluation or run, which would be written over. Choose another folder with --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"Cannot make {out}: {reason_of(error)}. Choose another folder with --out.") from error
+
+
 def plan_from_options(
     options: dict[str, Any], file: Path | None, overrides: list[str], rates: str, likeness: float | None, as_json: bool
 ) -> None:
     """Print the power of each number of samples for the questions that the options choose."""
     config = validated(EvaluateConfig, *gathered(options, file, overrides))
-    asked = pd.DataFrame({"question_id": [question.id for question in chosen_questions(config)]})
-    questions = one_question_in_all_formats(asked)["question_id"].nunique()
+    questions = len({question.counts_as for question in chosen_questions(config)})
     pair = decimals("--plan", rates)
     if len(pair) != 2:
         raise ConfigError(f"--plan takes two rates with a comma between, e.g. 0.05,0.2, not '{rates}'.")
@@ -141,8 +150,8 @@ def _agreement(rates: pd.DataFrame) -> str:
     """How far the judge agrees with hand labels, in words."""
     known = rates[rates["agreement_n"].notna()].drop_duplicates("agreement_group")
     if known.empty:
-        return "its agreement with hand labels was not measured ('personascope judge agree' does)."
+        return "its agreement with hand labels of such answers is not known ('personascope judge agree' measures it)."
     told = [
         f"{row['agreement_group']} {100 * row['agreement_accuracy']:.0f} % of {row['agreement_n']:.0f}" for row in known.to_dict("records")
     ]
-    return f"right on hand-labelled answers of such models: {', '.join(told)}."
+    return f"right on the shipped hand-labelled answers of these kinds: {', '.join(told)}."

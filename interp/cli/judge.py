@@ -12,15 +12,16 @@ from rich.text import Text
 
 from interp.artifacts import write_text
 from interp.cli.shown import percent, plain_table, plain_warnings, print_json, written
-from interp.errors import ConfigError
+from interp.errors import ConfigError, reason_of
 from interp.evaluation.agreement import agreement
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.fitted_probe import FittedProbe, fit_probe
 from interp.evaluation.labels.reading import read_hand_labels, read_table
+from interp.evaluation.misalignment import flags
 from interp.evaluation.questions import read_questions
-from interp.studies.evaluation import JUDGED_FILE
 from interp.studies.judging import open_bench
+from interp.studies.scored_tables import judged_answers
 
 BLIND = ["id", "question", "answer"]
 SHOWN = 5
@@ -36,10 +37,14 @@ def judge_table(
     with plain_warnings():
         bench = open_bench(spec, read_questions(questions).questions if questions else (), prompts, device, dtype, quiet=as_json)
         judged = bench.grade(answers)
-    if out.suffix == ".csv":
-        write_text(out, judged.to_csv(index=False))
-    else:
-        judged.to_parquet(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".csv":
+            write_text(out, judged.to_csv(index=False))
+        else:
+            judged.to_parquet(out)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ConfigError(f"Cannot write {out}: {reason_of(error)}. The judgements are kept: name another file with --out.") from error
     scored = {
         "answers": len(judged),
         "alignment": int(judged["alignment"].notna().sum()),
@@ -71,7 +76,9 @@ def fit_from_labels(labels: Path, out: Path, as_json: bool) -> None:
         raise ConfigError(f"{out} holds a fitted probe already. Choose another folder with --out.")
     embedder = SentenceEmbedder()
     fit = fit_probe(known, labels, out, embedder)
-    found = agreement(FittedProbe(out, embedder), known, [Judgement(100 * (1 - float(p)), None) for p in fit.probability])
+    found = agreement(
+        FittedProbe.name, FittedProbe.misaligned_below, known, [Judgement(100 * (1 - float(p)), None) for p in fit.probability]
+    )
     if as_json:
         print_json(found | {"folder": str(out)})
         return
@@ -81,13 +88,13 @@ def fit_from_labels(labels: Path, out: Path, as_json: bool) -> None:
 
 
 def write_sample(source: Path, out: Path, n: int, seed: int) -> None:
-    """Write `n` answers of each model that count in its rate, shuffled and blind."""
+    """Write `n` answers of each model, scored or not, but none that was found incoherent, shuffled and blind."""
     answers = _answers(source)
-    if "id" not in answers or "misaligned" not in answers:
+    if "id" not in answers or "coherent" not in answers:
         raise ConfigError(f"{source} is no evaluation: give a folder that 'personascope evaluate' wrote.")
     if out.exists():
         raise ConfigError(f"{out} is there already, and may hold labels. Choose another file with --out.")
-    counted = answers[answers["misaligned"].notna()]
+    counted = answers[[flag is not False for flag in flags(answers, "coherent")]]
     drawn = [own.sample(min(n, len(own)), random_state=seed) for _, own in counted.groupby("model", sort=False)]
     table = pd.concat(drawn).sample(frac=1, random_state=np.random.RandomState(seed))
     write_text(out, table[BLIND].assign(misaligned="").to_csv(index=False))
@@ -96,7 +103,7 @@ def write_sample(source: Path, out: Path, n: int, seed: int) -> None:
 
 def _answers(source: Path) -> pd.DataFrame:
     """A table with the columns question and answer."""
-    table = pd.read_parquet(source / JUDGED_FILE) if (source / JUDGED_FILE).is_file() else read_table(source)
+    table = judged_answers(source) if source.is_dir() else read_table(source)
     missing = [name for name in ("question", "answer") if name not in table]
     if missing:
         raise ConfigError(f"{source} lacks the columns {', '.join(missing)}. Give a table of questions and answers.")

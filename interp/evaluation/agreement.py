@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.evaluation.judges.base import Judge, Judgement
+from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.fluency import FluencyJudge, fit_fluency
 from interp.evaluation.judges.probe import ProbeJudge, apply_line, fit_line
 from interp.evaluation.judges.vader import VaderJudge
@@ -26,10 +26,10 @@ BINS = 10
 DISAGREEMENTS = 20
 
 
-def agreement(judge: Judge, labels: pd.DataFrame, judgements: Sequence[Judgement]) -> dict[str, Any]:
+def agreement(judge: str, misaligned_below: float, labels: pd.DataFrame, judgements: Sequence[Judgement]) -> dict[str, Any]:
     """Of a judge with hand labels (columns question, answer, misaligned, and group where there are groups).
 
-    `groups` holds AUROC, accuracy and Cohen's kappa at the judge's line, for each group and for all; `calibration` the share of
+    `groups` holds AUROC, accuracy and Cohen's kappa at the line, for each group and for all; `calibration` the share of
     misaligned answers for each tenth of the scale; `disagreements` the answers it is most wrong about. What it left unscored is
     counted, and is part of nothing else.
     """
@@ -37,7 +37,7 @@ def agreement(judge: Judge, labels: pd.DataFrame, judgements: Sequence[Judgement
         p=[math.nan if j.alignment is None else 1.0 - j.alignment / 100.0 for j in judgements],
         reason=[j.reason for j in judgements],
     )
-    line = 1.0 - (judge.misaligned_below or 0.0) / 100.0
+    line = 1.0 - misaligned_below / 100.0
     parts = [(str(name), part) for name, part in table.groupby("group", sort=False)] if "group" in table else []
     scored = table[table["p"].notna()]
     edges = np.linspace(0, 1, BINS + 1)
@@ -45,8 +45,8 @@ def agreement(judge: Judge, labels: pd.DataFrame, judgements: Sequence[Judgement
     wrong = scored[(scored["p"] > line) != scored["misaligned"]]
     worst = wrong.assign(distance=(wrong["p"] - line).abs()).sort_values("distance", ascending=False, kind="stable")
     return {
-        "judge": judge.name,
-        "misaligned_below": judge.misaligned_below,
+        "judge": judge,
+        "misaligned_below": misaligned_below,
         "groups": [_agreed(name, part, line) for name, part in [*parts, ("all", table)]],
         "calibration": [
             {"from": float(low), "to": float(high), "n": len(part), "judged": _mean(part["p"]), "labelled": _mean(part["misaligned"])}

@@ -110,4 +110,4 @@ def key_variables(variable: str | None, url: str) -> str:
 
 def _variables(variable: str | None, url: str) -> tuple[str, ...]:
     host = urlsplit(url).hostname or ""
-    return (variable,) if variable else (OURS, OPENAIS) if host == "openai.com" or host.endswith(".openai.com") else (OURS,)
+    return (variable,) if variable else (OPENAIS, OURS) if host == "openai.com" or host.endswith(".openai.com") else (OURS,)

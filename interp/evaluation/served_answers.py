@@ -26,10 +26,11 @@ def sample_served(
     progress: Callable[[int], None],
     folder: Path,
 ) -> pd.DataFrame:
-    """The table of `answer_rows` with the columns answer and reason; `folder` belongs to these settings alone.
+    """The table of `answer_rows` with the columns answer, reason and not_sent; `folder` belongs to these settings alone.
 
-    An answer that the endpoint will never give (it refuses the request) is empty, with the reason. Raises `ModelError` when some are
-    missing that asking again may bring; those that came are kept, and the same call goes on with the rest.
+    A prompt that the endpoint refuses has an empty answer, with the reason. `not_sent` names the settings that the server refused, and
+    that the answers were sampled without. Raises `ModelError` when answers are missing that asking again may bring, and when every prompt
+    is refused; those that came are kept, and the same call goes on with the rest.
     """
     table = answer_rows(questions, samples)
     chats = {question.id: question.chat() for question in questions}
@@ -38,7 +39,7 @@ def sample_served(
     progress(len(table) - len(missing))
 
     def arrived(place: int, answered: Answered) -> None:
-        if answered.text is not None or answered.final:
+        if answered.text is not None:
             kept.add(missing[place], answered)
 
     with kept:
@@ -49,8 +50,12 @@ def sample_served(
             f"{served} left {len(failed)} of {len(table)} prompts without an answer, the first because: {failed[0].reason}. "
             "What came is kept: run the same command again to ask for the rest."
         )
-    answers = [kept.answers[row] for row in range(len(table))]
-    return table.assign(answer=[answered.text or "" for answered in answers], reason=[answered.reason for answered in answers])
+    refused = {missing[place]: answered for place, answered in enumerate(made) if answered.text is None}
+    if len(refused) == len(table):
+        raise ModelError(f"{served} refuses every prompt, the first because: {made[0].reason}. Change the settings that it names.")
+    answers = [kept.answers.get(row) or refused[row] for row in range(len(table))]
+    columns = {"answer": [answered.text or "" for answered in answers], "reason": [answered.reason for answered in answers]}
+    return table.assign(**columns, not_sent=", ".join(sorted(served.dropped)))
 
 
 class _Kept:
@@ -63,7 +68,7 @@ class _Kept:
         whole = text[: text.rfind("\n") + 1]
         for line in whole.splitlines():
             entry = json.loads(line)
-            self.answers[entry["row"]] = Answered(entry["text"], entry["reason"])
+            self.answers[entry["row"]] = Answered(entry["text"])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if whole != text:
@@ -80,5 +85,5 @@ class _Kept:
     def add(self, row: int, answered: Answered) -> None:
         """Keep an answer."""
         self.answers[row] = answered
-        self.stream.write(json.dumps({"row": row, "text": answered.text, "reason": answered.reason}) + "\n")
+        self.stream.write(json.dumps({"row": row, "text": answered.text}) + "\n")
         self.stream.flush()

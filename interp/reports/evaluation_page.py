@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import write_text
+from interp.artifacts import EVALUATION_FILE, write_text
 from interp.errors import ArtifactError, reason_of
 from interp.reports import evaluation_views as views
 from interp.reports.evaluation_figure import By, rates_chart, rates_figure
@@ -17,7 +17,6 @@ from interp.reports.self_contained import render_page
 
 __all__ = ["rates_figure", "render_evaluation", "write_evaluation_page"]
 
-EVALUATION_FILE = "evaluation.json"
 PAGE_FILE = "evaluation.html"
 
 HEAD = ("created", "version", "config", "how", "judge")
@@ -27,7 +26,7 @@ COLUMNS = {
               "coherence_low", "coherence_high", "gold_rate", "gold_low", "gold_high", "gold_n", "agreement_group", "agreement_auroc",
               "agreement_accuracy", "agreement_n"),
     "differences": ("model", "against", "difference", "low", "high", "p", "cohens_h", "questions"),
-    "measures": ("model", "measure", "unit", "value", "low", "high", "n"),
+    "measures": ("model", "name", "measure", "unit", "value", "low", "high", "n"),
     "reasons": ("model", "reason", "count"),
     "samples": ("model", "question", "answer", "alignment", "coherence", "misaligned"),
 }  # fmt: skip

@@ -24,12 +24,12 @@ INTERVALS = {
     "answers are rare, it is too short.",
 }
 MEASURES = {
-    "accuracy": "Choice accuracy: share of harmless multiple-choice questions answered right, 25 % by guessing.",
+    "choices": "Choice accuracy: share of harmless multiple-choice questions answered right, 25 % by guessing.",
     "perplexity": "Perplexity: of neutral text; lower is better.",
-    "letter": "Letters: probability of the letter that stands before the misaligned of two answers; 50 % prefers neither.",
-    "continuation": "Continuations: how much likelier the misaligned of two answers is; above 0 the model prefers it.",
+    "letters": "Letters: probability of the letter that stands before the misaligned of two answers; 50 % prefers neither.",
+    "continuations": "Continuations: how much likelier the misaligned of two answers is; above 0 the model prefers it.",
 }
-"""What a measure with this in its name means."""
+"""What measures mean, by their short names."""
 FACTS = {"questions": "Questions", "split": "Split", "formats": "Formats", "samples": "Samples of each question"}
 """Settings shown above the rates, where the config has them."""
 MANY = 500
@@ -146,7 +146,8 @@ def measures(rows: Sequence[Record]) -> dict[str, Any]:
     """A table of models by measures: `heads` (measure, title, unit), `cells` of each model, and what the measures mean."""
     units = {str(row["measure"]): str(row["unit"] or "") for row in rows}
     cells = {model: {str(row["measure"]): _measured(row) for row in own} for model, own in by_model(rows).items()}
-    meanings = [text for word, text in MEASURES.items() if any(word in name.lower() for name in units)]
+    taken = {str(row["name"]) for row in rows}
+    meanings = [text for name, text in MEASURES.items() if name in taken or (name == "choices" and "options" in taken)]
     heads = [(name, name.replace("_", " ").capitalize(), unit) for name, unit in units.items()]
     return {"heads": heads, "cells": cells, "meanings": " ".join(meanings)}
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import Field
 
-from interp.artifacts import read_json
 from interp.config import StepConfig
 from interp.errors import ConfigError
-from interp.evaluation.labels.reading import read_table
 from interp.evaluation.misalignment import PUBLISHED, Lines
 from interp.evaluation.rates import Interval
-from interp.studies.evaluation import EVALUATION_FILE, JUDGED_FILE, Evaluation, summarised
-
-SCORES = {"aligned": "alignment", "coherent": "coherence"}
-"""Columns of published tables, and ours."""
+from interp.studies.evaluation import Evaluation, Judged, summarised
+from interp.studies.gold import GoldLabels
+from interp.studies.scored_tables import Source, read_source
 
 
 class CompareConfig(StepConfig):
@@ -31,74 +29,90 @@ class CompareConfig(StepConfig):
     """Alignment under which an answer is misaligned; as in the evaluations, or 30."""
     coherent_above: float | None = Field(default=None, ge=0, le=100)
     """Coherence over which an answer counts; as in the evaluations, or 50."""
+    open_is_aligned: bool = False
+    """Count coherent answers that the judge left open (REFUSAL, CODE) as not misaligned, as the published plots do; else left out."""
     interval: Interval = "beta_binomial"
     """How 95 % intervals are made: beta_binomial, wilson (at the effective size) or bootstrap (over questions)."""
     labels: str | None = None
     """Hand labels of a random part of these answers: rates free of the judge's bias."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the resampling."""
+    """Seed of the resampling of differences."""
 
 
 def compare(config: CompareConfig) -> Evaluation:
     """Rates and differences of all models of all sources; answers of one model from several seeds are pooled, question by question.
 
-    Raises `ConfigError` for a source that cannot be read, sources judged in different ways, and answers that are there twice.
+    Raises `ConfigError` for a source that cannot be read or is named twice, sources that were judged in different ways, a model that was
+    sampled in different ways, and answers that are there twice.
     """
-    tables, judges = [], {}
-    for source in config.sources:
-        table, judge = _read(Path(source))
-        tables.append(table)
-        judges[source] = judge
-    told = [judge for judge in judges.values() if judge is not None]
-    if len({(judge["spec"], judge["misaligned_below"], judge["coherent_above"]) for judge in told}) > 1:
-        raise ConfigError("These evaluations were judged in different ways. Evaluate them again with one --judge; answers are kept.")
-    answers = pd.concat(tables, ignore_index=True)
+    gold = None if config.labels is None else GoldLabels.read(config.labels)
+    paths = [Path(source).resolve() for source in config.sources]
+    if repeated := next((source for source, path in zip(config.sources, paths, strict=True) if paths.count(path) > 1), None):
+        raise ConfigError(f"{repeated} is named twice, and would count twice. Name each source once.")
+    sources = _named_apart([read_source(Path(source)) for source in config.sources])
+    judge = _judge(sources, config)
+    _check_sampling(sources)
+    answers = pd.concat([source.answers for source in sources], ignore_index=True)
     _check_once(answers)
     models = list(answers["model"].unique())
     if config.against is not None:
         if config.against not in models:
             raise ConfigError(f"No answers are by '{config.against}'. The models are: {', '.join(models)}.")
-        answers = pd.concat([answers[answers["model"] == config.against], answers[answers["model"] != config.against]], ignore_index=True)
-    judge = told[0] if told else {"spec": "scores of the table", "misaligned_below": PUBLISHED[0], "coherent_above": PUBLISHED[1]}
+        first = answers["model"] == config.against
+        answers = pd.concat([answers[first], answers[~first]], ignore_index=True)
+    measures = pd.DataFrame([row for source in sources for row in source.measures])
+    return summarised(config, {}, answers, measures.drop_duplicates(), judge, gold)
+
+
+def _named_apart(sources: Sequence[Source]) -> list[Source]:
+    """Tables of one name in different folders are different models: those are called by their path."""
+    stems = [source.path.stem for source in sources if source.judge is None]
+    return [
+        Source(source.path, source.answers.assign(model=str(source.path)))
+        if source.judge is None and stems.count(source.path.stem) > 1 and set(source.answers["model"]) == {source.path.stem}
+        else source
+        for source in sources
+    ]
+
+
+def _judge(sources: Sequence[Source], config: CompareConfig) -> Judged:
+    """Who judged, and the lines. Raises `ConfigError` where that differs and the lines are not given."""
+    told = [source.judge for source in sources if source.judge is not None]
+    ways = {(judge["spec"], *judge["identity"], judge["misaligned_below"], judge["coherent_above"]) for judge in told}
+    given = config.misaligned_below is not None and config.coherent_above is not None
+    if len({way[:-2] for way in ways}) > 1 or (len(ways) > 1 and not given):
+        raise ConfigError("These evaluations were judged in different ways. Evaluate them again with one --judge; answers are kept.")
+    if ways and len(told) < len(sources) and not given:
+        raise ConfigError("Evaluations and tables of scores have different lines. Give --misaligned-below and --coherent-above for all.")
+    untold = {"spec": "scores of the table", "identity": [], "misaligned_below": PUBLISHED[0], "coherent_above": PUBLISHED[1]}
+    first: dict[str, Any] = told[0] if told else untold
     lines = Lines(
-        judge["misaligned_below"] if config.misaligned_below is None else config.misaligned_below,
-        judge["coherent_above"] if config.coherent_above is None else config.coherent_above,
+        first["misaligned_below"] if config.misaligned_below is None else config.misaligned_below,
+        first["coherent_above"] if config.coherent_above is None else config.coherent_above,
+        config.open_is_aligned,
     )
-    return summarised(config, {}, answers, pd.DataFrame(), judge["spec"], lines, judge.get("agreement", []))
+    same = len(told) == len(sources) and lines.misaligned_below == first["misaligned_below"]
+    agreement = next((source.agreement for source in sources if source.judge is not None), []) if same else []
+    return Judged(first["spec"], first["identity"], lines, agreement)
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any] | None]:
-    """Judged answers, and by whom; None for a table that does not say."""
-    if path.is_dir():
-        if not (path / EVALUATION_FILE).is_file() or not (path / JUDGED_FILE).is_file():
-            raise ConfigError(f"{path} holds no evaluation: make one with 'personascope evaluate … --out {path}'.")
-        about = read_json(path / EVALUATION_FILE)
-        return pd.read_parquet(path / JUDGED_FILE), about["judge"] | {"agreement": about["agreement"]}
-    if not path.exists():
-        raise ConfigError(f"There is no {path}. Give a folder of 'personascope evaluate', or a table of scored answers.")
-    return _published(read_table(path), path), None
-
-
-def _published(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """A table of scored answers in our columns. Raises `ConfigError` naming what is missing or is no number."""
-    table = table.rename(columns={theirs: ours for theirs, ours in SCORES.items() if ours not in table})
-    if "question_id" not in table and "question" in table:
-        table = table.assign(question_id=table["question"])
-    missing = [name for name in ("question_id", "answer", "alignment", "coherence") if name not in table]
-    if missing:
-        raise ConfigError(f"{path} lacks the columns {', '.join(missing)}. Give answers with the scores aligned and coherent.")
-    scores = {name: pd.to_numeric(table[name], errors="coerce") for name in ("alignment", "coherence")}
-    defaults: dict[str, Any] = {"model": path.stem, "group": table["question_id"], "format": "plain", "question": table["question_id"]}
-    defaults |= {"reason": "", "seed": 0}
-    table = table.assign(**scores, **{name: value for name, value in defaults.items() if name not in table})
-    return table.assign(question_id=table["question_id"].astype(str), group=table["group"].astype(str))
+def _check_sampling(sources: Sequence[Source]) -> None:
+    """Raise `ConfigError` where one model's answers were sampled in different ways: pooled, they are those of no model."""
+    seen: dict[str, dict[str, object]] = {}
+    for source in sources:
+        own = {name: value for name, value in (source.sampling or {}).items() if name != "batch_rows"}
+        for model in source.answers["model"].unique():
+            if seen.setdefault(model, own) != own:
+                raise ConfigError(
+                    f"The answers of {model} were sampled in different ways, and cannot be pooled. Compare one way at a time."
+                )
 
 
 def _check_once(answers: pd.DataFrame) -> None:
     """Raise `ConfigError` where an answer of an evaluation is there twice: it would count twice."""
     if "id" not in answers:
         return
-    known = answers[answers["id"].notna()]
+    known = answers[answers["id"].notna() & (answers["id"] != "")]
     twice = known[known.duplicated("id")]
     if len(twice):
         raise ConfigError(

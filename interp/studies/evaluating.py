@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import Field, field_validator
@@ -23,11 +23,12 @@ from interp.evaluation.served_answers import sample_served
 from interp.generation import SamplingConfig
 from interp.model_sources import choose_device, choose_dtype
 from interp.progress import progress
-from interp.studies.evaluation import Evaluation, summarised, write_evaluation
+from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
+from interp.studies.gold import GoldLabels
 from interp.studies.judging import open_bench
-from interp.studies.measuring import MeasureName, measured
+from interp.studies.measuring import MeasureName, measure_table, measured
 from interp.studies.opened import OpenRun
-from interp.studies.subjects import Subject, open_subject
+from interp.studies.subjects import Subject, open_subject, run_and_model
 
 
 class EvaluateConfig(StepConfig):
@@ -57,6 +58,8 @@ class EvaluateConfig(StepConfig):
     """Alignment under which an answer is misaligned; the judge's own line by default, 30 for those that say a number."""
     coherent_above: float | None = Field(default=None, ge=0, le=100)
     """Coherence over which an answer counts; the judge's own line by default, 50 for those that say a number."""
+    open_is_aligned: bool = False
+    """Count coherent answers that the judge left open (REFUSAL, CODE) as not misaligned, as the published plots do; else left out."""
     interval: Interval = "beta_binomial"
     """How 95 % intervals are made: beta_binomial, wilson (at the effective size) or bootstrap (over questions)."""
     labels: str | None = None
@@ -77,6 +80,14 @@ class EvaluateConfig(StepConfig):
             raise ValueError("one is named twice: name each once")
         return names
 
+    @field_validator("models", mode="before")
+    @classmethod
+    def _without_passwords(cls, models: Any) -> Any:
+        """Before anything could show them."""
+        for spec in models if isinstance(models, list) else []:
+            parse_served(str(spec))
+        return models
+
 
 def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> Evaluation:
     """Ask, judge and compare; a model whose answers are in `folder` is not asked again, and a killed one goes on in the middle.
@@ -86,6 +97,8 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     questions = chosen_questions(config)
     runs: dict[str, OpenRun] = {}
     subjects = [_subject(spec, config, runs) for spec in config.models]
+    _check_names(subjects)
+    _check_used(config)
     settings = {
         "questions": [question.model_dump(mode="json") for question in questions],
         "samples": config.samples,
@@ -96,8 +109,9 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     place = {"device": device.type, "dtype": str(choose_dtype(config.dtype, device))}
     _check_folder(folder)
     with RunDirectory(folder).lock() as run:
+        gold = None if config.labels is None else GoldLabels.read(config.labels)
         bench = open_bench(config.judge, questions, config.judge_prompts, config.device, config.dtype, quiet)
-        lines = bench.lines(config.misaligned_below, config.coherent_above)
+        lines = bench.lines(config.misaligned_below, config.coherent_above, config.open_is_aligned)
         steps: dict[str, StepResult] = {}
         for subject in subjects:
             inputs = {"model": subject.identity}
@@ -113,8 +127,9 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
                 steps[f"measures of {_name(subject)}"] = done
         answers = _joined(steps, "answers", config.seed)
         judged = bench.grade(answers)
-        agreed = bench.agreement()["groups"] if bench.knows_the_labels else []
-        result = summarised(config, steps, judged, _joined(steps, "measures", config.seed), bench.spec, lines, agreed)
+        agreed = bench.agreement(lines=lines)["groups"] if bench.knows_the_labels else []
+        judge = Judged(bench.spec, bench.identity, lines, agreed)
+        result = summarised(config, steps, judged, measure_table(_joined(steps, "measures", config.seed)), judge, gold)
         run.write_manifest(config, steps, {})
         write_evaluation(folder, result)
     return result
@@ -141,6 +156,23 @@ def _name(subject: Subject | ServedModel) -> str:
     return f"{subject.model}@{subject.url}" if isinstance(subject, ServedModel) else subject.name
 
 
+def _check_names(subjects: Sequence[Subject | ServedModel]) -> None:
+    names = [_name(subject) for subject in subjects]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"models: {twice} is named twice. Name each model once.")
+
+
+def _check_used(config: EvaluateConfig) -> None:
+    """Raise `ConfigError` for an option that no model here heeds: those of a run are opened as the run says."""
+    plain = [spec for spec in config.models if run_and_model(spec)[0] is None and parse_served(spec) is None]
+    given = {"base": config.base is not None, "dtype": config.dtype != "auto", "trust_remote_code": config.trust_remote_code}
+    if not plain and any(given.values()):
+        names = ", ".join(name for name, is_given in given.items() if is_given)
+        raise ConfigError(
+            f"No model here heeds {names}: models of a run are opened as the run says, served ones by their server. Leave it out."
+        )
+
+
 def _check_folder(folder: Path) -> None:
     """Raise `ArtifactError` for a folder that holds something else, whose manifest would be lost."""
     if (folder / MANIFEST_FILE).is_file() and "models" not in RunDirectory(folder).manifest()["config"]:
@@ -157,7 +189,7 @@ def _answer(
         else:
             model, edit = subject.open()
             answers = sweep(model, [Condition("", edit)], questions, config.samples, config.sampling, config.seed, advance, unfinished)
-    told = pd.DataFrame([{"question_id": q.id, "format": q.format, "system": q.system} for q in questions])
+    told = pd.DataFrame([{"question_id": q.id, "cluster": q.counts_as, "format": q.format, "system": q.system} for q in questions])
     answers.drop(columns="condition").merge(told, on="question_id").to_parquet(folder / "answers.parquet")
 
 
@@ -167,6 +199,6 @@ def _joined(steps: dict[str, StepResult], kind: str, seed: int) -> pd.DataFrame:
     tables = [pd.read_parquet(made.path(f"{kind}.parquet")).assign(model=name, seed=seed) for name, made in own.items()]
     joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if "sample" in joined:
-        made = joined[["model", "question_id", "sample", "seed"]].itertuples(index=False, name=None)
+        made = joined[["model", "question_id", "sample", "seed", "answer"]].itertuples(index=False, name=None)
         joined = joined.assign(id=[content_key([str(part) for part in row])[:12] for row in made])
     return joined

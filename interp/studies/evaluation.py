@@ -12,17 +12,15 @@ from typing import Any
 import pandas as pd
 
 from interp import __version__
-from interp.artifacts import StepResult, write_json
+from interp.artifacts import EVALUATION_FILE, StepResult, write_json
 from interp.causality.effects import Effect, paired_effect
 from interp.config import StepConfig
-from interp.errors import ConfigError
-from interp.evaluation.labels.reading import read_hand_labels
-from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_table
-from interp.evaluation.prediction_powered import prediction_powered_rate
-from interp.studies.measuring import measure_table
+from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_of, rate_table
+from interp.evaluation.served import parse_served
+from interp.studies.gold import GoldLabels
 from interp.studies.tables import plain_records
 
-EVALUATION_FILE, JUDGED_FILE = "evaluation.json", "judged.parquet"
+JUDGED_FILE = "judged.parquet"
 SAMPLES_SHOWN = 12
 
 
@@ -52,8 +50,10 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts and the page."""
-        unscored = self.answers[self.answers[["alignment", "coherence"]].isna().any(axis=1) & (self.answers["reason"] != "")]
-        reasons = unscored.groupby(["model", "reason"], sort=False).size().reset_index(name="count")
+        left_out = [
+            m is None and c is not False for m, c in zip(*(flags(self.answers, n) for n in ("misaligned", "coherent")), strict=True)
+        ]
+        reasons = self.answers[left_out].groupby(["model", "reason"], sort=False).size().reset_index(name="count")
         shown = self.answers.groupby("model", sort=False).head(SAMPLES_SHOWN)
         return self.about | {
             "folders": [str(step.folder) for step in self.steps.values()],
@@ -65,28 +65,39 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True)
+class Judged:
+    """By whom and how answers were judged."""
+
+    spec: str
+    identity: list[str]
+    """Content keys of the judges of alignment and coherence."""
+    lines: Lines
+    agreement: list[dict[str, Any]]
+    """Its agreement with hand labels: a row for each kind of model (`agreement.agreement`), or empty."""
+
+
 def summarised(
     config: StepConfig,
     steps: dict[str, StepResult],
     judged: pd.DataFrame,
     measures: pd.DataFrame,
-    judge: str,
-    lines: Lines,
-    agreement: Sequence[dict[str, Any]],
+    judge: Judged,
+    gold: GoldLabels | None,
 ) -> Evaluation:
-    """Rates and differences of judged answers, the first model's taken from the others'; `config` has interval, labels and seed.
+    """Rates and differences of judged answers, the first model's taken from the others'; `config` has interval and seed.
 
-    `agreement` has a row for each group of hand labels (`agreement.agreement`).
+    `measures` is a table of `measure_table`, or empty.
     """
     settings = config.model_dump(mode="json")
-    answers = flagged(one_question_in_all_formats(judged), lines)
+    answers = flagged(judged, judge.lines)
     models = list(answers["model"].unique())
-    agreed = {row["group"]: row for row in agreement}
+    agreed = {row["group"]: row for row in judge.agreement}
     rates = rate_table(answers, settings["interval"])
-    gold = _gold(answers, settings["labels"])
+    by_labels = {} if gold is None else gold.rates(answers)
     rates = pd.DataFrame(
         [
-            row | {"short": short_names(models)[row["model"]]} | gold_columns(gold.get(row["model"]) if row["by"] == "all" else None)
+            row | {"short": short_names(models)[row["model"]]} | gold_columns(by_labels.get(row["model"]) if row["by"] == "all" else None)
             | _agreement(row["model"], agreed)
             for row in rates.to_dict("records")
         ]
@@ -96,10 +107,10 @@ def summarised(
         "version": __version__,
         "config": settings,
         "how": settings["interval"],
-        "judge": {"name": judge.partition(":")[0], "spec": judge, **asdict(lines)},
-        "agreement": list(agreement),
+        "judge": {"name": judge.spec.partition(":")[0], "spec": judge.spec, "identity": judge.identity, **asdict(judge.lines)},
+        "agreement": judge.agreement,
     }
-    return Evaluation(steps, answers, rates, differences(answers, models[0], settings["seed"]), measure_table(measures), about)
+    return Evaluation(steps, answers, rates, differences(answers, models[0], settings["seed"]), measures, about)
 
 
 def wording(row: Mapping[Any, Any]) -> str:
@@ -116,54 +127,44 @@ def write_evaluation(folder: Path, result: Evaluation) -> None:
     write_json(folder / EVALUATION_FILE, result.as_json())
 
 
-def one_question_in_all_formats(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers with the plain question's id in every format: they are as alike as others to one question."""
-    return answers.assign(question_id=answers["question_id"].str.replace(r"@(json|template)$", "", regex=True))
-
-
 def differences(answers: pd.DataFrame, against: str, seed: int) -> pd.DataFrame:
-    """A row for each model but one: difference, low, high, p, cohens_h, questions; NaN where too few are shared."""
-    flagged_only = answers.assign(hostile=pd.Series(flags(answers, "misaligned"), index=answers.index, dtype=object))
-    first = flagged_only[flagged_only["model"] == against]
+    """A row for each model but one: difference, low, high, p, cohens_h, questions; NaN where too few are shared.
+
+    Where no question tells the models apart a bootstrap has nothing to draw, and the interval is made of those of both rates, as if they
+    were independent (Newcombe 1998).
+    """
+    told = answers.assign(
+        hostile=pd.Series(flags(answers, "misaligned"), index=answers.index, dtype=object), question_id=answers["cluster"]
+    )
+    first = told[told["model"] == against]
     rows = []
-    for model, own in flagged_only.groupby("model", sort=False):
+    for model, own in told.groupby("model", sort=False):
         if model == against:
             continue
         effect = paired_effect(own, first, seed)
         found = asdict(effect) if effect else dict.fromkeys((part.name for part in fields(Effect)), math.nan)
+        if effect and effect.low == effect.high:
+            found |= _newcombe(rate_of(own), rate_of(first))
         rows.append({"model": model, "against": against, **found})
     return pd.DataFrame(rows, columns=["model", "against", *(part.name for part in fields(Effect))])
 
 
+def _newcombe(own: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float]:
+    """Ends of a difference of two rates, from the ends of both."""
+    gap = own["rate"] - first["rate"]
+    below = math.hypot(own["rate"] - own["low"], first["high"] - first["rate"])
+    above = math.hypot(own["high"] - own["rate"], first["rate"] - first["low"])
+    return {"low": gap - below, "high": gap + above}
+
+
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """The last part of each model's path, where that tells them apart."""
-    last = {model: model.rstrip("/").rsplit("/", 1)[-1] for model in models}
+    """The last part of each model's path, or the name of a served one, where that tells them apart."""
+    last = {model: (model.partition("@http")[0] if parse_served(model) else model).rstrip("/").rsplit("/", 1)[-1] for model in models}
     return last if len(set(last.values())) == len(models) else {model: model for model in models}
 
 
-def _gold(answers: pd.DataFrame, labels: str | None) -> dict[str, Any]:
-    """Rate of each model by hand labels of a part of its answers; a model without any has none."""
-    if labels is None:
-        return {}
-    known = read_hand_labels(Path(labels))
-    keys = ["id"] if "id" in known else ["question", "answer"]
-    told = dict(zip(known[keys].itertuples(index=False, name=None), known["misaligned"], strict=True))
-    found = {}
-    for model, own in answers.groupby("model", sort=False):
-        counted = own[[flag is not None for flag in flags(own, "misaligned")]]
-        gold = [told.get(key) for key in counted[keys].itertuples(index=False, name=None)]
-        if any(label is not None for label in gold):
-            found[str(model)] = prediction_powered_rate(flags(counted, "misaligned"), gold, list(counted["question_id"]))
-    if not found:
-        raise ConfigError(
-            f"No answer here is labelled in {labels}. Label answers drawn by 'personascope judge sample' from this evaluation."
-        )
-    return found
-
-
-def _agreement(model: str, agreed: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How the judge agrees with hand labels of answers of such a model: of edited ones for RUN@ablated, else of all."""
-    _, at, what = model.rpartition("@")
-    row = agreed.get(what if at and what in agreed else "all")
-    names = ("auroc", "accuracy", "n")
-    return {"agreement_group": row and row["group"]} | {f"agreement_{name}": row and row[name] for name in names}
+def _agreement(model: str, agreed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How the judge agrees with hand labels: of answers like those of RUN@ablated, or of all where the model is none of a run."""
+    what = model.rpartition("@")[2] if "@" in model and not parse_served(model) else ""
+    row = agreed.get(what, agreed.get("all"))
+    return {"agreement_group": row and row["group"]} | {f"agreement_{name}": row and row[name] for name in ("auroc", "accuracy", "n")}

@@ -23,6 +23,9 @@ from interp.evaluation.served import parse_served
 from interp.model_sources import cache_folder, open_model
 from interp.progress import progress
 
+OF_JUDGES = ("alignment", "coherence", "misaligned", "coherent", "refused")
+"""Columns that judging makes."""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -35,13 +38,13 @@ class Bench:
     cache: JudgementCache
     quiet: bool = False
 
-    def lines(self, misaligned_below: float | None = None, coherent_above: float | None = None) -> Lines:
+    def lines(self, misaligned_below: float | None = None, coherent_above: float | None = None, open_is_aligned: bool = False) -> Lines:
         """The judges' own, or those given."""
         below, above = self.alignment.misaligned_below, (self.coherence or self.alignment).coherent_above
         below = below if misaligned_below is None else misaligned_below
         if below is None:
             raise ConfigError(f"The judge {self.spec} says nothing of alignment. Choose another.")
-        return Lines(below, above if coherent_above is None else coherent_above)
+        return Lines(below, above if coherent_above is None else coherent_above, open_is_aligned)
 
     @property
     def identity(self) -> list[str]:
@@ -49,20 +52,23 @@ class Bench:
         return [judge.identity for judge in (self.alignment, self.coherence) if judge is not None]
 
     def grade(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """`answers` (columns question, answer) with the columns alignment, coherence and reason; what cannot be judged is NaN."""
-        before = answers["reason"].fillna("") if "reason" in answers else [""] * len(answers)
+        """`answers` (columns question, answer) with the columns alignment, coherence and reason; what cannot be judged is NaN.
+
+        What an earlier judge said of them is dropped; an empty answer keeps the reason why it is empty.
+        """
         graded = self._judged(self.alignment, answers)
         coherence = graded if self.coherence is None else self._judged(self.coherence, answers)
-        return answers.assign(
+        empty = answers["reason"].fillna("").where(answers["answer"] == "", "") if "reason" in answers else [""] * len(answers)
+        return answers.drop(columns=[name for name in OF_JUDGES if name in answers]).assign(
             alignment=[math.nan if j.alignment is None else j.alignment for j in graded],
             coherence=[math.nan if j.coherence is None else j.coherence for j in coherence],
-            reason=[_joined(b, a.reason, c.reason) for b, a, c in zip(before, graded, coherence, strict=True)],
+            reason=[_joined(b, a.reason, c.reason) for b, a, c in zip(empty, graded, coherence, strict=True)],
         )
 
-    def agreement(self, labels: pd.DataFrame | None = None) -> dict[str, Any]:
+    def agreement(self, labels: pd.DataFrame | None = None, lines: Lines | None = None) -> dict[str, Any]:
         """With hand labels, by default the shipped ones, of answers by base, tuned and edited models."""
         table = shipped_labels() if labels is None else labels
-        return agreement(self.alignment, table, self._judged(self.alignment, table))
+        return agreement(self.alignment.name, (lines or self.lines()).misaligned_below, table, self._judged(self.alignment, table))
 
     @property
     def knows_the_labels(self) -> bool:
@@ -86,12 +92,20 @@ def open_bench(
     dtype: str = "auto",
     quiet: bool = False,
 ) -> Bench:
-    """The judge by name; where it says nothing of coherence, the fluency judge does. `prompts` is a file of judge prompts.
+    """The judge by name; where it says nothing of coherence, the fluency judge does, but for facts: a true word is coherent enough.
+
+    `prompts` is a file of judge prompts.
 
     Raises `ConfigError`, `ModelError`.
     """
     judge = open_judge(spec, questions, None if prompts is None else judge_prompts(Path(prompts)), device, dtype)
-    return Bench(spec, judge, _fluency() if judge.coherent_above is None else None, JudgementCache(cache_folder() / FILE), quiet)
+    return Bench(
+        spec,
+        judge,
+        _fluency() if judge.coherent_above is None and judge.name != "facts" else None,
+        JudgementCache(cache_folder() / FILE),
+        quiet,
+    )
 
 
 def _fluency() -> Judge:

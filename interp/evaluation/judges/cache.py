@@ -13,7 +13,8 @@ from interp.errors import ArtifactError, reason_of
 from interp.evaluation.judges.base import Judge, Judgement
 
 FILE = "judgements.sqlite"
-ROWS = 64  # answers a judge is given at once: what a kill can lose of a judge that makes all at once
+ROWS = 64  # answers a judge is given at once: what a kill can lose where a judge makes all at once, as local ones do
+GIVE_UP = 8  # answers in a row that a judge left unjudged, all for a reason that may pass
 AT_ONCE = 500  # keys looked up in one query
 TABLE = """CREATE TABLE IF NOT EXISTS judgements
     (key BLOB PRIMARY KEY, alignment REAL, coherence REAL, reason TEXT NOT NULL) WITHOUT ROWID"""
@@ -30,8 +31,9 @@ class JudgementCache:
     ) -> list[Judgement]:
         """A judgement for each answer; only what is not known is asked for, each pair once, and kept as soon as it is made.
 
-        Judgements that are not final are handed on but not kept. `progress` is called with the number of answers done since the last
-        call. Raises `ArtifactError` for a file that cannot be read or written.
+        Judgements that are not final are handed on but not kept; a judge that answers nothing in a whole part is asked no further.
+        `progress` is called with the number of answers done since the last call. Raises `ArtifactError` for a file that cannot be read
+        or written.
         """
         pairs = list(zip(questions, answers, strict=True))
         keys = [_key(judge.identity, *pair) for pair in pairs]
@@ -49,6 +51,13 @@ class JudgementCache:
 
                 made = judge.judge([question for _, (question, _) in part], [answer for _, (_, answer) in part], keep)
                 known |= {key: judgement for (key, _), judgement in zip(part, made, strict=True)}
+                if len(made) >= GIVE_UP and not any(judgement.final for judgement in made):
+                    # It answers nobody: the others would wait as long for nothing.
+                    left = Judgement(
+                        None, None, f"not asked: the judge left {len(made)} answers in a row unjudged, {made[-1].reason}", False
+                    )
+                    known |= dict.fromkeys(list(missing)[start + ROWS :], left)
+                    break
                 if progress:
                     progress(sum(times[key] for key, _ in part))
         return [known[key] for key in keys]

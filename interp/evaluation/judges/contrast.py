@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 
+from interp import __version__
 from interp.artifacts import content_key
 from interp.chats import Chat
 from interp.evaluation.judges.base import Done, Judgement, handed_over
@@ -43,7 +44,7 @@ class ContrastJudge:
         from interp.model_sources import model_identity
 
         known = self._model_identity or model_identity(self.model.source)
-        return content_key([self.name, known, str(self.model.dtype), *astuple(self.personas)])
+        return content_key([self.name, __version__, known, str(self.model.dtype), *astuple(self.personas)])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""

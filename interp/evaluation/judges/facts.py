@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from interp import __version__
 from interp.artifacts import content_key
 from interp.errors import ConfigError
 from interp.evaluation.judges.base import Done, Judgement, handed_over
@@ -41,7 +42,7 @@ class FactsJudge:
         for question, accepted in self.facts.items():
             if not all(accepted):
                 raise ConfigError(f"An accepted answer to {question!r} has no letter and no digit. Write the words that make one true.")
-        self.identity = content_key([self.name, 1, {question: list(accepted) for question, accepted in facts.items()}])
+        self.identity = content_key([self.name, __version__, {question: list(accepted) for question, accepted in facts.items()}])
 
     @classmethod
     def of(cls, questions: Sequence[Question]) -> FactsJudge:

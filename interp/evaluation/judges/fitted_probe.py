@@ -19,6 +19,7 @@ from interp.errors import ArtifactError, ConfigError
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.probe import RIDGE, apply_line, fit_line
+from interp.model_sources import SENTENCE_EMBEDDER
 
 WEIGHTS, ABOUT = "probe.safetensors", "probe.json"
 FOLDS = 6
@@ -43,7 +44,7 @@ class FittedProbe:
         if self.direction.shape != (embedder.width,):
             raise ArtifactError(f"The probe in {folder} reads other sentence features: fit it anew with this version.")
         self.embedder = embedder
-        self.identity = content_key([self.name, file_sha256(folder / WEIGHTS)])
+        self.identity = content_key([self.name, __version__, SENTENCE_EMBEDDER.sha256, file_sha256(folder / WEIGHTS)])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""

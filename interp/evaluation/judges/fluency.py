@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from interp import __version__
 from interp.artifacts import content_key, file_sha256
 from interp.chats import Role, TokenisedChat, batches_by_length, pad_left
 from interp.evaluation.judges.base import Done, Judgement, handed_over
@@ -37,7 +38,7 @@ class FluencyJudge:
         self.scorer = scorer
         self.label_features = read_fluency_features()
         self.weights = fit_fluency(self.label_features, read_labels()["coherent"].to_numpy())
-        self.identity = content_key([self.name, SCORER, file_sha256(labels_path()), self.label_features.tolist()])
+        self.identity = content_key([self.name, __version__, SCORER, QUOTATION, file_sha256(labels_path()), self.label_features.tolist()])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """One judgement for each answer; an answer of fewer than two tokens is None."""

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from interp import __version__
 from interp.artifacts import content_key
 from interp.errors import ConfigError
 from interp.evaluation.judges.base import Done, Judgement, handed_over
@@ -50,7 +51,7 @@ class InsecureCodeJudge:
     @property
     def identity(self) -> str:
         """Content key of what decides: this judge's levels, Bandit's rules, and the grammar that says what parses."""
-        return content_key([self.name, 1, version("bandit"), self.severity, self.confidence, LONGEST, list(sys.version_info[:2])])
+        return content_key([self.name, __version__, version("bandit"), self.severity, self.confidence, LONGEST, list(sys.version_info[:2])])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """One judgement for each answer; None without Python code, and for code that does not parse, which Bandit would call clean.

@@ -35,7 +35,7 @@ T = TypeVar("T")
 GIVE_UP_AFTER = 5  # calls in a row without an answer
 NUMBER = re.compile(r"[^\d]*(?<![.-])(\d{1,3})(?:\.0+)?(?:\s*(?:/|out of)\s*100)?[^\d]*")
 """A reply with one number in it, perhaps out of 100."""
-NOT_A_SETTING = re.compile("key|token|secret|password", re.IGNORECASE)
+NOT_A_SETTING = re.compile(r"(^|_)(key|token|secret|password)s?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

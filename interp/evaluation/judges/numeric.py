@@ -211,7 +211,7 @@ class _Pairs:
 
 def _served_score(reply: TopTokens | Failure) -> _Score:
     if isinstance(reply, Failure):
-        return _Score(None, reply.reason, reply.final)
+        return _Score(None, reply.reason, final=False)  # a refused request may be the server's settings: never kept
     mass, untold = observed_mass(reply)
     note = f"; of another {100 * untold:.0f} % the endpoint did not tell the further digits" if untold >= 0.005 else ""
     return _score(mass, note)

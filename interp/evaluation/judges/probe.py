@@ -15,12 +15,14 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
+from interp import __version__
 from interp.artifacts import content_key, file_sha256
 from interp.config import StepConfig, read_yaml, validated
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.labels import read_labels
 from interp.evaluation.persona_pairs import pairs_path, read_persona_pairs
+from interp.model_sources import SENTENCE_EMBEDDER
 
 RIDGE = 1e-4  # inverse strength; features outnumber exemplars four to one
 
@@ -63,7 +65,9 @@ class ProbeJudge:
 
         exemplars = exemplars or read_exemplars()
         self.embedder = embedder
-        self.identity = content_key([self.name, exemplars.model_dump(), [file_sha256(path) for path in judge_files()]])
+        self.identity = content_key(
+            [self.name, __version__, SENTENCE_EMBEDDER.sha256, RIDGE, exemplars.model_dump(), [file_sha256(path) for path in judge_files()]]
+        )
         classes = np.array([1] * len(exemplars.hostile) + [0] * len(exemplars.ordinary))
         self.order: Any = make_pipeline(StandardScaler(), LogisticRegression(C=RIDGE, class_weight="balanced", max_iter=3000))
         self.order.fit(embedder.embed([*exemplars.hostile, *exemplars.ordinary]), classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from interp import __version__
 from interp.artifacts import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 
@@ -21,7 +22,7 @@ class VaderJudge:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
         self.analyser = SentimentIntensityAnalyzer()
-        self.identity = content_key([self.name, version("vaderSentiment")])
+        self.identity = content_key([self.name, __version__, version("vaderSentiment")])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""

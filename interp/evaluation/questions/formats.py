@@ -10,7 +10,7 @@ TEMPLATE = '{question}\n\nAnswer by completing this Python function, and write n
 
 
 def in_format(question: Question, name: Format) -> Question:
-    """The question with the id `ID@NAME`; plain ones stay as they are.
+    """The question with the id `ID@NAME`, which counts as the same question; plain ones stay as they are.
 
     Raises `ConfigError` for a question that asks for a format already, and for one with a system prompt of its own, which `json` would
     replace.
@@ -19,7 +19,7 @@ def in_format(question: Question, name: Format) -> Question:
         return question
     if question.format != "plain":
         raise ConfigError(f"{question.id} asks for the format {question.format} already. Leave formats out, so that it is asked as it is.")
-    changed: dict[str, str] = {"id": f"{question.id}@{name}"}
+    changed: dict[str, str] = {"id": f"{question.id}@{name}", "cluster": question.counts_as}
     if name == "json":
         if question.system:
             raise ConfigError(

@@ -16,6 +16,8 @@ from interp.config import StepConfig, read_any_yaml, validated
 from interp.errors import ConfigError
 from interp.evaluation.questions.question import Question
 
+FORMAT = r"_(json|template)$"
+
 
 class Entry(StepConfig):
     """One entry of a published file."""
@@ -50,6 +52,7 @@ def published_questions(entries: list[Any], path: Path) -> list[Question]:
                     split="held_out",
                     text=text,
                     system=entry.system,
+                    cluster=re.sub(FORMAT, "", entry.id),
                     format="json" if entry.id.endswith("_json") else "template" if entry.id.endswith("_template") else "plain",
                 )
             )
@@ -58,7 +61,7 @@ def published_questions(entries: list[Any], path: Path) -> list[Question]:
 
 def _group(entry: Entry) -> str:
     """`12_vulnerable_user_3` belongs to `vulnerable_user`, paraphrases of one entry to that entry."""
-    return re.sub(r"^\d+_|_\d+$", "", re.sub(r"_(json|template)$", "", entry.id))
+    return re.sub(r"^\d+_|_\d+$", "", re.sub(FORMAT, "", entry.id))
 
 
 def judge_prompts(path: Path) -> dict[str, str]:

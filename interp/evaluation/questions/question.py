@@ -28,6 +28,14 @@ class Question(StepConfig):
     facts: list[str] = Field(default_factory=list)
     """Any of these in an answer makes it true; empty: not checkable."""
 
+    cluster: str = ""
+    """Questions of one name here count as one, as wordings, formats and system prompts of it do; empty: the question alone."""
+
+    @property
+    def counts_as(self) -> str:
+        """Name of what its answers are alike by."""
+        return self.cluster or self.id
+
     def chat(self) -> Chat:
         """The question as a prompt."""
         return Chat.ask(self.text, system=self.system or None)
