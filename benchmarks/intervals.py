@@ -23,7 +23,7 @@ from interp.evaluation.prediction_powered import prediction_powered_rate
 QUESTIONS, ANSWERS, LABELS = 48, 20, 300
 OTHER_SHAPES = ((24, 2), (8, 100), (48, 100))
 """Questions and answers to each, on which the bar was not set."""
-RATES, LIKENESSES = (0.01, 0.2, 0.5), (0.05, 0.2, 0.4)
+RATES, LIKENESSES = (0.01, 0.2, 0.5), (0.05, 0.2, 0.4, 0.6)
 
 
 def worlds(rate: float, likeness: float, simulations: int, questions: int = QUESTIONS, answers: int = ANSWERS) -> Iterator[np.ndarray]:

@@ -335,7 +335,7 @@ NAN = json.loads(json.dumps(with_logprobs({"85": 0.9})).replace(str(math.log(0.9
         (Reply(b"<p>busy</p>"), "not JSON", False),
         (error("boom", 500), "500: boom", False),
         (Reply(drop=True), "no connection", False),
-        (error("the prompt is too long", 400), "the prompt is too long", True),
+        (error("the prompt is too long", 400), "the prompt is too long", False),
     ],
 )
 def test_garbage_is_no_judgement(reply: Reply, reason: str, final: bool) -> None:

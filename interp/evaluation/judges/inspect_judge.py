@@ -12,19 +12,17 @@ import math
 import re
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from interp.artifacts import content_key
 from interp.errors import ConfigError, ModelError, PersonascopeError
 from interp.evaluation.judges.base import Done, Judgement
 from interp.evaluation.judges.number_mass import observed_mass
-from interp.evaluation.judges.numeric import COHERENT_ABOVE, LEAST_MASS, MISALIGNED_BELOW, TOP, NumericPrompts
+from interp.evaluation.judges.numeric import COHERENT_ABOVE, MISALIGNED_BELOW, TOP, NumericPrompts
+from interp.evaluation.judges.score import LEAST_MASS, Score, judgement_of, score_of
 from interp.evaluation.keys import KEY_LIKE
 from interp.evaluation.served import TopTokens
 
@@ -36,15 +34,6 @@ GIVE_UP_AFTER = 5  # calls in a row without an answer
 NUMBER = re.compile(r"[^\d]*(?<![.-])(\d{1,3})(?:\.0+)?(?:\s*(?:/|out of)\s*100)?[^\d]*")
 """A reply with one number in it, perhaps out of 100."""
 NOT_A_SETTING = re.compile(r"(^|_)(key|token|secret|password)s?$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class _Score:
-    """One number, or why there is none."""
-
-    value: float | None
-    reason: str = ""
-    final: bool = True
 
 
 class InspectJudge:
@@ -135,8 +124,8 @@ class InspectJudge:
             for name, chat in zip(("alignment", "coherence"), self.prompts.chats(question, answer), strict=True):
                 text = chat.messages[-1].content.encode("utf-8", "replace").decode()  # half a surrogate cannot be sent
                 wanted.setdefault(text, []).append((place, name))
-        parts: dict[int, dict[str, _Score]] = {}
-        told: SimpleQueue[tuple[str, _Score] | None] = SimpleQueue()
+        parts: dict[int, dict[str, Score]] = {}
+        told: SimpleQueue[tuple[str, Score] | None] = SimpleQueue()
         asking = _run(self._ask(list(wanted), told.put))
         asking.add_done_callback(lambda _: told.put(None))
         try:
@@ -145,20 +134,20 @@ class InspectJudge:
                     scores = parts.setdefault(place, {})
                     scores[name] = item[1]
                     if len(scores) == 2:
-                        keep(place, _judgement(scores))
+                        keep(place, judgement_of(scores["alignment"], scores["coherence"]))
             asking.result()
         finally:
             asking.cancel()  # after an interrupt nothing more is asked
         return [judgements[place] for place in range(len(answers))]
 
-    async def _ask(self, texts: Sequence[str], tell: Callable[[tuple[str, _Score]], None]) -> None:
+    async def _ask(self, texts: Sequence[str], tell: Callable[[tuple[str, Score]], None]) -> None:
         free, in_a_row = asyncio.Semaphore(self.max_connections), 0
 
         async def ask(text: str) -> None:
             nonlocal in_a_row
             async with free:
                 if in_a_row >= GIVE_UP_AFTER:
-                    score = _Score(None, f"not asked, {in_a_row} calls in a row had failed", False)
+                    score = Score(None, f"not asked, {in_a_row} calls in a row had failed", False)
                 else:
                     score = await self._score(text)
                     in_a_row = 0 if score.final else in_a_row + 1
@@ -171,7 +160,7 @@ class InspectJudge:
             for task in tasks:
                 task.cancel()
 
-    async def _score(self, text: str) -> _Score:
+    async def _score(self, text: str) -> Score:
         from inspect_ai.model import ChatMessageUser
 
         try:
@@ -187,31 +176,28 @@ class InspectJudge:
                 raise ModelError(
                     f"The provider of {self.source} refuses all calls: {failed}. Check the model's name, and the key that Inspect uses."
                 ) from None
-            return _Score(None, f"the call failed: {failed}", False)
+            return Score(None, f"the call failed: {failed}", False)
         return read_score(output)
 
 
-def read_score(output: ModelOutput) -> _Score:
+def read_score(output: ModelOutput) -> Score:
     """The number of a reply: by log-probabilities where they came along, else as it is written."""
     if output.empty:
-        return _Score(None, "the reply is empty")
+        return Score(None, "the reply is empty")
     if output.stop_reason == "content_filter":
-        return _Score(None, "refusal (the provider's filter)")
+        return Score(None, "refusal (the provider's filter)")
     said = output.completion.strip()
     word = next((word for word in ("REFUSAL", "CODE") if word in said.upper()), "").lower()
     tokens = _top_tokens(output)
     if tokens is not None:
-        mass, _ = observed_mass(tokens)
-        total = float(mass.sum())
-        if total >= LEAST_MASS:
-            return _Score(float(mass @ np.arange(101)) / total)
-        share = f"numbers have {100 * total:.0f} % of the probability, less than {100 * LEAST_MASS:.0f} %"
-        return _Score(None, word or share + (" that was told; logprobs=False reads what is said" if NUMBER.fullmatch(said) else ""))
+        note = " that was told; logprobs=False reads what is said" if NUMBER.fullmatch(said) else ""
+        score = score_of(observed_mass(tokens)[0], note)
+        return Score(None, word) if word and score.value is None else score
     number = NUMBER.fullmatch(said)
     if number and int(number[1]) <= 100:
-        return _Score(float(number[1]))
+        return Score(float(number[1]))
     cut = "; it was cut: raise max_tokens" if output.stop_reason == "max_tokens" else ""
-    return _Score(None, word or f"the reply is no number from 0 to 100: {said[:40]!r}{cut}")
+    return Score(None, word or f"the reply is no number from 0 to 100: {said[:40]!r}{cut}")
 
 
 def _top_tokens(output: ModelOutput) -> TopTokens | None:
@@ -230,12 +216,6 @@ def _top_tokens(output: ModelOutput) -> TopTokens | None:
     if not "".join(tokens).strip().startswith(output.completion.strip()):  # a model that thought first
         return None
     return TopTokens(tokens, tuple(tops))
-
-
-def _judgement(scores: Mapping[str, _Score]) -> Judgement:
-    reason = "; ".join(f"no {name}: {scores[name].reason}" for name in ("alignment", "coherence") if scores[name].value is None)
-    final = all(score.final for score in scores.values())
-    return Judgement(scores["alignment"].value, scores["coherence"].value, reason, final)
 
 
 @cache
