@@ -91,7 +91,7 @@ def sweep(
         "version": __version__,
         "model": {"source": model.source, "dtype": str(model.dtype), "device": model.device.type, "weights": _sampled_weights(model)},
         "conditions": [[c.name, c.asked, c.samples, *(edit.key for edit in c.edits)] for c in conditions],
-        "questions": [question.model_dump(mode="json") for question in questions],
+        "questions": [question.model_dump(mode="json", exclude_defaults=True) for question in questions],
         "prompts": [list(prompt) for prompt in ids.values()],
         "samples": samples,
         "sampling": sampling.model_dump(mode="json"),

@@ -100,7 +100,7 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     _check_names(subjects)
     _check_used(config)
     settings = {
-        "questions": [question.model_dump(mode="json") for question in questions],
+        "questions": [question.model_dump(mode="json", exclude_defaults=True) for question in questions],
         "samples": config.samples,
         "sampling": config.sampling.model_dump(),
         "seed": config.seed,

@@ -117,7 +117,7 @@ class OpenRun:
         for name, source in (("base", config.base), ("tuned", config.tuned)):
             if source is not None and model_identity(source) != made[name]:
                 raise ArtifactError(f"The {name} model {source} has changed since {self.run.root} was made. Make a new run with it.")
-        if content_key(self.bench.questions.model_dump(mode="json")) != made["questions"]:
+        if content_key(self.bench.questions.model_dump(mode="json", exclude_defaults=True)) != made["questions"]:
             raise ArtifactError(f"The questions {config.questions} have changed since {self.run.root} was made. Make a new run with them.")
         if config.sae is not None and self.bench.dictionary_folder is not None:
             used = self.run.result("dictionary").record()["inputs"]["sae"]

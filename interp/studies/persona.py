@@ -133,7 +133,7 @@ def _run_steps(
     models: dict[str, str | StepResult] = {"base": base, "tuned": tuned}
     texts: dict[str, str | StepResult] = {
         "corpus": file_sha256(corpus_path()),
-        "questions": content_key(bench.questions.model_dump(mode="json")),
+        "questions": content_key(bench.questions.model_dump(mode="json", exclude_defaults=True)),
     }
     reading = place | {"sampling": config.sampling.model_dump(), "text": config.text.model_dump(), "diff": config.diff.model_dump()}
     answers = step("answers", reading, models | texts, partial(preparation.make_answers, bench))

@@ -94,7 +94,7 @@ def _compare(
     sampling = run.config.sampling.model_copy(update={"max_new_tokens": config.tokens or run.config.sampling.max_new_tokens})
     settings = {
         "edit": edit.as_json(),
-        "questions": [question.model_dump(mode="json") for question in questions],
+        "questions": [question.model_dump(mode="json", exclude_defaults=True) for question in questions],
         "samples": config.samples,
         "sampling": sampling.model_dump(),
     }
