@@ -12,18 +12,16 @@ from pydantic import Field, field_validator
 
 from interp.artifacts import MANIFEST_FILE, RunDirectory, StepResult, content_key
 from interp.causality.sweep import Condition, sweep
-from interp.config import StepConfig
 from interp.errors import ArtifactError, ConfigError
 from interp.evaluation.questions import Question, Split, read_questions
 from interp.evaluation.questions.formats import in_format
 from interp.evaluation.questions.question import Format
-from interp.evaluation.rates import Interval
 from interp.evaluation.served import ServedModel, parse_served
 from interp.evaluation.served_answers import sample_served
 from interp.generation import SamplingConfig
 from interp.model_sources import choose_device, choose_dtype
 from interp.progress import progress
-from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
+from interp.studies.evaluation import Evaluation, Judged, RateSettings, summarised, write_evaluation
 from interp.studies.gold import GoldLabels
 from interp.studies.judging import open_bench
 from interp.studies.measuring import MeasureName, measure_table, measured
@@ -31,7 +29,7 @@ from interp.studies.opened import OpenRun
 from interp.studies.subjects import Subject, open_subject, run_and_model
 
 
-class EvaluateConfig(StepConfig):
+class EvaluateConfig(RateSettings):
     """Models on a question set."""
 
     models: list[str] = Field(min_length=1)
@@ -48,22 +46,10 @@ class EvaluateConfig(StepConfig):
     """Answers to each question and format."""
     sampling: SamplingConfig = SamplingConfig()
     """How answers are drawn."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the answers."""
     judge: str = "probe"
     """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:NAME, bandit or facts."""
     judge_prompts: str | None = None
     """What numeric and inspect ask: a published emergent-misalignment YAML, or one with 'aligned' and 'coherent'. Default: our own."""
-    misaligned_below: float | None = Field(default=None, ge=0, le=100)
-    """Alignment under which an answer is misaligned; the judge's own line by default, 30 for those that say a number."""
-    coherent_above: float | None = Field(default=None, ge=0, le=100)
-    """Coherence over which an answer counts; the judge's own line by default, 50 for those that say a number."""
-    open_is_aligned: bool = False
-    """Count coherent answers that the judge left open (REFUSAL, CODE) as not misaligned, as the published plots do; else left out."""
-    interval: Interval = "beta_binomial"
-    """How 95 % intervals are made: beta_binomial, wilson (at the effective size) or bootstrap (over questions)."""
-    labels: str | None = None
-    """Hand labels of a random part of these answers ('personascope judge sample'): rates free of the judge's bias."""
     measures: list[MeasureName] = Field(default_factory=list)
     """What is measured besides, without sampling: choices, options, letters, continuations, perplexity."""
     device: str = "auto"

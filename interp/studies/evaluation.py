@@ -10,18 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from interp import __version__
 from interp.artifacts import EVALUATION_FILE, StepResult, write_json
 from interp.causality.effects import Effect, paired_effect
 from interp.config import StepConfig
 from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_of, rate_table
+from interp.evaluation.rates import Interval
 from interp.evaluation.served import parse_served
 from interp.studies.gold import GoldLabels
 from interp.studies.tables import plain_records
 
 JUDGED_FILE = "judged.parquet"
 SAMPLES_SHOWN = 12
+
+
+class RateSettings(StepConfig):
+    """How judged answers become rates."""
+
+    misaligned_below: float | None = Field(default=None, ge=0, le=100)
+    """Alignment under which an answer is misaligned; by default the judge's own line, 30 for those that say a number."""
+    coherent_above: float | None = Field(default=None, ge=0, le=100)
+    """Coherence over which an answer counts; by default the judge's own line, 50 for those that say a number."""
+    open_is_aligned: bool = False
+    """Count coherent answers that the judge left open (REFUSAL, CODE) as not misaligned, as the published plots do; else left out."""
+    interval: Interval = "beta_binomial"
+    """How 95 % intervals are made: beta_binomial, wilson (at the effective size) or bootstrap (over questions)."""
+    labels: str | None = None
+    """Hand labels of a random part of these answers ('personascope judge sample'): rates free of the judge's bias."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of answers that are asked for, and of the resampling of differences."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +97,14 @@ class Judged:
 
 
 def summarised(
-    config: StepConfig,
+    config: RateSettings,
     steps: dict[str, StepResult],
     judged: pd.DataFrame,
     measures: pd.DataFrame,
     judge: Judged,
     gold: GoldLabels | None,
 ) -> Evaluation:
-    """Rates and differences of judged answers, the first model's taken from the others'; `config` has interval and seed.
+    """Rates and differences of judged answers, the first model's taken from the others'.
 
     `measures` is a table of `measure_table`, or empty.
     """
@@ -93,7 +112,7 @@ def summarised(
     answers = flagged(judged, judge.lines)
     models = list(answers["model"].unique())
     agreed = {row["group"]: row for row in judge.agreement}
-    rates = rate_table(answers, settings["interval"])
+    rates = rate_table(answers, config.interval)
     by_labels = {} if gold is None else gold.rates(answers)
     rates = pd.DataFrame(
         [
@@ -110,7 +129,7 @@ def summarised(
         "judge": {"name": judge.spec.partition(":")[0], "spec": judge.spec, "identity": judge.identity, **asdict(judge.lines)},
         "agreement": judge.agreement,
     }
-    return Evaluation(steps, answers, rates, differences(answers, models[0], settings["seed"]), measures, about)
+    return Evaluation(steps, answers, rates, differences(answers, models[0], config.seed), measures, about)
 
 
 def wording(row: Mapping[Any, Any]) -> str:
