@@ -331,7 +331,7 @@ def test_the_command_prints_tables_and_json(
     ]
     app(args, standalone_mode=False)
     out = capsys.readouterr().out
-    assert "not scored" in out
+    assert "unscored" in out
     assert "tuned minus base" in out
     assert "paired by question" in out
     app([*args, "--json"], standalone_mode=False)

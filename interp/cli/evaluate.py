@@ -133,7 +133,8 @@ def _show(result: Evaluation) -> None:
 
 
 def _table(part: pd.DataFrame, by: str, heading: str, short: dict[str, str]) -> Any:
-    table = plain_table(heading, "misaligned", "95 % interval", "of", "not scored", "incoherent", "refused", "judge AUROC")
+    table = plain_table(heading, "misaligned", "95 %", "of", "unscored", "incoherent", "refused", *(["judge AUROC"] if by == "all" else []))
+    table.columns[0].min_width = 12
     last = None
     for row in part.to_dict("records"):
         if by != "all" and row["model"] != last:
@@ -142,7 +143,7 @@ def _table(part: pd.DataFrame, by: str, heading: str, short: dict[str, str]) -> 
         name = short[row["model"]] if by == "all" else f"  {row['value']}"
         auroc = "–" if pd.isna(row["agreement_auroc"]) else f"{row['agreement_auroc']:.3f}"
         counts = [str(row[column]) for column in ("n", "unscored", "incoherent", "refused")]
-        table.add_row(Text(name), percent(row["rate"]), interval(row), *counts, auroc if by == "all" else "")
+        table.add_row(Text(name), percent(row["rate"]), interval(row), *counts, *([auroc] if by == "all" else []))
     return table
 
 
