@@ -133,7 +133,7 @@ def _show(result: Evaluation) -> None:
 
 
 def _table(part: pd.DataFrame, by: str, heading: str, short: dict[str, str]) -> Any:
-    table = plain_table(heading, "misaligned", "95 %", "of", "unscored", "incoherent", "refused", *(["judge AUROC"] if by == "all" else []))
+    table = plain_table(heading, "misaligned", "95 %", "of", "unscored", "incoherent", "refused", *(["AUROC"] if by == "all" else []))
     table.columns[0].min_width = 12
     last = None
     for row in part.to_dict("records"):
