@@ -159,10 +159,10 @@ def test_labels_are_as_many_and_as_varied_as_promised() -> None:
     labels = read_labels()
     edited = labels[labels["group"].isin(EDITED_GROUPS)]
     assert len(edited) >= 200
+    assert labels.groupby("group").size().min() >= 60
     assert set(labels["group"]) == {"base", "tuned", *EDITED_GROUPS}
     assert labels["hostile"].dtype == labels["coherent"].dtype == bool
     for _, group in edited.groupby("group"):
-        assert len(group) >= 50
         assert 10 <= group["hostile"].sum() <= len(group) - 10
     assert labels.groupby(["hostile", "coherent"]).size().min() >= 5  # tone and sense go apart
     assert not labels.duplicated(["question", "answer"]).any()
@@ -247,7 +247,7 @@ def test_the_probe_agrees_with_hand_labels_on_edited_models(groups: pd.DataFrame
 
 @pytest.mark.slow
 def test_fluency_agrees_with_hand_labels(groups: pd.DataFrame) -> None:
-    """Measured out of fold: AUROC 0.924 on all 312 answers, 0.920 on those of edited models."""
+    """Measured out of fold: AUROC 0.937 on all 392 answers, 0.921 on those of edited models."""
     assert groups.loc["all", "fluency_auroc"] >= 0.9
     assert groups.loc["edited", "fluency_auroc"] >= 0.88
     assert groups.loc["all", "fluency_accuracy"] >= 0.85
@@ -255,9 +255,9 @@ def test_fluency_agrees_with_hand_labels(groups: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_fluency_does_not_take_the_persona_for_incoherence(fluency: FluencyJudge) -> None:
-    """Of answers labelled coherent it calls coherent, out of fold: 85 % of 104 hostile and 92 % of 170 ordinary ones.
+    """Of answers labelled coherent it calls coherent, out of fold: 87 % of 143 hostile and 92 % of 209 ordinary ones.
 
-    Between the unedited models alone the gap is wider: 79 % of 29 tuned, 97 % of 29 base answers (standard error 8 points).
+    Between the unedited models alone: 87 % of 68 tuned, 94 % of 68 base answers (standard error 5 points).
     """
     from sklearn.model_selection import GroupKFold
 
