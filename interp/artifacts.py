@@ -20,15 +20,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from interp import __version__
-from interp.errors import ArtifactError
+from interp.errors import ArtifactError, reason_of
 
 STEP_FILE = "step.json"
+if TYPE_CHECKING:
+    import pandas as pd
+
 MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "evaluation.json"
 RECORDED_PACKAGES = ("personascope", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow",
@@ -195,13 +198,22 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically."""
+    _write(path, lambda temporary: table.to_parquet(temporary))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(path.name + ".partial")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ArtifactError(f"Cannot write {path}: {error.strerror}. Free some space, or choose another --out folder.") from error
+        raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Free some space, or choose another --out folder.") from error
 
 
 def give_back_memory() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from interp.artifacts import write_text
+from interp.artifacts import write_parquet, write_text
 from interp.cli.shown import percent, plain_table, plain_warnings, print_json, written
 from interp.errors import ConfigError, reason_of
 from interp.evaluation.agreement import agreement
@@ -39,12 +39,14 @@ def judge_table(
         judged = bench.grade(answers)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".csv":
-            write_text(out, judged.to_csv(index=False))
-        else:
-            judged.to_parquet(out)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ConfigError(f"Cannot write {out}: {reason_of(error)}. The judgements are kept: name another file with --out.") from error
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot make {out.parent}: {reason_of(error)}. The judgements are kept: name another file with --out."
+        ) from error
+    if out.suffix == ".csv":
+        write_text(out, judged.to_csv(index=False))
+    else:
+        write_parquet(out, judged)
     scored = {
         "answers": len(judged),
         "alignment": int(judged["alignment"].notna().sum()),

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from interp import __version__
-from interp.artifacts import EVALUATION_FILE, StepResult, write_json
+from interp.artifacts import EVALUATION_FILE, StepResult, write_json, write_parquet
 from interp.causality.effects import Effect, paired_effect
 from interp.config import StepConfig
 from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_of, rate_table
@@ -142,7 +142,7 @@ def wording(row: Mapping[Any, Any]) -> str:
 
 def write_evaluation(folder: Path, result: Evaluation) -> None:
     """Write both files."""
-    result.answers.astype({"misaligned": "boolean", "coherent": "boolean"}).to_parquet(folder / JUDGED_FILE)
+    write_parquet(folder / JUDGED_FILE, result.answers.astype({"misaligned": "boolean", "coherent": "boolean"}))
     write_json(folder / EVALUATION_FILE, result.as_json())
 
 
