@@ -17,12 +17,16 @@ from interp.chats import Chat
 from interp.errors import ArtifactError, ConfigError
 from interp.evaluation.agreement import agreement
 from interp.evaluation.judges.base import Judgement
+from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.contrast import ContrastJudge, Personas
 from interp.evaluation.judges.fitted_probe import FittedProbe, fit_probe
 from interp.evaluation.judges.opening import KINDS, open_judge
+from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.labels.reading import read_hand_labels
+from interp.evaluation.misalignment import Lines
 from interp.evaluation.questions.published import judge_prompts
 from interp.model_sources import open_model
+from interp.studies.judging import Bench
 from tests.tiny import tiny_folder
 
 
@@ -215,3 +219,15 @@ def test_judge_prompts_are_read_from_published_files_or_mappings(tmp_path: Path)
     assert one.identity != other_judge.identity
     with pytest.raises(ConfigError, match="is asked nothing"):
         open_judge("vader", prompts=prompts)
+
+
+def test_agreement_beside_a_rate_costs_nothing(tmp_path: Path) -> None:
+    """An instant judge is asked; one that takes time only tells what it was asked before, by `judge agree`."""
+    cache = JudgementCache(tmp_path / "j")
+    vader = Bench("vader", VaderJudge(), None, cache, quiet=True)
+    assert [row["group"] for row in vader.agreement_at_hand(Lines(40.0))][-1] == "all"
+    slow = Bench("contrast", VaderJudge(), None, JudgementCache(tmp_path / "other"), quiet=True)
+    assert slow.agreement_at_hand(Lines(40.0)) == []
+    measured = slow.agreement(lines=Lines(40.0))["groups"]
+    assert slow.agreement_at_hand(Lines(40.0)) == measured
+    assert Bench("bandit", VaderJudge(), None, cache, quiet=True).agreement_at_hand(Lines(40.0)) == []

@@ -58,6 +58,16 @@ def test_the_same_pair_is_asked_once_and_found_again(tmp_path: Path) -> None:
     assert len(judge.asked) == 3
 
 
+def test_what_is_known_is_told_without_asking(tmp_path: Path) -> None:
+    cache, judge = JudgementCache(tmp_path / "j"), Counting()
+    assert cache.known(judge, ["a", "b"], ["x", "y"]) is None
+    found = cache.judged(judge, ["a", "b"], ["x", "y"])
+    judge.asked.clear()
+    assert cache.known(judge, ["b", "a"], ["y", "x"]) == found[::-1]
+    assert cache.known(judge, ["a", "c"], ["x", "y"]) is None
+    assert judge.asked == []
+
+
 def test_another_judge_is_asked_anew(tmp_path: Path) -> None:
     cache, one, other = JudgementCache(tmp_path / "j"), Counting(), Counting("counting 2")
     cache.judged(one, ["a"], ["x"])

@@ -113,7 +113,7 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
                 steps[f"measures of {_name(subject)}"] = done
         answers = _joined(steps, "answers", config.seed)
         judged = bench.grade(answers)
-        agreed = bench.agreement(lines=lines)["groups"] if bench.knows_the_labels else []
+        agreed = bench.agreement_at_hand(lines)
         judge = Judged(bench.spec, bench.identity, lines, agreed)
         result = summarised(config, steps, judged, measure_table(_joined(steps, "measures", config.seed)), judge, gold)
         run.write_manifest(config, steps, {})

@@ -19,12 +19,14 @@ from interp.evaluation.labels import read_labels
 from interp.evaluation.misalignment import Lines
 from interp.evaluation.questions import Question
 from interp.evaluation.questions.published import judge_prompts
-from interp.evaluation.served import parse_served
 from interp.model_sources import cache_folder, open_model
 from interp.progress import progress
 
 OF_JUDGES = ("alignment", "coherence", "misaligned", "coherent", "refused")
 """Columns that judging makes."""
+INSTANT = ("probe", "vader")
+OF_CONTEMPT = ("contrast", "numeric", "inspect")
+"""Judges of what the shipped labels label, which take time or money."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,17 @@ class Bench:
         table = shipped_labels() if labels is None else labels
         return agreement(self.alignment.name, (lines or self.lines()).misaligned_below, table, self._judged(self.alignment, table))
 
-    @property
-    def knows_the_labels(self) -> bool:
-        """Whether its agreement with the shipped labels means something (a judge of contempt), and costs neither network nor money."""
-        return self.spec in ("probe", "vader") or (self.spec.startswith(("contrast", "numeric")) and parse_served(self.spec) is None)
+    def agreement_at_hand(self, lines: Lines) -> list[dict[str, Any]]:
+        """Agreement with the shipped labels by group, where it costs nothing: by instant judges, or judged before ('judge agree').
+
+        Empty for judges of other things than contempt, and where it is not known.
+        """
+        kind = self.spec.partition(":")[0]
+        if self.spec in INSTANT:
+            return list(self.agreement(lines=lines)["groups"])
+        table = shipped_labels()
+        known = self.cache.known(self.alignment, list(table["question"]), list(table["answer"])) if kind in OF_CONTEMPT else None
+        return list(agreement(self.alignment.name, lines.misaligned_below, table, known)["groups"]) if known else []
 
     def _judged(self, judge: Judge, table: pd.DataFrame) -> list[Judgement]:
         with progress(f"judge {judge.name}", len(table), self.quiet) as advance:

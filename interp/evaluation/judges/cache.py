@@ -62,6 +62,13 @@ class JudgementCache:
                     progress(sum(times[key] for key, _ in part))
         return [known[key] for key in keys]
 
+    def known(self, judge: Judge, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement] | None:
+        """What is kept of all these answers; None where one is missing, since nobody is asked. Raises `ArtifactError`."""
+        keys = [_key(judge.identity, *pair) for pair in zip(questions, answers, strict=True)]
+        with self._opened() as database:
+            kept = _read(database, keys)
+        return [kept[key] for key in keys] if all(key in kept for key in keys) else None
+
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
