@@ -81,6 +81,8 @@ class RunDirectory:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise ArtifactError(f"Another run holds {self.root}. Wait for it to end, or choose another folder with --out.") from error
+        except OSError as error:
+            raise ArtifactError(f"Cannot write into {self.root}: {reason_of(error)}. Choose another --out folder.") from error
         try:
             for leftover in self.steps_folder.glob("*.partial"):  # of a killed run; the lock says nobody writes it now
                 shutil.rmtree(leftover)
@@ -212,7 +214,8 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Free some space, or choose another --out folder.") from error
 
 

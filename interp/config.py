@@ -14,9 +14,9 @@ ConfigT = TypeVar("ConfigT", bound="StepConfig")
 
 
 class StepConfig(BaseModel):
-    """Base of every step's configuration: frozen, and a field that does not exist is an error."""
+    """Base of every step's configuration: frozen; a field that does not exist is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -203,6 +203,9 @@ def test_the_commands_show_and_keep_a_page(folder: Path, tmp_path: Path, capsys:
         (["{tmp}/nameless.csv"], {}, "answers without a model"),
         (["{damaged}"], {}, "cannot be read"),
         (["{old}"], {}, "is of another version"),
+        (["{lineless}"], {}, "is of another version"),
+        (["{worded}"], {}, "is of another version"),
+        (["{bare}"], {}, "lacks the columns cluster, alignment"),
         (["{tmp}"], {}, "holds no evaluation"),
         (["{tmp}/none.csv"], {}, "There is no"),
         (["{tmp}/bare.csv"], {}, "lacks the columns alignment, coherence"),
@@ -236,6 +239,9 @@ def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, sources: list[str
         "sampled": {"config": about["config"] | {"sampling": about["config"]["sampling"] | {"temperature": 0.5}}},
         "damaged": {},
         "old": {"agreement": None},
+        "lineless": {"judge": {"spec": "letters"}},
+        "worded": {"judge": about["judge"] | {"misaligned_below": "low"}},
+        "bare": {},
     }
     for name, change in changes.items():
         places[name] = tmp_path / name
@@ -243,6 +249,8 @@ def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, sources: list[str
         (places[name] / "judged.parquet").write_bytes((folder / "one" / "judged.parquet").read_bytes())
         changed = {key: value for key, value in (about | change).items() if value is not None}
         (places[name] / "evaluation.json").write_text(json.dumps(changed))
+    bare = pd.read_parquet(folder / "one" / "judged.parquet").drop(columns=["cluster", "alignment"])
+    bare.to_parquet(places["bare"] / "judged.parquet")
     (places["damaged"] / "judged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(PersonascopeError, match=message):
         compared(*(Path(source.format(**places)) for source in sources), **settings)

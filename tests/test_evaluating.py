@@ -282,6 +282,7 @@ def test_measures_stand_beside_the_rates(folder: Path, tmp_path: Path) -> None:
         ({"questions": "{published}", "formats": ["json"]}, "has a system prompt of its own"),
         ({"models": ["m@http://localhost:1/v1"], "measures": ["perplexity"]}, "is served, and its probabilities are not at hand"),
         ({"measures": ["iq"]}, "measures.0: "),
+        ({"sampling": {"temperature": math.inf}}, "sampling.temperature: "),
         ({"models": ["m@http://h/v1", "m@http://h/v1/"]}, "is named twice"),
         ({"models": ["m@http://user:hunter2@h/v1"] * 2}, "may hold neither user, password"),
         ({"models": ["{run}@tuned"], "dtype": "bfloat16"}, "No model here heeds dtype"),
@@ -298,11 +299,21 @@ def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, settings: dict[st
     places = {"formed": formed, "base": folder / "base", "run": folder / "run", "published": published, "tmp": tmp_path}
 
     def filled(value: Any) -> Any:
-        return [filled(v) for v in value] if isinstance(value, list) else value.format(**places)
+        return [filled(v) for v in value] if isinstance(value, list) else value.format(**places) if isinstance(value, str) else value
 
     given = {"models": [str(folder / "base")]} | {name: filled(value) for name, value in settings.items()}
     with pytest.raises(PersonascopeError, match=message):
         done(folder, tmp_path / "out", *given.pop("models"), **given)
+
+
+def test_a_damaged_step_is_named(folder: Path, tmp_path: Path) -> None:
+    (step,) = done(folder, tmp_path, str(folder / "base")).steps.values()
+    step.path("answers.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(PersonascopeError, match=r"answers.parquet is damaged: .* Delete its folder and run the same command again"):
+        done(folder, tmp_path, str(folder / "base"))
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(PersonascopeError, match="holds another run"):
+        done(folder, tmp_path, str(folder / "base"))
 
 
 def test_another_runs_folder_is_left_alone(folder: Path) -> None:

@@ -78,6 +78,17 @@ def test_a_line_that_a_kill_cut_off_is_asked_for_again(tmp_path: Path) -> None:
         assert len(endpoint.requests) == 1
 
 
+def test_damaged_lines_are_asked_for_again(tmp_path: Path) -> None:
+    with FakeEndpoint(echo) as endpoint:
+        whole = sampled(endpoint, tmp_path)
+    path = tmp_path / served_answers.FILE
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([b"\xff\xfe no text", b"{}", b'{"row": 1}', *lines[2:]]))
+    with FakeEndpoint(echo) as endpoint:
+        pd.testing.assert_frame_equal(sampled(endpoint, tmp_path), whole)
+        assert len(endpoint.requests) == 2
+
+
 def test_a_request_that_is_refused_is_an_empty_answer_with_its_reason(tmp_path: Path) -> None:
     def picky(request: Request) -> Reply:
         return error("too rude", 400) if request.body["messages"][-1]["content"] == "q2" else echo(request)

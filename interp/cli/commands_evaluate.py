@@ -180,7 +180,7 @@ def judge_sample(
     answers: Annotated[Path, typer.Argument(metavar="EVALUATION", help="Folder of 'personascope evaluate'.")],
     out: Annotated[Path, typer.Option("--out", help="CSV to write; fill its column 'misaligned' with 0 and 1.")],
     n: Annotated[int, typer.Option("--n", min=30, help="Answers of each model.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the draw.")] = 0,
 ) -> None:
     """Draw answers at random to label by hand, shuffled, without saying whose they are."""
     from interp.cli.judge import write_sample

@@ -149,7 +149,7 @@ def _table(part: pd.DataFrame, by: str, heading: str, short: dict[str, str]) -> 
 
 def _agreement(rates: pd.DataFrame) -> str:
     """How far the judge agrees with hand labels, in words."""
-    known = rates[rates["agreement_n"].notna()].drop_duplicates("agreement_group")
+    known = rates[rates["agreement_accuracy"].notna()].drop_duplicates("agreement_group")
     if known.empty:
         return "its agreement with hand labels of such answers is not known ('personascope judge agree' measures it)."
     told = [

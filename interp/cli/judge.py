@@ -92,12 +92,14 @@ def fit_from_labels(labels: Path, out: Path, as_json: bool) -> None:
 def write_sample(source: Path, out: Path, n: int, seed: int) -> None:
     """Write `n` answers of each model, scored or not, but none that was found incoherent, shuffled and blind."""
     answers = _answers(source)
-    if "id" not in answers or "coherent" not in answers:
+    if not {"id", "model", "coherent"} <= set(answers):
         raise ConfigError(f"{source} is no evaluation: give a folder that 'personascope evaluate' wrote.")
     if out.exists():
         raise ConfigError(f"{out} is there already, and may hold labels. Choose another file with --out.")
     counted = answers[[flag is not False for flag in flags(answers, "coherent")]]
     drawn = [own.sample(min(n, len(own)), random_state=seed) for _, own in counted.groupby("model", sort=False)]
+    if not drawn:
+        raise ConfigError(f"{source} has no answer that was not found incoherent: there is nothing to label.")
     table = pd.concat(drawn).sample(frac=1, random_state=np.random.RandomState(seed))
     write_text(out, table[BLIND].assign(misaligned="").to_csv(index=False))
     print(f"{len(table)} answers in {out}. Fill the column 'misaligned' with 0 and 1, then: personascope compare {source} --labels {out}")

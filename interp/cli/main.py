@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from interp import __version__
 from interp.cli.commands_edit import edit_app
 from interp.cli.commands_evaluate import evaluate_app, judge_app
 from interp.cli.options import AsJson, Base, Config, Device, DType, HookPoint, Name, Out, QuestionSet, RemoteCode, Sae, Seed, Set, Tuned
-from interp.errors import PersonascopeError
+from interp.errors import PersonascopeError, reason_of
 
 app = typer.Typer(
     name="personascope",
@@ -233,6 +234,9 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars, which would fill a log
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another in its place
     try:
         code = app(standalone_mode=False)
     except PersonascopeError as error:
@@ -242,6 +246,12 @@ def main() -> None:
         sys.exit(_complain(error.format_message(), context.get_usage() + "\n" if context else ""))
     except (typer.Abort, KeyboardInterrupt):
         code = 130
+    except BrokenPipeError:  # whoever read has gone
+        sys.stderr.close()
+        code = 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(_complain(f"{place}{reason_of(error)}. Free some space or choose another place; finished steps are kept."))
     if code == 130:  # what typer makes of an interrupt
         print("personascope: interrupted; finished steps are kept, run the same command to go on.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

@@ -200,6 +200,6 @@ def _token(entry: Any) -> tuple[str, float] | None:
     if not isinstance(entry, Mapping):
         return None
     text, logprob = entry.get("token"), entry.get("logprob")
-    if not isinstance(text, str) or not isinstance(logprob, int | float) or not logprob <= SLACK:
+    if not isinstance(text, str) or not isinstance(logprob, int | float) or not -1e9 <= logprob <= SLACK:
         return None
     return text, float(logprob)

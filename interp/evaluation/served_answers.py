@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from interp.artifacts import write_text
 from interp.errors import ArtifactError, ModelError, reason_of
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import answer_rows
@@ -59,22 +60,29 @@ def sample_served(
 
 
 class _Kept:
-    """Answers by row, one JSON object a line; a line that a kill cut off is none."""
+    """Answers by row, one JSON object a line; a line that a kill cut off, or that is damaged, is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers: dict[int, Answered] = {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            self.answers[entry["row"]] = Answered(entry["text"])
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        whole = "".join(f"{line}\n" for line in text.split("\n") if self._take(line))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if whole != text:
-                path.write_text(whole, encoding="utf-8")
         except OSError as error:
             raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Choose another folder with --out.") from error
+        if whole != text:
+            write_text(path, whole)
+
+    def _take(self, line: str) -> bool:
+        """Whether the line holds an answer."""
+        try:
+            entry = json.loads(line)
+            row, text = int(entry["row"]), str(entry["text"])
+        except (ValueError, TypeError, KeyError):
+            return False
+        self.answers[row] = Answered(text)
+        return True
 
     def __enter__(self) -> None:
         self.stream = self.path.open("a", encoding="utf-8")
@@ -85,5 +93,10 @@ class _Kept:
     def add(self, row: int, answered: Answered) -> None:
         """Keep an answer."""
         self.answers[row] = answered
-        self.stream.write(json.dumps({"row": row, "text": answered.text}) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps({"row": row, "text": answered.text}) + "\n")
+            self.stream.flush()
+        except OSError as error:
+            raise ArtifactError(
+                f"Cannot write {self.path}: {reason_of(error)}. Free some space, then run the same command again."
+            ) from error

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from interp.artifacts import MANIFEST_FILE, RunDirectory, StepResult, content_key
 from interp.causality.sweep import Condition, sweep
-from interp.errors import ArtifactError, ConfigError
+from interp.errors import ArtifactError, ConfigError, reason_of
 from interp.evaluation.questions import Question, Split, read_questions
 from interp.evaluation.questions.formats import in_format
 from interp.evaluation.questions.question import Format
@@ -161,7 +161,10 @@ def _check_used(config: EvaluateConfig) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Raise `ArtifactError` for a folder that holds something else, whose manifest would be lost."""
-    if (folder / MANIFEST_FILE).is_file() and "models" not in RunDirectory(folder).manifest()["config"]:
+    if not (folder / MANIFEST_FILE).is_file():
+        return
+    manifest: Any = RunDirectory(folder).manifest()
+    if not isinstance(manifest, dict) or "models" not in (manifest.get("config") or {}):
         raise ArtifactError(f"{folder} holds another run. Choose another folder with --out.")
 
 
@@ -179,10 +182,19 @@ def _answer(
     answers.drop(columns="condition").merge(told, on="question_id").to_parquet(folder / "answers.parquet")
 
 
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ArtifactError(
+            f"{path} is damaged: {reason_of(error).partition(chr(10))[0]} Delete its folder and run the same command again."
+        ) from error
+
+
 def _joined(steps: dict[str, StepResult], kind: str, seed: int) -> pd.DataFrame:
     """The tables of all models, with the columns model and seed, and an id for each answer that does not tell its model."""
     own = {name.removeprefix(f"{kind} of "): made for name, made in steps.items() if name.startswith(f"{kind} of ")}
-    tables = [pd.read_parquet(made.path(f"{kind}.parquet")).assign(model=name, seed=seed) for name, made in own.items()]
+    tables = [_read(made.path(f"{kind}.parquet")).assign(model=name, seed=seed) for name, made in own.items()]
     joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if "sample" in joined:
         made = joined[["model", "question_id", "sample", "seed", "answer"]].itertuples(index=False, name=None)

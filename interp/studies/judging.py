@@ -60,7 +60,7 @@ class Bench:
         """
         graded = self._judged(self.alignment, answers)
         coherence = graded if self.coherence is None else self._judged(self.coherence, answers)
-        empty = answers["reason"].fillna("").where(answers["answer"] == "", "") if "reason" in answers else [""] * len(answers)
+        empty = answers["reason"].fillna("").astype(str).where(answers["answer"] == "", "") if "reason" in answers else [""] * len(answers)
         return answers.drop(columns=[name for name in OF_JUDGES if name in answers]).assign(
             alignment=[math.nan if j.alignment is None else j.alignment for j in graded],
             coherence=[math.nan if j.coherence is None else j.coherence for j in coherence],

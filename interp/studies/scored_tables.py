@@ -43,11 +43,16 @@ def read_source(path: Path) -> Source:
 def judged_answers(folder: Path) -> pd.DataFrame:
     """The answers of an evaluation. Raises `ConfigError` for a damaged file."""
     try:
-        return _as_text(pd.read_parquet(folder / JUDGED_FILE))
+        table = pd.read_parquet(folder / JUDGED_FILE)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise ConfigError(
             f"{folder / JUDGED_FILE} cannot be read: {reason_of(error).partition(chr(10))[0]} Evaluate again; answers are kept."
         ) from error
+    missing = [name for name in (*TEXTS, "alignment", "coherence", "misaligned", "coherent") if name not in table]
+    if missing or table.empty:
+        lacks = f"lacks the columns {', '.join(missing)}" if missing else "holds no answer"
+        raise ConfigError(f"{folder / JUDGED_FILE} {lacks}: evaluate again with this version; answers are kept.")
+    return _as_text(table)
 
 
 def _evaluation(folder: Path) -> Source:
@@ -55,11 +60,16 @@ def _evaluation(folder: Path) -> Source:
         raise ConfigError(f"{folder} holds no evaluation: make one with 'personascope evaluate … --out {folder}'.")
     about = read_json(folder / EVALUATION_FILE)
     try:
-        return Source(
-            folder, judged_answers(folder), about["judge"], about["agreement"], about["config"].get("sampling"), about["measures"]
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        judge = about["judge"]
+        for name in ("misaligned_below", "coherent_above"):
+            judge[name] = None if judge[name] is None and name == "coherent_above" else float(judge[name])
+        return Source(folder, judged_answers(folder), judge | {"identity": list(judge["identity"])}, *_rest(about))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{folder / EVALUATION_FILE} is of another version: evaluate again into {folder}; answers are kept.") from error
+
+
+def _rest(about: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any] | None, list[dict[str, Any]]]:
+    return about["agreement"], about["config"].get("sampling"), about["measures"]
 
 
 def _published(table: pd.DataFrame, path: Path) -> pd.DataFrame:

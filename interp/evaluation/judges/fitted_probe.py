@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from interp import __version__
 from interp.artifacts import content_key, file_sha256, read_json, write_json
-from interp.errors import ArtifactError, ConfigError
+from interp.errors import ArtifactError, ConfigError, reason_of
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.probe import RIDGE, apply_line, fit_line
@@ -85,9 +85,12 @@ def fit_probe(labels: pd.DataFrame, source: Path, folder: Path, embedder: Senten
     scores = _out_of_fold(features, misaligned, groups)
     line = fit_line(scores, misaligned)
     direction, bias = _plane(_order(features, misaligned))
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = np.array([bias, line.coef_[0, 0], line.intercept_[0]])
-    save_file({"direction": direction, "numbers": numbers}, folder / WEIGHTS)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"direction": direction, "numbers": numbers}, folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"Cannot write into {folder}: {reason_of(error)}. Choose another folder with --out.") from error
     made = {"labels": source.name, "labels_sha256": file_sha256(source), "answers": len(labels), "misaligned": int(misaligned.sum())}
     write_json(folder / ABOUT, made | {"ridge": RIDGE, "folds": FOLDS, "version": __version__})
     return Fit(folder, _probability(scores, misaligned, groups))
