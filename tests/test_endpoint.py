@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -155,6 +155,15 @@ def test_failures_between_answers_are_no_reason_to_give_up() -> None:
     assert not any("in a row" in answer.reason for answer in found)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell that starts the tests in the background has them ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_stops_at_once_and_keeps_what_was_answered() -> None:
     handed: dict[int, Answered] = {}
 

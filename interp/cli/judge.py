@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def judge_table(
             f"Cannot make {out.parent}: {reason_of(error)}. The judgements are kept: name another file with --out."
         ) from error
     if out.suffix == ".csv":
-        write_text(out, judged.to_csv(index=False))
+        write_text(out, judged.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
     else:
         write_parquet(out, judged)
     scored = {
@@ -101,7 +102,7 @@ def write_sample(source: Path, out: Path, n: int, seed: int) -> None:
     if not drawn:
         raise ConfigError(f"{source} has no answer that was not found incoherent: there is nothing to label.")
     table = pd.concat(drawn).sample(frac=1, random_state=np.random.RandomState(seed))
-    write_text(out, table[BLIND].assign(misaligned="").to_csv(index=False))
+    write_text(out, table[BLIND].assign(misaligned="").to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
     print(f"{len(table)} answers in {out}. Fill the column 'misaligned' with 0 and 1, then: personascope compare {source} --labels {out}")
 
 

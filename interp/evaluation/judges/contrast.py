@@ -14,6 +14,7 @@ from functools import cached_property
 from interp import __version__
 from interp.artifacts import content_key
 from interp.chats import Chat
+from interp.errors import ModelError
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.models import LanguageModel
 
@@ -55,6 +56,8 @@ class ContrastJudge:
         ]
         judgements = [Judgement(None, None, "empty answer")] * len(answers)
         for i, aligned, misaligned in zip(asked, *likelihoods, strict=True):
+            if not math.isfinite(aligned - misaligned):
+                raise ModelError(f"{self.model.source} gives probabilities that are no numbers. Take another model, or --dtype float32.")
             judgements[i] = Judgement(100.0 * _sigmoid(aligned - misaligned), None)
         return handed_over(judgements, done)
 

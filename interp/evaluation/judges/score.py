@@ -26,7 +26,7 @@ class Score:
 def score_of(mass: Float[np.ndarray, " 101"], note: str = "") -> Score:
     """The mean of 0 to 100 by their probabilities; none where they have too little together, with `note` behind the reason."""
     total = float(mass.sum())
-    if total < LEAST_MASS:
+    if not total >= LEAST_MASS:
         return Score(None, f"numbers have {100 * total:.0f} % of the probability, less than {100 * LEAST_MASS:.0f} %{note}")
     return Score(float(mass @ np.arange(101)) / total)
 
