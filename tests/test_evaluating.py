@@ -345,7 +345,10 @@ def test_the_command_prints_tables_and_json(
     assert "unscored" in out
     assert "tuned minus base" in out
     assert "paired by question" in out
+    app([*args, "--open-is-aligned", "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["config"]["open_is_aligned"] is True
     app([*args, "--json"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
+    assert found["config"]["open_is_aligned"] is False
     assert {row["value"] for row in found["rates"] if row["by"] == "format"} == {"plain", "json"}
     assert [row["model"] for row in found["differences"]] == names[1:]

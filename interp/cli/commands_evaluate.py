@@ -90,6 +90,7 @@ def evaluate(
         "judge_prompts": judge_prompts,
         "misaligned_below": misaligned_below,
         "coherent_above": coherent_above,
+        "open_is_aligned": open_is_aligned or None,
         "interval": interval,
     }
     place = {"seed": seed, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code or None}

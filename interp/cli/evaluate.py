@@ -47,7 +47,8 @@ def evaluate_from_options(options: dict[str, Any], file: Path | None, overrides:
 def compare_from_options(options: dict[str, Any], out: Path | None, as_json: bool) -> None:
     """Put side by side what was judged before."""
     config = validated(CompareConfig, *gathered(options, None, []))
-    result = compare(config)
+    with plain_warnings():
+        result = compare(config)
     if out is not None:
         _make_folder(out)
         write_evaluation(out, result)

@@ -186,4 +186,5 @@ def _agreement(model: str, agreed: Mapping[str, Mapping[str, Any]]) -> dict[str,
     """How the judge agrees with hand labels: of answers like those of RUN@ablated, or of all where the model is none of a run."""
     what = model.rpartition("@")[2] if "@" in model and not parse_served(model) else ""
     row = agreed.get(what, agreed.get("all"))
-    return {"agreement_group": row and row["group"]} | {f"agreement_{name}": row and row[name] for name in ("auroc", "accuracy", "n")}
+    found = {"agreement_group": row and row["group"]} | {f"agreement_{name}": row and row[name] for name in ("auroc", "accuracy")}
+    return found | {"agreement_n": row and row["n"] - row["unscored"]}
