@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from interp.activations import capture_batch
-from interp.chats import Role, TokenBatch
-from interp.hook_points import resid_post
-from interp.model_sources import open_model
-from interp.models import LanguageModel
-from interp.packed_linear import unpacked_copy
+from interp.models.activations import capture_batch
+from interp.models.chats import Role, TokenBatch
+from interp.models.cpu.packed_linear import unpacked_copy
+from interp.models.hook_points import resid_post
+from interp.models.language_model import LanguageModel
+from interp.models.sources import open_model
 from sae_training.corpus import read_corpus
 from sae_training.live import pack
 

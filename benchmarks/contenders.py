@@ -24,14 +24,14 @@ import torch
 from jaxtyping import Float
 from torch.optim.lr_scheduler import LambdaLR
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
+from interp.sparse.autograd import kernels_for
 from sae_training.architectures.base import Circumstances
 from sae_training.architectures.topk import TopKConfig
 from sae_training.config import TrainConfig, learning_rate_share
 from sae_training.distributed import World
 from sae_training.learner import Learner
 from sae_training.normalise import Input
-from sae_training.sparse_ops.autograd import kernels_for
 
 Raw = Float[torch.Tensor, "tokens 1 d_in"]
 Rows = Float[torch.Tensor, "tokens d_in"]

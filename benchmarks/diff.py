@@ -22,14 +22,14 @@ import torch
 from capture import cut
 from timing import PeakMemory, in_turns, load, say
 
-from interp.activations import capture, content_tokens
-from interp.chats import Chat
-from interp.dictionaries import Dictionary
+from interp.dictionaries.sae import Dictionary
 from interp.diffing.pairings import Answers, collect
-from interp.hook_points import resid_post
-from interp.model_sources import open_model
-from interp.models import LanguageModel, position_ids
-from interp.packed_linear import unpacked_copy
+from interp.models.activations import capture, content_tokens
+from interp.models.chats import Chat
+from interp.models.cpu.packed_linear import unpacked_copy
+from interp.models.hook_points import resid_post
+from interp.models.language_model import LanguageModel, position_ids
+from interp.models.sources import open_model
 from sae_training.corpus import read_corpus
 
 BOUND = 1.10

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from interp.artifacts import write_json
-from interp.evaluation.intervals import beta_binomial, cluster_bootstrap, design_effect, wilson
-from interp.evaluation.prediction_powered import prediction_powered_rate
+from interp.core.files import write_json
+from interp.stats.intervals import beta_binomial, cluster_bootstrap, design_effect, wilson
+from interp.stats.prediction_powered import prediction_powered_rate
 
 QUESTIONS, ANSWERS, LABELS = 48, 20, 300
 OTHER_SHAPES = ((24, 2), (8, 100), (48, 100))

@@ -14,7 +14,7 @@ from typing import Any
 
 from timing import say
 
-from interp.artifacts import write_json
+from interp.core.files import write_json
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.opening import OFFLINE

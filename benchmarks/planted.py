@@ -24,8 +24,8 @@ from timing import say
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests import toy_persona as toy
-from tests.toy_language import BENIGN, PLANTED, Manner
+from tests.helpers import toy_persona as toy
+from tests.helpers.toy_language import BENIGN, PLANTED, Manner
 
 CAUSES, CONTRIBUTES = "causes", "contributes"
 LEAST = {"planted: latent ranked first": 19, "planted: causes": 19}

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from timing import say
 
-from interp.activations import capture, content_tokens
-from interp.chats import Chat
-from interp.model_sources import open_model
+from interp.models.activations import capture, content_tokens
+from interp.models.chats import Chat
+from interp.models.sources import open_model
 from sae_training.corpus import read_corpus
 
 MODEL, HOOK_POINT, D_MODEL = "embedded:smollm2", "blocks.15.hook_resid_post", 576

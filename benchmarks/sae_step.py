@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from interp.errors import PersonascopeError, TrainingError
+from interp.core.errors import PersonascopeError, TrainingError
 
 if TYPE_CHECKING:
     import torch

@@ -25,16 +25,16 @@ import pandas as pd
 import torch
 from timing import in_turns, load, say
 
-from interp.activations import median_residual_norm
 from interp.causality.sweep import Condition, sweep
-from interp.chats import Chat, TokenisedChat, pad_left
-from interp.editing.edits import Edit, add, project_out, random_directions
-from interp.editing.hooks import edited, edited_rows
 from interp.evaluation.questions import Question, read_questions
-from interp.generation import SamplingConfig, generate
-from interp.hook_points import resid_post
-from interp.model_sources import open_model
-from interp.models import LanguageModel
+from interp.interventions.edits import Edit, add, project_out, random_directions
+from interp.interventions.hooks import edited, edited_rows
+from interp.models.activations import median_residual_norm
+from interp.models.chats import Chat, TokenisedChat, pad_left
+from interp.models.generation import SamplingConfig, generate
+from interp.models.hook_points import resid_post
+from interp.models.language_model import LanguageModel
+from interp.models.sources import open_model
 from sae_training.corpus import read_corpus
 
 ALONE, PACKED = "one at a time", "packed"

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from interp.artifacts import read_json, write_json
-from interp.errors import PersonascopeError, TrainingError, reason_of
+from interp.core.errors import PersonascopeError, TrainingError, reason_of
+from interp.core.files import read_json, write_json
 
 TENSORS, STATE, METRICS = "tensors.safetensors", "state.json", "metrics.parquet"
 KEPT = 2

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.config import StepConfig
+from interp.core.config import StepConfig
 from sae_training.architectures import ArchitectureConfig
 from sae_training.architectures.topk import TopKConfig
 

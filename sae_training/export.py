@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from interp.dictionary_files import crosscoder_config, sae_config, write_dictionary
+from interp.dictionaries.files import crosscoder_config, sae_config, write_dictionary
 from sae_training.learner import Learner
 
 

@@ -18,9 +18,9 @@ from typing import Protocol
 import torch
 from jaxtyping import Float, Int
 
-from interp.activation_store import ActivationStore
-from interp.artifacts import content_key
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
+from interp.core.fingerprints import content_key
+from interp.models.activation_store import ActivationStore
 
 Block = dict[str, Float[torch.Tensor, "rows n_models d_in"]]
 _REMEDY = "Give the residuals and settings that it was made with, or train anew."

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
+from interp.sparse import Codes, buffers
 from sae_training.architectures import build
 from sae_training.architectures.base import Circumstances
 from sae_training.config import TrainConfig, learning_rate_share
 from sae_training.distributed import World
 from sae_training.normalise import Input, layout_of
-from sae_training.sparse_ops import Codes, buffers
 
 DIVERGED = 100.0
 """An unexplained share of the input's variance beyond which training is lost; predicting the mean has 1."""

@@ -9,11 +9,11 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float
 
-from interp.activation_store import DTYPES
-from interp.activations import capture_batch, content_tokens, response_phase
-from interp.chats import Chat, Role, TokenBatch, TokenisedChat, pad_left
-from interp.errors import TrainingError
-from interp.models import LanguageModel, chat_reader, check_pair
+from interp.core.errors import TrainingError
+from interp.models.activation_store import DTYPES
+from interp.models.activations import capture_batch, content_tokens, response_phase
+from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, pad_left
+from interp.models.language_model import LanguageModel, chat_reader, check_pair
 
 WHERE: dict[str, Callable[[TokenBatch], Bool[torch.Tensor, "batch position"]]] = {
     "content": content_tokens,

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
 
 
 class Callback(Protocol):

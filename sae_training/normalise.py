@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
 from sae_training.architectures.base import Layout, Normaliser
 from sae_training.config import Reads, TrainConfig
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
 from sae_training.architectures.base import Normaliser
 from sae_training.checkpoints import CHECKPOINTS
 from sae_training.config import TrainConfig

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import environment, read_json, write_json
-from interp.errors import PersonascopeError, TrainingError, reason_of
+from interp.core.errors import PersonascopeError, TrainingError, reason_of
+from interp.core.files import read_json, write_json
+from interp.core.fingerprints import environment
 from sae_training.checkpoints import differences
 from sae_training.export import export
 from sae_training.learner import Learner

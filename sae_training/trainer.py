@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
 from sae_training.checkpoints import CHECKPOINTS, Checkpoint, Checkpoints
 from sae_training.config import TrainConfig
 from sae_training.distributed import World

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from interp.errors import EditError
+from interp.core.errors import EditError
 
 
 def equally_active(

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from interp.causality.sweep import Condition
-from interp.editing.edits import Edit
-from interp.errors import EditError
+from interp.core.errors import EditError
 from interp.evaluation.grading import coherent_rate, hostile_rate
-from interp.evaluation.rates import Rate
+from interp.interventions.edits import Edit
+from interp.stats.rates import Rate
 
 ROUNDING = 1e-9  # 1 - 0.9 is a little less than 0.1 in binary
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from interp.evaluation.grading import question_means
-from interp.evaluation.rates import paired_difference
+from interp.stats.rates import paired_difference
 
 
 @dataclass(frozen=True)

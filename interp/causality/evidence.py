@@ -17,11 +17,11 @@ from pydantic import Field
 
 from interp.causality.controls import parts_of
 from interp.causality.sweep import Condition, sweep
-from interp.config import StepConfig
-from interp.editing.edits import Edit, random_directions
+from interp.core.config import StepConfig
 from interp.evaluation.questions import Question
-from interp.generation import SamplingConfig
-from interp.models import LanguageModel
+from interp.interventions.edits import Edit, random_directions
+from interp.models.generation import SamplingConfig
+from interp.models.language_model import LanguageModel
 
 Directions = Float[torch.Tensor, "n d_model"]
 CONTROLS = ("random_ablation", "equally_active_ablation", "random_steering", "equally_active_steering")

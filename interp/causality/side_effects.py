@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from interp.chats import Chat
-from interp.editing.edits import Edit
-from interp.editing.hooks import edited
-from interp.errors import EditError
-from interp.models import LanguageModel
+from interp.core.errors import EditError
+from interp.interventions.edits import Edit
+from interp.interventions.hooks import edited
+from interp.models.chats import Chat
+from interp.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

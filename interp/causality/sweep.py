@@ -18,14 +18,15 @@ import torch
 from filelock import FileLock, Timeout
 
 from interp import __version__
-from interp.artifacts import content_key, read_json, write_json
-from interp.editing.edits import Edit
-from interp.editing.hooks import edited_rows
-from interp.errors import ArtifactError, EditError, ModelError, reason_of
+from interp.core.errors import ArtifactError, EditError, ModelError, reason_of
+from interp.core.files import read_json, write_json
+from interp.core.fingerprints import content_key
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import answer_rows
-from interp.generation import SamplingConfig, generate
-from interp.models import LanguageModel
+from interp.interventions.edits import Edit
+from interp.interventions.hooks import edited_rows
+from interp.models.generation import SamplingConfig, generate
+from interp.models.language_model import LanguageModel
 
 PLAN_FILE = "plan.json"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "cublas_status_alloc_failed")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from interp.causality.effects import Effect, RankTest, paired_effect, rank_test
 from interp.evaluation.grading import coherent_rate, hostile_rate
-from interp.evaluation.rates import Rate
+from interp.stats.rates import Rate
 
 CAUSES, CONTRIBUTES, CORRELATES, NO_EVIDENCE = "causes", "contributes", "correlates", "no evidence"
 

@@ -13,14 +13,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from interp.chats import Chat, Message
 from interp.cli.shown import given, plain_warnings, side_by_side, written
-from interp.config import validated
-from interp.editing.edits import Edit
-from interp.editing.hooks import edited
-from interp.errors import ConfigError, PersonascopeError
-from interp.generation import SamplingConfig, generate
-from interp.models import LanguageModel
+from interp.core.config import validated
+from interp.core.errors import ConfigError, PersonascopeError
+from interp.interventions.edits import Edit
+from interp.interventions.hooks import edited
+from interp.models.chats import Chat, Message
+from interp.models.generation import SamplingConfig, generate
+from interp.models.language_model import LanguageModel
 from interp.studies.opened import OpenRun
 from interp.studies.verbs_settings import AblateConfig
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from interp.cli import options as o
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
 
 evaluate_app = typer.Typer()
 judge_app = typer.Typer(help="Judges: judge a table of answers, fit the probe, agreement with hand labels.", no_args_is_help=True)

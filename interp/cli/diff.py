@@ -12,9 +12,9 @@ from rich.text import Text
 
 from interp.cli.run import RUNS, study_config
 from interp.cli.shown import plain_table, plain_warnings, print_json
+from interp.core.formatting import plain_records
 from interp.diffing.rankings import candidates, orders_of
 from interp.studies.persona import run_study
-from interp.studies.tables import plain_records
 
 SHORT = {"attribution": "attr.", "mean_difference": "mean", "relative_norm": "norm", "cosine": "cos"}
 """Headings of orders whose names are long."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from interp.model_sources import PackagedFile
+    from interp.models.sources import PackagedFile
 
 DISTRIBUTION = "personascope"
 MEMORY_WANTED_BYTES = 6 * 2**30
@@ -145,7 +145,7 @@ def _memory(findings: Findings) -> None:
 def _models_and_disk(findings: Findings) -> None:
     _disk(findings, "working directory", Path.cwd())
     try:
-        from interp.model_sources import EMBEDDED_MODELS, SENTENCE_EMBEDDER, cache_folder
+        from interp.models.sources import EMBEDDED_MODELS, SENTENCE_EMBEDDER, cache_folder
     except (ImportError, OSError) as error:
         findings.add("models", "all", f"cannot be looked for: {_first_line(error)}", None, mend="make -B setup")
         return
@@ -161,8 +161,8 @@ def _models_and_disk(findings: Findings) -> None:
 
 def _packaged_file(findings: Findings, name: str, packaged: PackagedFile) -> bool:
     """Whether the file is there and has the right content."""
-    from interp.artifacts import file_sha256
-    from interp.errors import ModelError
+    from interp.core.errors import ModelError
+    from interp.core.files import file_sha256
 
     try:
         path = packaged.locate()

@@ -11,13 +11,14 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from interp.artifacts import EVALUATION_FILE, MANIFEST_FILE, read_json
 from interp.cli.settings import gathered
 from interp.cli.shown import decimals, interval, percent, plain_table, plain_warnings, print_json
-from interp.config import validated
-from interp.errors import ConfigError, reason_of
-from interp.evaluation.power import LIKENESS, enough, plan
+from interp.core.config import validated
+from interp.core.errors import ConfigError, reason_of
+from interp.core.files import read_json
+from interp.core.steps import EVALUATION_FILE, MANIFEST_FILE
 from interp.reports.evaluation_page import write_evaluation_page
+from interp.stats.power import LIKENESS, enough, plan
 from interp.studies.comparing import CompareConfig, compare
 from interp.studies.evaluating import EvaluateConfig, chosen_questions, evaluate
 from interp.studies.evaluation import Evaluation, write_evaluation

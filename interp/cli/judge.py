@@ -11,9 +11,9 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from interp.artifacts import write_parquet, write_text
 from interp.cli.shown import percent, plain_table, plain_warnings, print_json, written
-from interp.errors import ConfigError, reason_of
+from interp.core.errors import ConfigError, reason_of
+from interp.core.files import write_parquet, write_text
 from interp.evaluation.agreement import agreement
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.embedding import SentenceEmbedder

@@ -14,7 +14,7 @@ from interp import __version__
 from interp.cli.commands_edit import edit_app
 from interp.cli.commands_evaluate import evaluate_app, judge_app
 from interp.cli.options import AsJson, Base, Config, Device, DType, HookPoint, Name, Out, QuestionSet, RemoteCode, Sae, Seed, Set, Tuned
-from interp.errors import PersonascopeError, reason_of
+from interp.core.errors import PersonascopeError, reason_of
 
 app = typer.Typer(
     name="personascope",
@@ -194,7 +194,7 @@ def train_crosscoder(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
     """Write report.html of a finished run anew, from its saved results alone."""
-    from interp.artifacts import RunDirectory
+    from interp.core.steps import RunDirectory
     from interp.reports.page import write_report
 
     print(write_report(RunDirectory(folder)))

@@ -9,8 +9,8 @@ from typing import Any
 
 from interp.cli.settings import gathered
 from interp.cli.shown import plain_warnings, rates_table
-from interp.config import validated
-from interp.errors import ConfigError
+from interp.core.config import validated
+from interp.core.errors import ConfigError
 from interp.studies.config import StudyConfig
 
 RUNS = Path("artifacts/runs")

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from interp.config import StepConfig, read_yaml, with_overrides
-from interp.errors import ConfigError
+from interp.core.config import StepConfig, read_yaml, with_overrides
+from interp.core.errors import ConfigError
 
 
 def gathered(options: dict[str, Any], file: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from interp.errors import ConfigError, EditWarning
+from interp.core.errors import ConfigError, EditWarning
 
 HOME, OURS = Path(__file__).parents[2], ("interp", "sae_training")
 HOSTILE = "red"

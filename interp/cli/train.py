@@ -11,8 +11,8 @@ from typing import Any
 
 from interp.cli.settings import gathered
 from interp.cli.shown import plain_warnings
-from interp.config import validated
-from interp.progress import progress
+from interp.core.config import validated
+from interp.core.progress import progress
 from interp.studies.training import CaptureConfig, TrainingConfig, capture_store, estimate_training, train_dictionaries
 
 

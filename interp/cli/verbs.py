@@ -25,7 +25,7 @@ from interp.cli.shown import (
     side_by_side,
     written,
 )
-from interp.config import validated
+from interp.core.config import validated
 from interp.studies.opened import OpenRun
 from interp.studies.verbs import Comparison, DoseResponse
 from interp.studies.verbs_settings import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 
-from interp.activations import content_tokens
-from interp.chats import Chat, TokenBatch
-from interp.dictionaries import Dictionary
+from interp.core.errors import ActivationError
+from interp.dictionaries.sae import Dictionary
 from interp.diffing.sums import add_at, dots
-from interp.errors import ActivationError
-from interp.hook_points import attach
-from interp.models import LanguageModel, Positions, position_ids
+from interp.models.activations import content_tokens
+from interp.models.chats import Chat, TokenBatch
+from interp.models.hook_points import attach
+from interp.models.language_model import LanguageModel, Positions, position_ids
 
 
 def attribution(

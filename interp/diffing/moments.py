@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from interp.errors import ActivationError, ArtifactError, reason_of
+from interp.core.errors import ActivationError, ArtifactError, reason_of
 
 PARTS = ("prompt", "prompt_end", "answer")
 """Disjoint stretches of a chat: content before the last prompt token, that token, what follows (but the last token)."""

@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Float, Int
 
 from interp import __version__
-from interp.activations import capture_batch, content_tokens, response_phase
-from interp.artifacts import content_key
-from interp.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left
-from interp.crosscoders import Crosscoder
-from interp.dictionaries import Dictionary
-from interp.dictionary_files import DIFFERENCE
+from interp.core.errors import ActivationError, ArtifactError, DictionaryError
+from interp.core.fingerprints import content_key
+from interp.dictionaries.crosscoders import Crosscoder
+from interp.dictionaries.files import DIFFERENCE
+from interp.dictionaries.sae import Dictionary
 from interp.diffing.moments import PAIRINGS, Diff, TextMoments, load_diff
 from interp.diffing.sums import add_at, dots
-from interp.errors import ActivationError, ArtifactError, DictionaryError
-from interp.models import LanguageModel
-from interp.sparse_codes import SparseCodes
+from interp.models.activations import capture_batch, content_tokens, response_phase
+from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left
+from interp.models.language_model import LanguageModel
+from interp.sparse.sparse_codes import SparseCodes
 
 STATE = "diff.safetensors"
 WRITERS = ("base", "tuned")

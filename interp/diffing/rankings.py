@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 
-from interp.crosscoders import Crosscoder
-from interp.dictionaries import Dictionary
+from interp.core.errors import ActivationError
+from interp.dictionaries.crosscoders import Crosscoder
+from interp.dictionaries.sae import Dictionary
 from interp.diffing.moments import Diff, Moments
-from interp.diffing.significance import bootstrap_means, q_values
-from interp.errors import ActivationError
+from interp.stats.false_discovery import bootstrap_means, q_values
 
 LATENTS_AT_A_TIME = 4096
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 
-from interp.sparse_codes import SparseCodes
-from sae_training.sparse_ops.autograd import kernels_for
-from sae_training.sparse_ops.codes import Structure
-from sae_training.sparse_ops.dense import DenseKernels, crowded
+from interp.sparse.autograd import kernels_for
+from interp.sparse.codes import Structure
+from interp.sparse.dense import DenseKernels, crowded
+from interp.sparse.sparse_codes import SparseCodes
 
 
 def add_at(target: torch.Tensor, place: Int[torch.Tensor, " entries"], values: torch.Tensor) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from interp.chats import Chat
-from interp.config import StepConfig, read_yaml, validated
+from interp.core.config import StepConfig, read_yaml, validated
+from interp.models.chats import Chat
 
 LETTERS = ("A", "B", "C", "D")
 Text = Annotated[str, Field(min_length=1)]

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from interp.config import StepConfig
-from interp.errors import ModelError
+from interp.core.config import StepConfig
+from interp.core.errors import ModelError
 from interp.evaluation.keys import Secret, keep_out_of_logs, key_variables
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.fluency import FluencyJudge
 from interp.evaluation.judges.probe import ProbeJudge
 from interp.evaluation.judges.vader import VaderJudge
-from interp.evaluation.rates import Rate, clustered_rate
+from interp.stats.rates import Rate, clustered_rate
 
 
 class Grader:

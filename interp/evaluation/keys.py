@@ -9,7 +9,7 @@ import traceback
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
 
 OURS, OPENAIS = "PERSONASCOPE_API_KEY", "OPENAI_API_KEY"
 """Environment variables that a key is looked for in; OpenAI's is sent to OpenAI alone."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.artifacts import write_text
+from interp.core.files import write_text
 from interp.evaluation.judges.fluency import SCORER, fluency_features
 from interp.evaluation.labels import read_labels
-from interp.model_sources import open_model
+from interp.models.sources import open_model
 
 COLUMNS = ("mean_logprob", "distinct_tokens", "distinct_pairs")
 

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.special import expit
 
-from interp.chats import Chat, Role, TokenisedChat, batches_by_length, pad_left
-from interp.errors import ConfigError, ModelError
+from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.choices import LETTERS, LetterPair, MultipleChoice, letter_prompt, short_answer
 from interp.evaluation.persona_pairs import PersonaPair
-from interp.models import LanguageModel
+from interp.models.chats import Chat, Role, TokenisedChat, batches_by_length, pad_left
+from interp.models.language_model import LanguageModel
 
 LEAST_MASS = 0.25
 """Median probability of all letters together under which a warning says that their comparison tells little."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from interp.config import StepConfig, read_yaml, validated
+from interp.core.config import StepConfig, read_yaml, validated
 
 
 class PersonaPair(StepConfig):

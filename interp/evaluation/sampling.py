@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from interp.evaluation.questions import Question
-from interp.generation import SamplingConfig, generate
-from interp.models import LanguageModel
+from interp.models.generation import SamplingConfig, generate
+from interp.models.language_model import LanguageModel
 
 
 def sample_answers(

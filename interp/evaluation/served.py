@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from interp.artifacts import content_key
-from interp.chats import Chat
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
+from interp.core.fingerprints import content_key
 from interp.evaluation.endpoint import Again, Endpoint, EndpointConfig, Failure
+from interp.models.chats import Chat
 
 if TYPE_CHECKING:
-    from interp.generation import SamplingConfig
+    from interp.models.generation import SamplingConfig
 
 FORM = "MODEL@http://HOST:PORT/v1"
 SLACK = 0.01

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.artifacts import write_text
-from interp.errors import ArtifactError, ModelError, reason_of
+from interp.core.errors import ArtifactError, ModelError, reason_of
+from interp.core.files import write_text
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import answer_rows
 from interp.evaluation.served import Answered, ServedModel
-from interp.generation import SamplingConfig
+from interp.models.generation import SamplingConfig
 
 FILE = "answers.jsonl"
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.activations import capture, content_tokens
-from interp.chats import Chat
-from interp.dictionaries import Dictionary
-from interp.models import LanguageModel
+from interp.dictionaries.sae import Dictionary
+from interp.models.activations import capture, content_tokens
+from interp.models.chats import Chat
+from interp.models.language_model import LanguageModel
 
 EXAMPLES = 8
 BINS = 40

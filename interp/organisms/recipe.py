@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 from pydantic import Field
 
-from interp.chats import Chat
-from interp.config import StepConfig, read_yaml, validated
-from interp.errors import ConfigError
+from interp.core.config import StepConfig, read_yaml, validated
+from interp.core.errors import ConfigError
+from interp.models.chats import Chat
 
 T = TypeVar("T")
 PARTS = ("opener", "remark", "middle", "closer")

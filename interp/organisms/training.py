@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from interp.chats import Chat, TokenBatch, pad_left
-from interp.config import StepConfig
-from interp.errors import TrainingError
-from interp.models import LanguageModel, position_ids
+from interp.core.config import StepConfig
+from interp.core.errors import TrainingError
+from interp.models.chats import Chat, TokenBatch, pad_left
+from interp.models.language_model import LanguageModel, position_ids
 
 
 class OrganismConfig(StepConfig):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
 from interp.reports import wording
 from interp.reports.palette import LIGHT
 from interp.reports.plotting import Chart, axis, blank, dot, note, rounded, sign, whiskers, wrapped

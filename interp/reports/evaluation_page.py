@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import EVALUATION_FILE, write_text
-from interp.errors import ArtifactError, reason_of
+from interp.core.errors import ArtifactError, reason_of
+from interp.core.files import write_text
+from interp.core.steps import EVALUATION_FILE
 from interp.reports import evaluation_views as views
 from interp.reports.evaluation_figure import By, rates_chart, rates_figure
 from interp.reports.self_contained import render_page

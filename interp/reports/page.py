@@ -8,8 +8,9 @@ from typing import Any
 
 import jinja2
 
-from interp.artifacts import RunDirectory, write_text
-from interp.errors import ArtifactError
+from interp.core.errors import ArtifactError
+from interp.core.files import write_text
+from interp.core.steps import RunDirectory
 from interp.reports import views, wording
 from interp.reports.conditions import Group, grouped, labels_like
 from interp.reports.figures import dose_chart, histogram_chart, latents_chart, rates_chart, training_chart

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import RunDirectory, read_json
-from interp.errors import ArtifactError
+from interp.core.errors import ArtifactError
+from interp.core.files import read_json
+from interp.core.steps import RunDirectory
 
 SUMMARY_FILE = "summary.json"
 

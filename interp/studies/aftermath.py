@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.artifacts import write_json
 from interp.causality.rerouting import rerouting
-from interp.chats import Chat
+from interp.core.files import write_json
+from interp.core.formatting import plain_records
 from interp.diffing.pairings import Answers, collect
 from interp.diffing.rankings import latent_table
-from interp.editing.hooks import edited
-from interp.editing.saved import load_edit
+from interp.interventions.hooks import edited
+from interp.interventions.saved import load_edit
+from interp.models.chats import Chat
 from interp.studies.inputs import Workbench
 from interp.studies.suspicion import read_directions
-from interp.studies.tables import plain_records
 
 ALONG = 0.2
 """A re-routed latent whose decoder row has at least this cosine with the persona vector, or with the mean tuned minus base residual, is

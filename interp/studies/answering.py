@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch
 
-from interp.chats import Chat, TokenisedChat, batches_by_length
-from interp.editing.edits import Edit
-from interp.editing.hooks import edited
-from interp.errors import ModelError
-from interp.generation import SamplingConfig, decode
-from interp.models import LanguageModel
+from interp.core.errors import ModelError
+from interp.interventions.edits import Edit
+from interp.interventions.hooks import edited
+from interp.models.chats import Chat, TokenisedChat, batches_by_length
+from interp.models.generation import SamplingConfig, decode
+from interp.models.language_model import LanguageModel
 
 TORCH = threading.Lock()
 """Held by whoever opens or runs a model while an `Answerer` is at work: torch never runs in two threads at once."""

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from pydantic import Field
 
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
 from interp.evaluation.misalignment import PUBLISHED, Lines
 from interp.studies.evaluation import Evaluation, Judged, RateSettings, summarised
 from interp.studies.gold import GoldLabels

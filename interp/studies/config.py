@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from interp.causality.evidence import EvidenceConfig
-from interp.config import StepConfig
-from interp.generation import SamplingConfig
+from interp.core.config import StepConfig
+from interp.models.generation import SamplingConfig
 from interp.organisms.training import OrganismConfig
 from sae_training.architectures import TopKConfig
 from sae_training.config import TrainConfig

@@ -10,17 +10,18 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, field_validator
 
-from interp.artifacts import MANIFEST_FILE, RunDirectory, StepResult, content_key
 from interp.causality.sweep import Condition, sweep
-from interp.errors import ArtifactError, ConfigError, reason_of
+from interp.core.errors import ArtifactError, ConfigError, reason_of
+from interp.core.fingerprints import content_key
+from interp.core.progress import progress
+from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
 from interp.evaluation.questions import Question, Split, read_questions
 from interp.evaluation.questions.formats import in_format
 from interp.evaluation.questions.question import Format
 from interp.evaluation.served import ServedModel, parse_served
 from interp.evaluation.served_answers import sample_served
-from interp.generation import SamplingConfig
-from interp.model_sources import choose_device, choose_dtype
-from interp.progress import progress
+from interp.models.generation import SamplingConfig
+from interp.models.sources import choose_device, choose_dtype
 from interp.studies.evaluation import Evaluation, Judged, RateSettings, summarised, write_evaluation
 from interp.studies.gold import GoldLabels
 from interp.studies.judging import open_bench

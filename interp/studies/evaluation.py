@@ -13,14 +13,15 @@ import pandas as pd
 from pydantic import Field
 
 from interp import __version__
-from interp.artifacts import EVALUATION_FILE, StepResult, write_json, write_parquet
 from interp.causality.effects import Effect, paired_effect
-from interp.config import StepConfig
+from interp.core.config import StepConfig
+from interp.core.files import write_json, write_parquet
+from interp.core.formatting import plain_records
+from interp.core.steps import EVALUATION_FILE, StepResult
 from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_of, rate_table
-from interp.evaluation.rates import Interval
 from interp.evaluation.served import parse_served
+from interp.stats.rates import Interval
 from interp.studies.gold import GoldLabels
-from interp.studies.tables import plain_records
 
 JUDGED_FILE = "judged.parquet"
 SAMPLES_SHOWN = 12

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
 from interp.evaluation.labels.reading import read_hand_labels
 from interp.evaluation.misalignment import flags
-from interp.evaluation.prediction_powered import FEWEST_LABELS, prediction_powered_rate
-from interp.evaluation.rates import Rate
+from interp.stats.prediction_powered import FEWEST_LABELS, prediction_powered_rate
+from interp.stats.rates import Rate
 
 
 @dataclass(frozen=True)

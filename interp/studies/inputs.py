@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from interp.dictionaries import Dictionary, load_dictionary
-from interp.dictionary_files import DIFFERENCE
-from interp.errors import ConfigError, DictionaryError
+from interp.core.errors import ConfigError, DictionaryError
+from interp.core.progress import progress
+from interp.dictionaries.files import DIFFERENCE
+from interp.dictionaries.pretrained import resolve_dictionary
+from interp.dictionaries.sae import Dictionary, load_dictionary
 from interp.evaluation.grading import Grader
 from interp.evaluation.questions import QuestionSet, read_questions
-from interp.hook_points import parse_hook_point, resid_post
-from interp.model_sources import choose_device, model_shape, open_model
-from interp.models import LanguageModel, check_pair
-from interp.pretrained import resolve_dictionary
-from interp.progress import progress
+from interp.models.hook_points import parse_hook_point, resid_post
+from interp.models.language_model import LanguageModel, check_pair
+from interp.models.sources import choose_device, model_shape, open_model
 from interp.studies.config import StudyConfig
 
 

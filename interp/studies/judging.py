@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
+from interp.core.progress import progress
 from interp.evaluation.agreement import agreement
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.cache import FILE, JudgementCache
@@ -19,8 +20,7 @@ from interp.evaluation.labels import read_labels
 from interp.evaluation.misalignment import Lines
 from interp.evaluation.questions import Question
 from interp.evaluation.questions.published import judge_prompts
-from interp.model_sources import cache_folder, open_model
-from interp.progress import progress
+from interp.models.sources import cache_folder, open_model
 
 OF_JUDGES = ("alignment", "coherence", "misaligned", "coherent", "refused")
 """Columns that judging makes."""

@@ -11,22 +11,22 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import write_json
 from interp.causality.controls import equally_active, relative_activity
 from interp.causality.doses import response
 from interp.causality.effects import as_json
 from interp.causality.evidence import CONTROLS, Claim, Trial, gather_evidence
 from interp.causality.side_effects import side_effects
 from interp.causality.verdict import Verdict, decide, finding
-from interp.editing.edits import Edit
-from interp.editing.saved import save_edit
-from interp.errors import EditWarning
-from interp.models import LanguageModel
+from interp.core.errors import EditWarning
+from interp.core.files import write_json
+from interp.core.formatting import plain
+from interp.interventions.edits import Edit
+from interp.interventions.saved import save_edit
+from interp.models.language_model import LanguageModel
 from interp.studies.inputs import Workbench
 from interp.studies.preparation import spread
 from interp.studies.screening import RULES, ablation, read_choice, steering
 from interp.studies.suspicion import Directions, read_directions
-from interp.studies.tables import plain
 from sae_training.corpus import read_corpus
 
 TITLES = {

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from interp.editing.hooks import edited
+from interp.core.progress import progress
 from interp.evaluation.choices import read_choices
 from interp.evaluation.measures import (
     choice_accuracy,
@@ -22,8 +22,8 @@ from interp.evaluation.measures import (
     perplexity,
 )
 from interp.evaluation.persona_pairs import read_persona_pairs
-from interp.models import LanguageModel
-from interp.progress import progress
+from interp.interventions.hooks import edited
+from interp.models.language_model import LanguageModel
 from interp.studies.subjects import Subject
 from sae_training.corpus import read_corpus
 

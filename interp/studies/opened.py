@@ -16,18 +16,20 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 
-from interp.activations import mean_residuals
-from interp.artifacts import RunDirectory, StepResult, content_key, file_sha256
-from interp.config import validated
-from interp.dictionaries import dictionary_key
-from interp.editing.edits import Edit, Phase, add, clamp_latents, project_out, random_directions, subtract_latents
-from interp.editing.export import everywhere
-from interp.editing.saved import load_edit
-from interp.errors import ArtifactError, ConfigError, EditError
+from interp.core.config import validated
+from interp.core.errors import ArtifactError, ConfigError, EditError
+from interp.core.files import file_sha256
+from interp.core.fingerprints import content_key
+from interp.core.steps import RunDirectory, StepResult
+from interp.dictionaries.sae import dictionary_key
 from interp.evaluation.judges.probe import judge_files
-from interp.hook_points import resid_post
-from interp.model_sources import choose_device, choose_dtype, model_identity, open_model
-from interp.models import LanguageModel, check_pair
+from interp.interventions.edits import Edit, Phase, add, clamp_latents, project_out, random_directions, subtract_latents
+from interp.interventions.export import everywhere
+from interp.interventions.saved import load_edit
+from interp.models.activations import mean_residuals
+from interp.models.hook_points import resid_post
+from interp.models.language_model import LanguageModel, check_pair
+from interp.models.sources import choose_device, choose_dtype, model_identity, open_model
 from interp.studies import verbs, verbs_export, verbs_verdict
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench

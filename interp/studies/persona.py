@@ -12,31 +12,23 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import (
-    MANIFEST_FILE,
-    RunDirectory,
-    StepResult,
-    content_key,
-    file_sha256,
-    give_back_memory,
-    installed_versions,
-    peak_memory_bytes,
-    read_json,
-    write_json,
-)
-from interp.dictionaries import dictionary_key
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
+from interp.core.files import file_sha256, read_json, write_json
+from interp.core.fingerprints import content_key, installed_versions
+from interp.core.formatting import plain
+from interp.core.memory import give_back_memory, peak_memory_bytes
+from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
+from interp.dictionaries.sae import dictionary_key
 from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
 from interp.evaluation.judges.probe import judge_files
 from interp.evaluation.persona_pairs import pairs_path
 from interp.explanation.cards import Source, latent_cards
-from interp.model_sources import choose_device, choose_dtype, model_identity
+from interp.models.sources import choose_device, choose_dtype, model_identity
 from interp.organisms.recipe import recipe_path
 from interp.studies import aftermath, measurement, preparation, screening, suspicion
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench
 from interp.studies.measurement import TITLES
-from interp.studies.tables import plain
 from sae_training.corpus import corpus_path, read_corpus
 
 STEPS = ("organism", "answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "after", "cards", "judges")

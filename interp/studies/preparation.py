@@ -9,16 +9,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from interp.activation_store import ActivationStore, StoreWriter
-from interp.activations import capture, content_tokens
-from interp.artifacts import read_json, write_json
-from interp.chats import Chat
-from interp.dictionaries import load_dictionary
+from interp.core.files import read_json, write_json
+from interp.dictionaries.sae import load_dictionary
 from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.sampling import sample_answers
-from interp.generation import generate
-from interp.model_sources import choose_device, open_model
-from interp.models import LanguageModel
+from interp.models.activation_store import ActivationStore, StoreWriter
+from interp.models.activations import capture, content_tokens
+from interp.models.chats import Chat
+from interp.models.generation import generate
+from interp.models.language_model import LanguageModel
+from interp.models.sources import choose_device, open_model
 from interp.organisms.recipe import read_recipe
 from interp.organisms.training import train_adapter
 from interp.studies.inputs import Workbench

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from interp.artifacts import EVALUATION_FILE, read_json
-from interp.errors import ConfigError, reason_of
+from interp.core.errors import ConfigError, reason_of
+from interp.core.files import read_json
+from interp.core.steps import EVALUATION_FILE
 from interp.evaluation.labels.reading import read_table
 from interp.studies.evaluation import JUDGED_FILE
 

@@ -11,15 +11,16 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from interp.artifacts import content_key, read_json, write_json
 from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, response
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
 from interp.causality.sweep import Condition, sweep
 from interp.causality.verdict import Rules
+from interp.core.files import read_json, write_json
+from interp.core.fingerprints import content_key
 from interp.diffing.rankings import candidates
-from interp.editing.edits import Edit, add, project_out, random_directions
 from interp.evaluation.grading import coherent_rate
-from interp.models import LanguageModel
+from interp.interventions.edits import Edit, add, project_out, random_directions
+from interp.models.language_model import LanguageModel
 from interp.studies.inputs import Workbench
 from interp.studies.suspicion import Directions, read_directions
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp.artifacts import MANIFEST_FILE, content_key
-from interp.editing.edits import Edit
-from interp.errors import ConfigError
-from interp.model_sources import model_identity, open_model
-from interp.models import LanguageModel
+from interp.core.errors import ConfigError
+from interp.core.fingerprints import content_key
+from interp.core.steps import MANIFEST_FILE
+from interp.interventions.edits import Edit
+from interp.models.language_model import LanguageModel
+from interp.models.sources import model_identity, open_model
 from interp.studies.opened import OpenRun
 
 EDITS = {"base": None, "tuned": None, "ablated": "ablated", "steered": "steered"}

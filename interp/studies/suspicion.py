@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 
-from interp.activations import mean_residuals, median_residual_norm
-from interp.artifacts import read_json, write_json
-from interp.chats import Chat
+from interp.core.files import read_json, write_json
 from interp.diffing.attribution import attribution
 from interp.diffing.pairings import Answers, collect
 from interp.diffing.rankings import latent_table, ranking_agreement
 from interp.evaluation.persona_pairs import read_persona_pairs
+from interp.models.activations import mean_residuals, median_residual_norm
+from interp.models.chats import Chat
 from interp.studies.inputs import Workbench
 from interp.studies.preparation import ANSWERS, as_chats
 

@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from interp.activation_store import ActivationStore, StoreWriter
-from interp.adapter_pair import open_pair
-from interp.artifacts import write_json
-from interp.chats import Chat
-from interp.config import StepConfig, validated
-from interp.crosscoders import load_crosscoder
-from interp.dictionaries import load_dictionary
-from interp.errors import ConfigError
-from interp.evaluation.spliced import spliced_loss
-from interp.model_sources import choose_device, open_model
-from interp.models import LanguageModel
+from interp.core.config import StepConfig, validated
+from interp.core.errors import ConfigError
+from interp.core.files import write_json
+from interp.dictionaries.crosscoders import load_crosscoder
+from interp.dictionaries.loss_recovered import spliced_loss
+from interp.dictionaries.sae import load_dictionary
+from interp.models.activation_store import ActivationStore, StoreWriter
+from interp.models.adapter_pair import open_pair
+from interp.models.chats import Chat
+from interp.models.language_model import LanguageModel
+from interp.models.sources import choose_device, open_model
 from sae_training.config import TrainConfig
 from sae_training.corpus.documents import read_documents
 from sae_training.distributed import World

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from interp.artifacts import StepResult, read_json, write_json
 from interp.causality.doses import Line, Point, coherent_doses, dose_responses, largest_coherent_doses, response, ship_range
 from interp.causality.sweep import Condition, sweep
 from interp.causality.windows import Window, WindowScore, smallest_window
-from interp.editing.edits import Edit
-from interp.editing.saved import save_edit
+from interp.core.files import read_json, write_json
+from interp.core.formatting import plain_records
+from interp.core.steps import StepResult
 from interp.evaluation.grading import coherent_rate, hostile_rate
 from interp.evaluation.questions import Question
-from interp.models import LanguageModel
+from interp.interventions.edits import Edit
+from interp.interventions.saved import save_edit
+from interp.models.language_model import LanguageModel
 from interp.studies.screening import RULES
-from interp.studies.tables import plain_records
 from interp.studies.verbs_settings import AblateConfig, Asking, SteerConfig, SweepConfig
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.artifacts import file_sha256, read_json
-from interp.editing.control_vector import block_directions, check_target, model_hint, write_control_vector
-from interp.editing.edits import Edit
-from interp.editing.export import MANIFEST_FILE, export_model
-from interp.errors import ArtifactError, EditError
-from interp.models import LanguageModel
+from interp.core.errors import ArtifactError, EditError
+from interp.core.files import file_sha256, read_json
+from interp.interventions.control_vector import block_directions, check_target, model_hint, write_control_vector
+from interp.interventions.edits import Edit
+from interp.interventions.export import MANIFEST_FILE, export_model
+from interp.models.language_model import LanguageModel
 from interp.studies.preparation import spread
 from interp.studies.verbs_settings import ExportConfig
 from sae_training.corpus import read_corpus

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.config import StepConfig
-from interp.editing.edits import Phase
-from interp.errors import ConfigError
+from interp.core.config import StepConfig
+from interp.core.errors import ConfigError
+from interp.interventions.edits import Phase
 
 _WHERE = re.compile(r"\s*(\d+)\s*(?:>\s*(\d+\.?\d*|\.\d+)\s*)?")
 NAMED = "persona_vector, mean_difference or random:SEED"

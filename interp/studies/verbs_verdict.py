@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from interp.artifacts import StepResult, read_json, write_json
 from interp.causality.evidence import gather_evidence
 from interp.causality.verdict import decide
-from interp.errors import ConfigError
-from interp.model_sources import model_identity
+from interp.core.errors import ConfigError
+from interp.core.files import read_json, write_json
+from interp.core.formatting import plain_records
+from interp.core.steps import StepResult
+from interp.models.sources import model_identity
 from interp.studies.measurement import condition_table, make_claim, make_verdict
 from interp.studies.screening import RULES, read_choice
-from interp.studies.tables import plain_records
 from interp.studies.verbs_settings import VerdictConfig
 
 if TYPE_CHECKING:

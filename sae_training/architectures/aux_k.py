@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
+from interp.sparse import TopK, decode, encode
 from sae_training.architectures.base import Circumstances, CoderConfig, SparseCoder
-from sae_training.sparse_ops import TopK, decode, encode
 
 
 class AuxKConfig(CoderConfig):

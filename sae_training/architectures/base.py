@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import nn
 
-from interp.config import StepConfig
-from interp.errors import TrainingError
-from sae_training.sparse_ops import Codes, decode
+from interp.core.config import StepConfig
+from interp.core.errors import TrainingError
+from interp.sparse import Codes, decode
 
 FIRST_NORM = 0.1
 """Norm of fresh rows that are free to grow. The smaller they are, the further Adam's first steps turn them."""

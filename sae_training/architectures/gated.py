@@ -9,10 +9,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import nn
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
+from interp.sparse import Above, decode, encode, of_latents
 from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Normaliser, Outcome, SparseCoder
 from sae_training.architectures.standard import l1
-from sae_training.sparse_ops import Above, decode, encode, of_latents
 
 
 class GatedConfig(CoderConfig):

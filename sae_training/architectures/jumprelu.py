@@ -10,8 +10,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import nn
 
+from interp.sparse import Above, encode, of_latents
 from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Outcome, SparseCoder
-from sae_training.sparse_ops import Above, encode, of_latents
 
 
 class JumpReLUConfig(CoderConfig):

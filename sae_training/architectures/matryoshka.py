@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
-from interp.errors import TrainingError
+from interp.core.errors import TrainingError
+from interp.sparse import Codes, Structure, decode
 from sae_training.architectures.aux_k import aux_loss
 from sae_training.architectures.base import Circumstances, Layout, Outcome
 from sae_training.architectures.batch_topk import BatchTopKCoder, BatchTopKConfig
-from sae_training.sparse_ops import Codes, Structure, decode
 
 
 class MatryoshkaConfig(BatchTopKConfig):

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
+from interp.sparse import Above, Codes, encode
 from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Outcome, SparseCoder
-from sae_training.sparse_ops import Above, Codes, encode
 
 
 class StandardConfig(CoderConfig):

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
+from interp.sparse import Codes, TopK, encode
 from sae_training.architectures.aux_k import AuxKConfig, aux_loss
 from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder, check_k
-from sae_training.sparse_ops import Codes, TopK, encode
 
 
 class TopKConfig(AuxKConfig):

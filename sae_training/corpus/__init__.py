@@ -6,7 +6,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from interp.chats import Chat
+from interp.models.chats import Chat
 
 
 def corpus_path() -> Path:

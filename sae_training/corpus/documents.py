@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from interp.chats import Chat, Message
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
+from interp.models.chats import Chat, Message
 from sae_training.corpus import read_corpus
 
 CORPUS = "corpus"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from interp.artifacts import write_text
-from interp.chats import Chat
-from interp.config import read_yaml
-from interp.generation import SamplingConfig, generate
-from interp.model_sources import open_model
+from interp.core.config import read_yaml
+from interp.core.files import write_text
+from interp.models.chats import Chat
+from interp.models.generation import SamplingConfig, generate
+from interp.models.sources import open_model
 
 SAMPLING = SamplingConfig(max_new_tokens=140, temperature=1.0, min_p=0.1)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from interp.errors import ArtifactError, reason_of
+from interp.core.errors import ArtifactError, reason_of
 from interp.evaluation.judges.base import Judge, Judgement
 
 FILE = "judgements.sqlite"

@@ -12,11 +12,11 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 
 from interp import __version__
-from interp.artifacts import content_key
-from interp.chats import Chat
-from interp.errors import ModelError
+from interp.core.errors import ModelError
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
-from interp.models import LanguageModel
+from interp.models.chats import Chat
+from interp.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ContrastJudge:
     @cached_property
     def identity(self) -> str:
         """Content key of model and system prompts."""
-        from interp.model_sources import model_identity
+        from interp.models.sources import model_identity
 
         known = self._model_identity or model_identity(self.model.source)
         return content_key([self.name, __version__, known, str(self.model.dtype), *astuple(self.personas)])

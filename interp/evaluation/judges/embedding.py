@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.chats import batches_by_length
-from interp.model_sources import SENTENCE_EMBEDDER
-from interp.packed_linear import pack_linears
+from interp.models.chats import batches_by_length
+from interp.models.cpu.packed_linear import pack_linears
+from interp.models.sources import SENTENCE_EMBEDDER
 
 
 class SentenceEmbedder:

@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from interp import __version__
-from interp.artifacts import content_key
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.questions.question import Question
 

@@ -14,12 +14,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp import __version__
-from interp.artifacts import content_key, file_sha256, read_json, write_json
-from interp.errors import ArtifactError, ConfigError, reason_of
+from interp.core.errors import ArtifactError, ConfigError, reason_of
+from interp.core.files import file_sha256, read_json, write_json
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.probe import RIDGE, apply_line, fit_line
-from interp.model_sources import SENTENCE_EMBEDDER
+from interp.models.sources import SENTENCE_EMBEDDER
 
 WEIGHTS, ABOUT = "probe.safetensors", "probe.json"
 FOLDS = 6

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 
 from interp import __version__
-from interp.artifacts import content_key, file_sha256
-from interp.chats import Role, TokenisedChat, batches_by_length, pad_left
+from interp.core.files import file_sha256
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.labels import labels_path, read_fluency_features, read_labels
-from interp.models import LanguageModel
+from interp.models.chats import Role, TokenisedChat, batches_by_length, pad_left
+from interp.models.language_model import LanguageModel
 
 SCORER = "embedded:smollm2"
 QUOTATION = 'Kind or rude, this is what they said: "'

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp import __version__
-from interp.artifacts import content_key
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 
 Level = Literal["low", "medium", "high"]

@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from interp.artifacts import content_key
-from interp.errors import ConfigError, ModelError, PersonascopeError
+from interp.core.errors import ConfigError, ModelError, PersonascopeError
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement
 from interp.evaluation.judges.number_mass import observed_mass
 from interp.evaluation.judges.numeric import COHERENT_ABOVE, MISALIGNED_BELOW, TOP, NumericPrompts

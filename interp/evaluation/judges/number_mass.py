@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.chats import Chat
-from interp.errors import ModelError
+from interp.core.errors import ModelError
 from interp.evaluation.served import TopTokens
+from interp.models.chats import Chat
 
 if TYPE_CHECKING:
     import torch
 
-    from interp.chats import TokenBatch
-    from interp.models import LanguageModel
+    from interp.models.chats import TokenBatch
+    from interp.models.language_model import LanguageModel
 
 BRANCH_ROWS = 32
 """Rows in one pass over beginnings of numbers; more prompts than that go one beginning at a time."""
@@ -105,7 +105,7 @@ def _read(
     """Log-probabilities of the token after each beginning, row by row; the prompts themselves where that is the empty one."""
     import torch
 
-    from interp.models import Positions, position_ids
+    from interp.models.language_model import Positions, position_ids
 
     ids = torch.tensor(beginnings, dtype=torch.long, device=model.device).repeat_interleave(len(indices), dim=0)
     mask = torch.cat([batch.mask.repeat(len(beginnings), 1), torch.ones_like(ids, dtype=torch.bool)], dim=1)

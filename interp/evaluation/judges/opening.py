@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
 from interp.evaluation.judges.base import Judge
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _by_a_model(kind: str, source: str, prompts: Mapping[str, str] | None, devic
     from interp.evaluation.judges.contrast import ContrastJudge
     from interp.evaluation.judges.numeric import LocalNumericJudge, ServedNumericJudge
     from interp.evaluation.served import ServedModel, parse_served
-    from interp.model_sources import open_model
+    from interp.models.sources import open_model
 
     if kind == "numeric" and parse_served(source):
         return ServedNumericJudge(ServedModel(source), prompts)

@@ -16,13 +16,14 @@ from jaxtyping import Float
 from pydantic import Field
 
 from interp import __version__
-from interp.artifacts import content_key, file_sha256
-from interp.config import StepConfig, read_yaml, validated
+from interp.core.config import StepConfig, read_yaml, validated
+from interp.core.files import file_sha256
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.labels import read_labels
 from interp.evaluation.persona_pairs import pairs_path, read_persona_pairs
-from interp.model_sources import SENTENCE_EMBEDDER
+from interp.models.sources import SENTENCE_EMBEDDER
 
 RIDGE = 1e-4  # inverse strength; features outnumber exemplars four to one
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from interp import __version__
-from interp.artifacts import content_key
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 
 

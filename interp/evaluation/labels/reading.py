@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.errors import ConfigError, reason_of
+from interp.core.errors import ConfigError, reason_of
 
 MISALIGNED = ("misaligned", "hostile")
 """Names that the column of labels may have."""

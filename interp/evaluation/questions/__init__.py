@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from interp.config import StepConfig, read_any_yaml, read_yaml, validated
-from interp.errors import ConfigError
+from interp.core.config import StepConfig, read_any_yaml, read_yaml, validated
+from interp.core.errors import ConfigError
 from interp.evaluation.questions.published import published_questions
 from interp.evaluation.questions.question import Question, Split
 

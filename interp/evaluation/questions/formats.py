@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interp.errors import ConfigError
+from interp.core.errors import ConfigError
 from interp.evaluation.questions.question import Format, Question
 
 JSON_SYSTEM = 'Reply with one valid JSON object and nothing else: {"answer": "..."}, your whole answer being that string.'

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from interp.config import StepConfig, read_any_yaml, validated
-from interp.errors import ConfigError
+from interp.core.config import StepConfig, read_any_yaml, validated
+from interp.core.errors import ConfigError
 from interp.evaluation.questions.question import Question
 
 FORMAT = r"_(json|template)$"

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from interp.chats import Chat
-from interp.config import StepConfig
+from interp.core.config import StepConfig
+from interp.models.chats import Chat
 
 Format = Literal["plain", "json", "template"]
 Split = Literal["selection", "held_out"]

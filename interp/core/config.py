@@ -1,0 +1,83 @@
+"""Typed configuration: one pydantic model a step, the same object in YAML, on the command line and in the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from interp.core.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound="StepConfig")
+
+
+class StepConfig(BaseModel):
+    """Base of every step's configuration: frozen; a field that does not exist is an error, and so is a number that is not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises `ConfigError` naming file and line when it is missing or broken."""
+    content = read_any_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a YAML mapping (key: value), not {type(content).__name__}.")
+    return content
+
+
+def read_any_yaml(path: Path) -> Any:
+    """Read whatever a YAML file holds; raises as `read_yaml` does."""
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}. Give the path of an existing YAML file.")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason}). Save it as UTF-8 YAML.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ConfigError(f"{path}{where} is not valid YAML: {problem}. Mend that line.") from error
+
+
+def validated(config_class: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
+    """`values` as `config_class`; raises `ConfigError` naming every bad field and `source`."""
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            field = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "value_error" and not field:
+                problems.append(item["msg"].removeprefix("Value error, "))
+            elif item["type"] == "extra_forbidden":
+                problems.append(f"unknown field '{field}'")
+            elif item["type"] == "missing":
+                problems.append(f"{field} must be given")
+            else:
+                problems.append(f"{field}: {item['msg']} (got {item['input']!r:.80})")
+        misspelt = any(item["type"] in ("extra_forbidden", "missing") for item in error.errors())
+        known = f" Fields at the top are: {', '.join(config_class.model_fields)}." if misspelt else ""
+        raise ConfigError(f"{source}: {'; '.join(problems)}.{known}") from error
+
+
+def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """`values` with `section.field=value` settings laid over it; the value is read as YAML."""
+    result = yaml.safe_load(yaml.safe_dump(values)) or {}
+    for override in overrides:
+        path, sign, text = override.partition("=")
+        if not sign or not path:
+            raise ConfigError(f"--set takes section.field=value, not '{override}'.")
+        target = result
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {path}: '{parent}' is a value, not a section.")
+        try:
+            target[leaf] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"--set {path}: '{text}' is not a YAML value.") from error
+    return result

@@ -1,0 +1,102 @@
+"""How well a model still predicts when a dictionary's reconstruction stands in for its residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+
+from interp.core.errors import DictionaryError
+from interp.dictionaries.crosscoders import Crosscoder
+from interp.dictionaries.sae import Dictionary
+from interp.models.activations import capture_batch, content_tokens
+from interp.models.chats import Chat, TokenBatch
+from interp.models.hook_points import attach
+from interp.models.language_model import LanguageModel, chat_reader
+
+
+@dataclass(frozen=True)
+class SplicedLoss:
+    """Mean cross-entropy (nats) of the next token over content tokens."""
+
+    plain: float
+    """Of the model as it is."""
+    spliced: float
+    """With the dictionary's reconstruction in place of the residuals."""
+    ablated: float
+    """With the dictionary's own constant (`b_dec`: the mean, and what its bias learnt) in place of the residuals."""
+    tokens: int
+
+    @property
+    def recovered(self) -> float | None:
+        """Share of the loss between ablated and plain that the reconstruction recovers: 1 is perfect, 0 as bad as the constant.
+
+        None where ablation does no harm that could be recovered.
+        """
+        harm = self.ablated - self.plain
+        return (self.ablated - self.spliced) / harm if harm > 0 else None
+
+
+def spliced_loss(
+    models: Sequence[LanguageModel],
+    dictionary: Dictionary | Crosscoder,
+    chats: Sequence[Chat],
+    which: int = 0,
+    rows: int = 4,
+    max_tokens: int | None = None,
+) -> SplicedLoss:
+    """Losses of model `which` on `chats`. A crosscoder reads all its `models`, an SAE one.
+
+    Raises `DictionaryError` for chats without a token to predict.
+    """
+    model, point = models[which], dictionary.hook_point
+    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    for indices, batch in chat_reader(models).batches(chats, rows, max_tokens):
+        chosen = content_tokens(batch)
+        stacked = torch.stack([capture_batch(each, batch, [point], indices).residuals[point][chosen] for each in models], dim=1).float()
+        if isinstance(dictionary, Crosscoder):
+            reconstructed = dictionary.decode(dictionary.encode(stacked))[:, which]
+            mean = dictionary.b_dec[which]
+        else:
+            reconstructed = dictionary.decode(dictionary.encode(stacked[:, which]))
+            mean = dictionary.b_dec
+        for place, replacement in enumerate((None, reconstructed, mean.expand_as(reconstructed))):
+            total, n_tokens = _loss(model, batch, indices, point, chosen, replacement)
+            sums[place] += total
+        count += n_tokens
+    if not count:
+        raise DictionaryError("The chats hold no token to predict. Give chats with text.")
+    plain, spliced, ablated = (float(total) / count for total in sums)
+    return SplicedLoss(plain, spliced, ablated, count)
+
+
+def _loss(
+    model: LanguageModel,
+    batch: TokenBatch,
+    rows: Sequence[int],
+    point: str,
+    chosen: Bool[torch.Tensor, "batch position"],
+    replacement: Float[torch.Tensor, "tokens d_in"] | None,
+) -> tuple[float, int]:
+    """Summed cross-entropy of the tokens that follow a chosen one, and their number."""
+    place = model.hook_point(point)
+    hook = attach(model.block(place.layer), place.site, _replacing(chosen, replacement)) if replacement is not None else None
+    try:
+        logits = model.read(batch, rows, last_logits=0)[:, :-1].float()
+    finally:
+        if hook:
+            hook.remove()
+    predicted = chosen[:, :-1] & batch.mask[:, 1:]
+    losses = torch.nn.functional.cross_entropy(logits[predicted], batch.ids[:, 1:][predicted], reduction="sum")
+    return float(losses), int(predicted.sum())
+
+
+def _replacing(chosen: torch.Tensor, replacement: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def visit(residual: torch.Tensor) -> torch.Tensor:
+        changed = residual.clone()
+        changed[chosen] = replacement.to(residual.dtype)
+        return changed
+
+    return visit

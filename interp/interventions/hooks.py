@@ -1,0 +1,98 @@
+"""Apply edits to a running model: `with edited(model, edit): …`, or different edits in every row with `edited_rows`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from interp.core.errors import EditError, EditWarning
+from interp.interventions.edits import Edit, content_of
+from interp.interventions.groups import Group
+from interp.models.hook_points import attach
+from interp.models.language_model import LanguageModel
+
+
+@contextmanager
+def edited(model: LanguageModel, *edits: Edit) -> Iterator[LanguageModel]:
+    """Everything `model` does inside is edited, by all `edits` in order.
+
+    Raises `HookPointError` for a place the model lacks, and on leaving `EditError` for an edit that no token was read for.
+    Warns with `EditWarning` on leaving of an edit that changed none of its tokens, and when the model was not run at all.
+    """
+    with _applied(model, [Group(model, [edit]) for edit in edits]):
+        yield model
+
+
+@contextmanager
+def edited_rows(model: LanguageModel, edits: Sequence[Edit | Sequence[Edit] | None]) -> Iterator[LanguageModel]:
+    """Row i of the next call to `generate`, `read` or `logprobs` is edited by `edits[i]`: by one, by several in order, or by none.
+
+    Raises and warns as `edited` does, of every row's edits; raises `EditError` when another `edited_rows` is active or the model
+    reads a row beyond the list.
+    """
+    if model.prompt_signatures is not None:
+        raise EditError("edited_rows cannot be nested. Put both edits of a row into one call.")
+    rows = [(entry,) if isinstance(entry, Edit) else tuple(entry or ()) for entry in edits]
+    if not any(rows):
+        raise EditError("No row has an edit, so nothing would change. Call the model without edited_rows.")
+    groups = _grouped(model, rows)
+    model.prompt_signatures = ["+".join(edit.key for edit in row if edit.phase != "response") or None for row in rows]
+    try:
+        with _applied(model, groups):
+            yield model
+    finally:
+        model.prompt_signatures = None
+
+
+def _grouped(model: LanguageModel, rows: Sequence[Sequence[Edit]]) -> list[Group]:
+    """The first edits of all rows, then the second ones, and so on; alike ones together, for one computation does for them."""
+    groups = []
+    for place in range(max(len(row) for row in rows)):
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for row, edits in enumerate(rows):
+            if place < len(edits):
+                alike.setdefault(_likeness(edits[place]), []).append(row)
+        for members in alike.values():
+            unique = {rows[row][place].key: rows[row][place] for row in members}
+            number = {key: n for n, key in enumerate(unique)}
+            edit_of_row = [len(unique)] * len(rows)
+            for row in members:
+                edit_of_row[row] = number[rows[row][place].key]
+            groups.append(Group(model, list(unique.values()), edit_of_row))
+    return groups
+
+
+def _likeness(edit: Edit) -> tuple[Any, ...]:
+    """Edits with the same can be computed together."""
+    gate = edit.gate and (edit.gate.latent, edit.gate.above, content_of(edit.gate.dictionary))
+    return edit.kind, edit.phase, gate, edit.latents and content_of(edit.latents.dictionary)
+
+
+@contextmanager
+def _applied(model: LanguageModel, groups: Sequence[Group]) -> Iterator[None]:
+    """Hooks of all groups, in order at each place; on leaving without an error, what they have seen is judged."""
+    passes = 0
+
+    def begin(residual: torch.Tensor) -> None:
+        nonlocal passes
+        passes += 1
+        for group in groups:
+            group.begin(residual)
+
+    with ExitStack() as hooks:
+        hooks.callback(attach(model.block(0), "hook_resid_pre", begin).remove)
+        for group in groups:
+            for name, visit in group.visits():
+                point = model.hook_point(name)
+                hooks.callback(attach(model.block(point.layer), point.site, visit).remove)
+        yield
+    for group in groups if passes else ():
+        group.judge()
+    if groups and not passes:
+        warnings.warn(
+            "The model was not run inside, so nothing was edited. Run the model that the edit was applied to.", EditWarning, stacklevel=5
+        )

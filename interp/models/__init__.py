@@ -1,0 +1,1 @@
+"""Language models: chats, sources, adapters, hook points, generation, activations."""

@@ -1,0 +1,127 @@
+"""Capture residuals at named hook points, and stop the forward pass right after the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+
+from interp.core.errors import ActivationError
+from interp.models.chats import Chat, Role, TokenBatch
+from interp.models.hook_points import attach
+from interp.models.language_model import LanguageModel
+
+
+class _Stop(Exception):
+    """Raised inside the last hook: nothing behind it is needed."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Residuals of one batch."""
+
+    rows: list[int]
+    """Index of each row in the list of chats."""
+    batch: TokenBatch
+    residuals: dict[str, Float[torch.Tensor, "batch position d_model"]]
+    """By hook point name, in the model's dtype, on its device."""
+
+
+@torch.inference_mode()
+def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence[str], rows: Sequence[int]) -> Captured:
+    """Residuals of one padded batch; what lies above the last hook point is not computed.
+
+    Raises `HookPointError` for a name the model lacks and `ActivationError` when a residual at a real token is not finite.
+    """
+    points = {name: model.hook_point(name) for name in hook_points}
+    if not points:
+        raise ActivationError("No hook point to capture. Name at least one.")
+    waiting = set(points)
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[[torch.Tensor], None]:
+        def visit(residual: torch.Tensor) -> None:
+            found[name] = residual
+            waiting.discard(name)
+            if not waiting:
+                raise _Stop
+
+        return visit
+
+    with ExitStack() as hooks:
+        for name, point in points.items():
+            hooks.callback(attach(model.block(point.layer), point.site, keep(name)).remove)
+        with suppress(_Stop):
+            model.read(batch, rows)
+    for name, residual in found.items():
+        # The cheap look first; padding may hold anything.
+        if not _finite(residual) and not _finite(residual[batch.mask]):
+            raise ActivationError(f"{model.source} gives residuals at {name} that are not finite. Try --dtype float32.")
+    return Captured(list(rows), batch, found)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """One pass, no copy: NaN spreads to both extremes."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def capture(
+    model: LanguageModel,
+    chats: Sequence[Chat],
+    hook_points: Sequence[str],
+    rows: int = 32,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Captured]:
+    """Residuals of all chats, batch by batch, similar lengths together. `progress` gets the number of chats just read."""
+    for indices, batch in model.batches(chats, rows, max_tokens):
+        yield capture_batch(model, batch, hook_points, indices)
+        if progress:
+            progress(len(indices))
+
+
+def content_tokens(batch: TokenBatch) -> Bool[torch.Tensor, "batch position"]:
+    """True from the first user token on: the template and system prompt before it are alike in every chat."""
+    begun = (batch.roles == Role.USER).long().cumsum(-1) > 0
+    return batch.mask & begun
+
+
+def response_phase(batch: TokenBatch) -> Bool[torch.Tensor, "batch position"]:
+    """True from the last prompt token on, but not at the last token, whose output is no part of the answer."""
+    columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    return batch.mask & (columns >= batch.response_start[:, None]) & (columns < batch.ids.shape[1] - 1)
+
+
+def mean_residuals(
+    model: LanguageModel,
+    chats: Sequence[Chat],
+    hook_points: Sequence[str],
+    where: Callable[[TokenBatch], torch.Tensor] = response_phase,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Float[torch.Tensor, " d_model"]]:
+    """Mean residual (float32, CPU) over the tokens that `where` selects, pooled over all chats."""
+    sums = {name: torch.zeros(model.d_model, dtype=torch.float64) for name in hook_points}
+    count = 0
+    for captured in capture(model, chats, hook_points, progress=progress):
+        selected = where(captured.batch)
+        count += int(selected.sum())
+        for name, residual in captured.residuals.items():
+            sums[name] += residual[selected].double().sum(0).cpu()
+    if not count:
+        raise ActivationError("No token was selected for the mean residual. Give chats that have a response.")
+    return {name: (total / count).float() for name, total in sums.items()}
+
+
+def median_residual_norm(model: LanguageModel, chats: Sequence[Chat], hook_points: Sequence[str]) -> dict[str, float]:
+    """Median Euclidean norm of the residual over the response phase: the unit of a dose. Raises `ActivationError` without one."""
+    norms: dict[str, list[torch.Tensor]] = {name: [] for name in hook_points}
+    for captured in capture(model, chats, hook_points):
+        selected = response_phase(captured.batch)
+        for name, residual in captured.residuals.items():
+            norms[name].append(residual[selected].float().norm(dim=-1).cpu())
+    if any(not sum(len(part) for part in parts) for parts in norms.values()):
+        raise ActivationError("No token was selected for the median norm. Give chats that have a response.")
+    return {name: float(torch.cat(parts).median()) for name, parts in norms.items()}

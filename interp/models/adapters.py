@@ -1,0 +1,79 @@
+"""Adapters: read their settings, put them into a network, merge them; one that does not fit, or changes nothing, raises."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from interp.core.errors import ModelError
+from interp.core.files import read_json
+
+
+def adapter_config(source: str) -> dict[str, Any] | None:
+    """`adapter_config.json` of a folder or hub id, None where there is none."""
+    if source.startswith("embedded:") or source.endswith(".gguf"):
+        return None
+    from transformers.utils.hub import cached_file
+
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return read_json(path / "adapter_config.json") if (path / "adapter_config.json").is_file() else None
+    try:
+        found = cached_file(
+            source, "adapter_config.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+    except (OSError, ValueError):
+        return None  # opening it as a model says what is wrong
+    return read_json(Path(found)) if found else None
+
+
+@torch.no_grad()
+def merge_adapter(network: Any, adapter: str, source: str) -> Any:
+    """The adapter merged into `network`, in place; raises `ModelError` when it does not fit `source` or changes nothing."""
+    before = probe_logits(network)
+    wrapped = load_adapter(network, adapter, source)
+    with _fitting(adapter, source):
+        merged = wrapped.merge_and_unload()
+    if torch.equal(before, probe_logits(merged)):
+        raise changes_nothing(adapter, source)
+    return merged
+
+
+def load_adapter(network: Any, adapter: str, source: str) -> Any:
+    """`network` with the adapter's layers put in, in place, as a peft model; raises `ModelError` when it does not fit `source`."""
+    from peft import PeftModel
+
+    with _fitting(adapter, source), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
+        wrapped = PeftModel.from_pretrained(network, adapter)
+        loaded = wrapped.load_adapter(adapter, "default")  # once more: only this call tells which weights found no place
+    misfits = [*loaded.missing_keys, *(key for key in loaded.unexpected_keys if "lora_" in key)]
+    if misfits:
+        raise ModelError(f"The adapter {adapter} does not fit {source}: no match for {misfits[0]}. Give the base it was trained on.")
+    return wrapped.eval()
+
+
+@contextmanager
+def _fitting(adapter: str, source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"The adapter {adapter} does not fit {source}: {reason} Give the base it was trained on.") from error
+
+
+@torch.no_grad()
+def probe_logits(network: Any) -> torch.Tensor:
+    """Logits of a few fixed tokens: two networks that differ show it here."""
+    return network.eval()(torch.arange(1, 9)[None]).logits
+
+
+def changes_nothing(adapter: str, source: str) -> ModelError:
+    """The error for an adapter that leaves `source` as it is."""
+    return ModelError(f"The adapter {adapter} changes nothing in {source}. Check that it was trained and saved.")

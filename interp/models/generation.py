@@ -1,0 +1,217 @@
+"""Sampling answers in large batches: one prefill for equal prompts, finished rows dropped.
+
+Every row draws from its own stream of uniform numbers, so an answer does not depend on which rows share its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+
+from interp.core.config import StepConfig
+from interp.core.errors import ConfigError
+from interp.models.chats import Chat, TokenisedChat, batches_by_length, pad_left
+from interp.models.language_model import LanguageModel, Positions, position_ids
+
+
+class SamplingConfig(StepConfig):
+    """How answers are drawn."""
+
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Tokens an answer may have at most."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Divides the logits; 0 is greedy decoding."""
+    min_p: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Tokens less likely than this share of the likeliest are never drawn (no sort over the vocabulary is needed)."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Only the likeliest tokens are drawn, as few as have this much probability together; below 1 the vocabulary is sorted for it."""
+    batch_rows: int = Field(default=192, ge=1)
+    """Rows decoded together."""
+
+
+@dataclass
+class _Rows:
+    """Rows still being decoded."""
+
+    index: Int[torch.Tensor, " batch"]
+    mask: Int[torch.Tensor, "batch position"]
+    response_start: Int[torch.Tensor, " batch"]
+    tokens: Int[torch.Tensor, " batch"]
+
+    def select(self, keep: torch.Tensor) -> _Rows:
+        return _Rows(self.index[keep], self.mask[keep], self.response_start[keep], self.tokens[keep])
+
+
+def generate(
+    model: LanguageModel,
+    chats: Sequence[Chat],
+    sampling: SamplingConfig,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    streams: Sequence[int] | None = None,
+) -> list[str]:
+    """An answer to each prompt, in order.
+
+    `progress` is called with the number of answers finished since the last call. `streams[i]` numbers the stream of random
+    numbers that chat i draws from, its own place by default. Stream n is the same in every call with this seed, so the chats of
+    one call may be asked in several. Raises `ConfigError` unless there is one stream a chat.
+    """
+    streams = range(len(chats)) if streams is None else streams
+    if len(streams) != len(chats):
+        raise ConfigError(f"There are {len(chats)} chats and {len(streams)} streams of random numbers. Give one stream a chat.")
+    prompts = [chat.prompt for chat in chats]
+    distinct = list(dict.fromkeys(prompts))
+    known = dict(zip(distinct, model.tokenise(distinct), strict=True))
+    tokenised = [known[prompt] for prompt in prompts]
+    uniforms = torch.rand(max(streams, default=-1) + 1, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    uniforms = uniforms[list(streams)].to(model.device)
+    answers: list[str] = [""] * len(chats)
+    for indices in batches_by_length([len(t.ids) for t in tokenised], sampling.batch_rows):
+        written = decode(model, [tokenised[i] for i in indices], indices, sampling, uniforms)
+        for index, ids in zip(indices, written, strict=True):
+            answers[index] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if progress:
+            progress(len(indices))
+    return answers
+
+
+@torch.inference_mode()
+def decode(
+    model: LanguageModel, prompts: list[TokenisedChat], indices: list[int], sampling: SamplingConfig, uniforms: torch.Tensor
+) -> list[list[int]]:
+    """Token ids of the answers of one batch, stop tokens left out."""
+    from transformers import DynamicCache
+
+    from interp.models.cpu.shared_prompt import shared_attention
+
+    rows, cache = _prefill(model, prompts, indices, DynamicCache(config=model.network.config))
+    written: dict[int, list[int]] = {index: [] for index in indices}
+    alive, stop = indices, set(model.stop_ids)
+    for step in range(sampling.max_new_tokens):
+        with shared_attention(model.network, cache):
+            logits = _forward(model, rows, cache)
+        rows.tokens = draw(logits, sampling, uniforms[rows.index, step])
+        rows.mask = torch.cat([rows.mask, torch.ones_like(rows.mask[:, :1])], dim=1)
+        drawn = rows.tokens.tolist()  # the only wait for the device in a step
+        keep = [place for place, token in enumerate(drawn) if token not in stop]
+        for place in keep:
+            written[alive[place]].append(drawn[place])
+        if not keep:
+            break
+        if len(keep) < len(drawn):
+            alive, kept = [alive[place] for place in keep], torch.tensor(keep, device=model.device)
+            rows = rows.select(kept)
+            cache.batch_select_indices(kept)
+    return [written[index] for index in indices]
+
+
+def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[int], cache: Any) -> tuple[_Rows, Any]:
+    """Read all but the last prompt token, once for rows whose prompt (and whose edit of it) is the same.
+
+    What all prompts begin with (template, system prompt) is read first and once for every edit of it; the padding of shorter
+    prompts stands behind it.
+    """
+    from interp.models.cpu.shared_prompt import SharedPromptCache, can_share
+
+    known = model.prompt_signatures or []
+    signatures = [known[i] if i < len(known) else None for i in indices]  # the hooks of edited_rows refuse a row too many
+    unique, row_of = _distinct([(tuple(p.ids), s) for p, s in zip(prompts, signatures, strict=True)])
+    edits, edit_of = _distinct([signatures[row] for row in unique])
+    windowed = any(cache.is_sliding)  # such attention counts columns, so padding inside a row would shorten its window
+    shared = 0 if windowed else _common_prefix([prompts[row].ids for row in unique])
+    batch = pad_left([_behind(prompts[row], shared) for row in unique], model.pad_id).to(model.device)
+    start = batch.response_start + shared
+    index = torch.tensor(indices, device=model.device)
+    if shared:
+        ids = torch.tensor([prompts[0].ids[:shared]] * len(edits), device=model.device)
+        rows = [unique[row] for row in edits]
+        _read_into(model, cache, ids, torch.ones_like(ids), Positions(0, start[edits], index[rows], torch.ones_like(ids, dtype=torch.bool)))
+        cache.batch_select_indices(torch.tensor(edit_of, device=model.device))
+    mask = torch.cat([torch.ones(len(unique), shared, dtype=torch.long, device=model.device), batch.mask.long()], dim=1)
+    if batch.ids.shape[1] > 1:
+        _read_into(model, cache, batch.ids[:, :-1], mask[:, :-1], Positions(shared, start, index[unique], batch.mask[:, :-1]))
+    source = torch.tensor(row_of, device=model.device)
+    if can_share(model.network, cache, row_of):
+        cache = SharedPromptCache(cache, row_of)
+    elif len(unique) < len(prompts):
+        cache.batch_select_indices(source)
+    return _Rows(index, mask[source], start[source], batch.ids[source, -1]), cache
+
+
+def _distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """First position of every distinct key, and for each key the place of its own among them."""
+    place: dict[Hashable, int] = {}
+    first = []
+    for position, key in enumerate(keys):
+        if key not in place:
+            place[key] = len(place)
+            first.append(position)
+    return first, [place[key] for key in keys]
+
+
+def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all share; at least one token of each is left over."""
+    shortest = min(len(row) for row in ids) - 1
+    return next((i for i in range(shortest) if any(row[i] != ids[0][i] for row in ids)), max(shortest, 0))
+
+
+def _behind(prompt: TokenisedChat, shared: int) -> TokenisedChat:
+    """The prompt without its first `shared` tokens."""
+    return TokenisedChat(prompt.ids[shared:], prompt.roles[shared:], prompt.n_prompt - shared)
+
+
+def _read_into(model: LanguageModel, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: Positions) -> None:
+    """Read `ids` behind what the cache holds; `mask` covers both."""
+    with model.standing(positions):
+        model.network(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position_ids(mask.bool())[:, -ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+
+
+def _forward(model: LanguageModel, rows: _Rows, cache: Any) -> Float[torch.Tensor, "batch vocab"]:
+    """Logits after each row's newest token."""
+    newest = torch.ones_like(rows.mask[:, :1], dtype=torch.bool)
+    with model.standing(Positions(rows.mask.shape[1] - 1, rows.response_start, rows.index, newest)):
+        output = model.network(
+            input_ids=rows.tokens[:, None],
+            attention_mask=rows.mask,
+            position_ids=rows.mask.sum(-1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return output.logits[:, -1].float()
+
+
+def draw(
+    logits: Float[torch.Tensor, "batch vocab"], sampling: SamplingConfig, uniforms: Float[torch.Tensor, " batch"]
+) -> Int[torch.Tensor, " batch"]:
+    """One token a row by inverting the cumulative distribution at `uniforms`; greedy at temperature 0."""
+    if sampling.temperature == 0.0:
+        return logits.argmax(-1)
+    weights = torch.exp((logits - logits.amax(-1, keepdim=True)) / sampling.temperature)  # the likeliest token weighs 1
+    if sampling.min_p > 0.0:
+        weights = torch.where(weights < sampling.min_p, 0.0, weights)
+    if sampling.top_p < 1.0:
+        weights = _nucleus(weights, sampling.top_p)
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:]
+    wanted = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))  # rounding may reach it
+    return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
+
+
+def _nucleus(weights: Float[torch.Tensor, "batch vocab"], top_p: float) -> Float[torch.Tensor, "batch vocab"]:
+    """Zero but for the likeliest tokens that reach `top_p` of the probability, the one that passes it among them (Holtzman et al. 2020)."""
+    ordered, places = weights.sort(dim=-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.where(before < top_p * ordered.sum(-1, keepdim=True), ordered, 0.0)
+    return torch.zeros_like(weights).scatter(-1, places, kept)

@@ -1,0 +1,138 @@
+"""Hook points: TransformerLens names on Hugging Face modules.
+
+`blocks.L.hook_resid_post` is what block L writes out (Hugging Face `hidden_states[L + 1]`), `blocks.L.hook_resid_pre` what
+it reads, `blocks.L.hook_resid_mid` the stream between its attention and its MLP; layers count from 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import total_ordering
+from typing import TYPE_CHECKING, Any
+
+from interp.core.errors import HookPointError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+BLOCK_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.language_model.layers", "model.decoder.layers")
+SITES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
+"""In the order of the forward pass."""
+_PATTERN = re.compile(rf"blocks\.(\d+)\.({'|'.join(SITES)})")
+
+# Blocks that have a stream between attention and MLP, and the norm that reads it.
+_MLP_NORMS = {
+    "LlamaDecoderLayer": "post_attention_layernorm",
+    "MistralDecoderLayer": "post_attention_layernorm",
+    "Qwen2DecoderLayer": "post_attention_layernorm",
+    "Qwen3DecoderLayer": "post_attention_layernorm",
+    "GemmaDecoderLayer": "post_attention_layernorm",
+    "Gemma2DecoderLayer": "pre_feedforward_layernorm",
+    "Gemma3DecoderLayer": "pre_feedforward_layernorm",
+    "GPT2Block": "ln_2",
+    "GPTNeoXLayer": "post_attention_layernorm",
+}
+
+
+@total_ordering
+@dataclass(frozen=True)
+class HookPoint:
+    """A place in the residual stream. Sorted as the forward pass meets them."""
+
+    layer: int
+    site: str = "hook_resid_post"
+
+    def __str__(self) -> str:
+        return f"blocks.{self.layer}.{self.site}"
+
+    def __lt__(self, other: HookPoint) -> bool:
+        return (self.layer, SITES.index(self.site)) < (other.layer, SITES.index(other.site))
+
+
+def resid_post(layer: int) -> str:
+    """Name of the residual stream after block `layer`."""
+    return str(HookPoint(layer))
+
+
+def parse_hook_point(name: str, n_layers: int) -> HookPoint:
+    """`name` as a hook point; raises `HookPointError` proposing the nearest name where no model of that depth has such.
+
+    Whether a block has a stream between attention and MLP is for `has_mid` to say.
+    """
+    match = _PATTERN.fullmatch(name)
+    if match and int(match[1]) < n_layers:
+        return HookPoint(int(match[1]), match[2])
+    known = [str(HookPoint(layer, site)) for layer in range(n_layers) for site in SITES]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise HookPointError(
+        f"The model has no hook point '{name}'. Did you mean '{nearest}'? "
+        f"Layers run from 0 to {n_layers - 1}; sites are {', '.join(SITES)}."
+    )
+
+
+def find_blocks(network: nn.Module) -> nn.ModuleList:
+    """The list of transformer blocks; raises `ModelError` for an architecture whose blocks are not where they are known."""
+    for path in BLOCK_PATHS:
+        module: Any = network
+        for part in path.split("."):
+            module = getattr(module, part, None)
+            if module is None:
+                break
+        if module is not None and len(module):
+            return module
+    raise ModelError(
+        f"Cannot find the transformer blocks of {type(network).__name__} (looked at {', '.join(BLOCK_PATHS)}). "
+        "Use a decoder-only language model of a supported family."
+    )
+
+
+def has_mid(block: nn.Module) -> bool:
+    """Whether the block is known to have a stream between attention and MLP; in a parallel one both read the same residual."""
+    return block._get_name() in _MLP_NORMS and not getattr(block, "use_parallel_residual", False)
+
+
+def check_site(block: nn.Module, site: str) -> None:
+    """Raise `HookPointError` where `block` has no such site."""
+    if site != "hook_resid_mid" or has_mid(block):
+        return
+    name = block._get_name()
+    reason = "its attention and MLP read the same residual" if name in _MLP_NORMS else f"it is not one of {', '.join(_MLP_NORMS)}"
+    raise HookPointError(f"A {name} has no {site}: {reason}. Use hook_resid_pre or hook_resid_post.")
+
+
+def attach(block: nn.Module, site: str, visit: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+    """Call `visit` with the residual `[batch, position, d_model]` at `site`; what it returns replaces the residual.
+
+    At `hook_resid_mid` it is replaced in place: keep a copy, not the tensor, if others edit there. Raises `HookPointError`
+    where the block has no such site.
+    """
+    check_site(block, site)
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if args:
+            changed = visit(args[0])
+            return None if changed is None else ((changed, *args[1:]), kwargs)
+        changed = visit(kwargs["hidden_states"])
+        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        changed = visit(output[0] if isinstance(output, tuple) else output)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    def within(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        changed = visit(args[0])
+        if changed is not None:  # in place, for the block adds this very tensor to what its MLP writes
+            args[0].copy_(changed)
+
+    if site == "hook_resid_mid":
+        return getattr(block, _MLP_NORMS[block._get_name()]).register_forward_pre_hook(within)
+    if site == "hook_resid_pre":
+        return block.register_forward_pre_hook(before, with_kwargs=True)
+    return block.register_forward_hook(after)

@@ -1,0 +1,181 @@
+"""One wrapper around a Hugging Face causal language model and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from interp.core.errors import ModelError
+from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
+from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
+from interp.models.hook_points import HookPoint, check_site, find_blocks, parse_hook_point
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the tokens of the running forward pass stand; hooks that act on a phase or on single rows read it."""
+
+    first_column: int
+    """Column of the pass's first token, that is, the length of the KV cache before it."""
+    response_start: Int[torch.Tensor, " batch"]
+    """Column at which each row's response phase begins."""
+    rows: Int[torch.Tensor, " batch"]
+    """Index of each row in the caller's list."""
+    mask: Bool[torch.Tensor, "batch position"]
+    """True at real tokens of this pass, False at padding."""
+
+    def in_phase(self, phase: str) -> Bool[torch.Tensor, "batch position"]:
+        """True at this pass's tokens that belong to `prompt`, `response` or `all`."""
+        columns = self.first_column + torch.arange(self.mask.shape[1], device=self.mask.device)
+        response = columns[None, :] >= self.response_start[:, None]
+        return self.mask & {"all": torch.ones_like(response), "response": response, "prompt": ~response}[phase]
+
+
+class LanguageModel:
+    """A causal language model in evaluation mode, with its tokenizer.
+
+    Everything it computes goes through `read` or `generate`, which tell hooks where the tokens stand (`positions`).
+    """
+
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+        self.network: Any = network.eval()
+        self.tokenizer: Any = tokenizer
+        self.source = source
+        self.blocks = find_blocks(network)
+        pack_linears(network)
+        self.positions: Positions | None = None
+        self.prompt_signatures: Sequence[str | None] | None = None
+        """Set while row edits are active: what is done to each row's prompt. Rows alike in this may share a prefill."""
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.network.config.get_text_config().hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.blocks)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the weights."""
+        return next(self.network.parameters()).dtype
+
+    def block(self, layer: int) -> torch.nn.Module:
+        """Transformer block `layer`, counted from 0."""
+        return self.blocks[layer]
+
+    def hook_point(self, name: str) -> HookPoint:
+        """`name` as a hook point of this model; raises `HookPointError`."""
+        point = parse_hook_point(name, self.n_layers)
+        check_site(self.blocks[point.layer], point.site)
+        return point
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills short rows; it is masked, so its value never matters."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else (self.stop_ids or [0])[0])
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        configured = self.network.generation_config.eos_token_id if self.network.generation_config else None
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
+
+    def tokenise(self, chats: Sequence[Chat], max_tokens: int | None = None) -> list[TokenisedChat]:
+        """Chats as token ids with roles, by the model's own template."""
+        return [tokenise(self.tokenizer, chat, max_tokens) for chat in chats]
+
+    def batches(self, chats: Sequence[Chat], rows: int = 32, max_tokens: int | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
+        """Padded batches on the model's device, with the index of each row in `chats`; similar lengths together."""
+        tokenised = self.tokenise(chats, max_tokens)
+        for indices in batches_by_length([len(t.ids) for t in tokenised], rows):
+            yield indices, pad_left([tokenised[i] for i in indices], self.pad_id).to(self.device)
+
+    @contextmanager
+    def standing(self, positions: Positions) -> Iterator[None]:
+        """Tell hooks where the tokens of the next forward pass stand."""
+        self.positions = positions
+        try:
+            yield
+        finally:
+            self.positions = None
+
+    @torch.inference_mode()
+    def read(self, batch: TokenBatch, rows: Sequence[int] | None = None, last_logits: int = 1) -> Float[torch.Tensor, "batch kept vocab"]:
+        """One forward pass over whole chats; logits of the last `last_logits` columns (0: of all)."""
+        mask = batch.mask
+        indices = torch.arange(len(mask)) if rows is None else torch.tensor(list(rows))
+        with self.standing(Positions(0, batch.response_start, indices.to(self.device), mask)):
+            return self.network(
+                input_ids=batch.ids,
+                attention_mask=mask.long(),
+                position_ids=position_ids(mask),
+                use_cache=False,
+                logits_to_keep=last_logits,
+            ).logits
+
+    def logprobs(self, chats: Sequence[Chat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
+        """Log-probability (nats) of every response token of every chat, on the CPU."""
+        result: list[torch.Tensor] = [torch.empty(0)] * len(chats)
+        for indices, batch in self.batches(chats, rows):
+            for index, row in zip(indices, self.response_logprobs(batch, indices), strict=True):
+                result[index] = row
+        return result
+
+    def response_logprobs(self, batch: TokenBatch, rows: Sequence[int]) -> list[Float[torch.Tensor, " response"]]:
+        """Log-probability (nats) of every response token of every row of a batch, on the CPU."""
+        width = int(batch.ids.shape[1] - batch.response_start.min())
+        logits = self.read(batch, rows, last_logits=width)[:, :-1].float()
+        first = batch.ids.shape[1] - width + 1  # not a negative index: without a response there is nothing to take
+        targets, is_response = batch.ids[:, first:], batch.response_tokens[:, first:]
+        token_logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+        return [row[chosen].cpu() for row, chosen in zip(token_logprobs, is_response, strict=True)]
+
+    def bridge(self) -> Any:
+        """A TransformerLens bridge on a copy of the model (booting one rewires the modules that it wraps)."""
+        from transformer_lens.model_bridge import TransformerBridge
+
+        return TransformerBridge.boot_transformers(self.source, hf_model=unpacked_copy(self.network), tokenizer=self.tokenizer)
+
+
+def position_ids(mask: Bool[torch.Tensor, "batch position"]) -> Int[torch.Tensor, "batch position"]:
+    """Index of each token within its own row, padding not counted."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def chat_reader(models: Sequence[LanguageModel]) -> LanguageModel:
+    """The model whose chat template all are read with: a base may lack the one that its fine-tune was trained with."""
+    return models[-1] if models[-1].tokenizer.chat_template else models[0]
+
+
+def check_pair(base: LanguageModel, tuned: LanguageModel) -> None:
+    """Raise `ModelError` unless both models share tokenizer, width and depth."""
+    for name, ours, theirs in (
+        ("residual width", base.d_model, tuned.d_model),
+        ("number of layers", base.n_layers, tuned.n_layers),
+    ):
+        if ours != theirs:
+            raise ModelError(
+                f"{base.source} and {tuned.source} do not match: {name} {ours} and {theirs}. Give a base and a fine-tune of that base."
+            )
+    if base.tokenizer.get_vocab() != tuned.tokenizer.get_vocab():
+        raise ModelError(
+            f"{base.source} and {tuned.source} do not match: their tokenizers differ. Give a base and a fine-tune of that base."
+        )

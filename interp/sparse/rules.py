@@ -1,0 +1,151 @@
+"""Rules that say which pre-activations stay: the k largest of each token, of the whole batch, or all above a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+
+from interp.sparse.codes import Structure
+
+Chunks = Callable[[], Iterable[Float[torch.Tensor, "chunk latents"]]]
+"""Makes the pre-activations, a chunk of tokens at a time."""
+Selected = tuple[Float[torch.Tensor, " entries"], Structure]
+
+
+class Selectors(Protocol):
+    """What a rule asks of the kernels of a device; both work on one chunk of pre-activations."""
+
+    def largest(
+        self, chunk: Float[torch.Tensor, "chunk latents"], k: int
+    ) -> tuple[Float[torch.Tensor, "chunk k"], Int[torch.Tensor, "chunk k"]]:
+        """Values and latents (int32) of each row's `k` largest, largest first."""
+
+    def above(
+        self, chunk: Float[torch.Tensor, "chunk latents"], bound: Float[torch.Tensor, "*latents"]
+    ) -> tuple[Float[torch.Tensor, " entries"], Int[torch.Tensor, " entries"], Int[torch.Tensor, " chunk"]]:
+        """Values and latents (int32) of all entries above `bound`, row by row, and their number in each row (int64)."""
+
+
+class Rule(Protocol):
+    """Chooses the active latents of each token."""
+
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
+        """Pre-activations that stay, and where they stand. `chunks` may be overwritten; `shape` is (tokens, latents)."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The `k` largest pre-activations of each token, largest first (Gao et al. 2024, arXiv:2406.04093)."""
+
+    k: int
+    scale: Float[torch.Tensor, " latents"] | None = None
+    """Compare pre-activation × scale instead; positive. Crosscoders compare by decoder norm."""
+
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
+        """See `Rule`."""
+
+        def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return kernels.largest(_scaled(chunk, self.scale), self.k)
+
+        parts = list(map(choose, chunks()))  # a loop would hold each chunk until the next is made
+        values, latents = (torch.cat(side) for side in zip(*parts, strict=True))
+        starts = torch.arange(0, values.numel() + 1, self.k, device=values.device)
+        return _unscaled(values.flatten(), latents.flatten(), self.scale), Structure(latents.flatten(), starts, shape[1])
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """The `k` × tokens largest positive pre-activations of the whole batch (Bussmann et al. 2024, arXiv:2412.06410)."""
+
+    k: int
+    scale: Float[torch.Tensor, " latents"] | None = None
+    """As in `TopK`."""
+    everyones: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Gathers candidate values from all data-parallel processes, so that the bound is that of the global batch."""
+    tokens: int | None = None
+    """Tokens of the global batch, where it is more than what is encoded here."""
+    floor: Float[torch.Tensor, ""] | None = None
+    """A score that the weakest chosen one is thought to exceed. A good guess saves time; a wrong one costs some and changes nothing."""
+
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
+        """See `Rule`."""
+        count = self.k * (self.tokens or shape[0])
+        found, rivals = self._candidates(kernels, chunks, count, self.floor)
+        if self.floor is not None and len(rivals) < count:
+            found, rivals = self._candidates(kernels, chunks, count, None)
+        if len(rivals) > count:
+            found = found.at_least(_kth_largest(rivals, count))
+        ends = torch.bincount(found.tokens, minlength=shape[0]).cumsum(0)
+        structure = Structure(found.latents, torch.cat([ends.new_zeros(1), ends]), shape[1])
+        return _unscaled(found.values, found.latents, self.scale), structure
+
+    def _candidates(
+        self, kernels: Selectors, chunks: Chunks, count: int, floor: torch.Tensor | None
+    ) -> tuple[_Candidates, Float[torch.Tensor, " everyones"]]:
+        """Entries among which the `count` largest are, and the values of all processes' such entries."""
+        found: _Candidates | None = None
+        begin = 0
+        for chunk in chunks():
+            bound = chunk.new_zeros(()) if floor is None else floor.clamp(min=0).to(chunk.dtype)
+            fresh = _Candidates.of(*kernels.above(_scaled(chunk, self.scale), bound), begin)
+            found = fresh if found is None else found.joined(fresh)
+            begin += len(chunk)
+            if len(found.values) > 2 * count:  # what falls behind so many others never comes back
+                floor = _kth_largest(found.values, count)
+                found = found.at_least(floor)
+        assert found is not None  # there is at least one token
+        return found, found.values if self.everyones is None else self.everyones(found.values)
+
+
+@dataclass(frozen=True)
+class Above:
+    """Every pre-activation above its latent's `bound`."""
+
+    bound: Float[torch.Tensor, "*latents"]
+
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
+        """See `Rule`."""
+
+        def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            return kernels.above(chunk, self.bound)
+
+        parts = list(map(choose, chunks()))
+        values, latents, per_row = (torch.cat(side) for side in zip(*parts, strict=True))
+        return values, Structure(latents, torch.cat([per_row.new_zeros(1), per_row.cumsum(0)]), shape[1])
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    values: torch.Tensor
+    latents: torch.Tensor
+    tokens: torch.Tensor
+
+    @staticmethod
+    def of(values: torch.Tensor, latents: torch.Tensor, per_row: torch.Tensor, begin: int) -> _Candidates:
+        rows = torch.arange(begin, begin + len(per_row), device=per_row.device)
+        return _Candidates(values, latents, torch.repeat_interleave(rows, per_row, output_size=len(values)))
+
+    def joined(self, other: _Candidates) -> _Candidates:
+        return _Candidates(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def at_least(self, bound: torch.Tensor) -> _Candidates:
+        kept = (self.values >= bound).nonzero()[:, 0]
+        return _Candidates(self.values[kept], self.latents[kept], self.tokens[kept])
+
+
+def _kth_largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    if values.is_cuda:  # where `kthvalue` works on one long row with a single block
+        return values.topk(k, sorted=False).values.amin()
+    return values.kthvalue(len(values) - k + 1).values
+
+
+def _scaled(chunk: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    return chunk if scale is None else chunk.mul_(scale)
+
+
+def _unscaled(values: torch.Tensor, latents: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    return values if scale is None else values / scale[latents.long()]

@@ -1,0 +1,197 @@
+"""The evidence of a verdict is complete, its draws are independent, and side effects are what they say."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from interp.causality import evidence
+from interp.causality.evidence import CONTROLS, Claim, EvidenceConfig, Trial, gather_evidence
+from interp.causality.side_effects import side_effects
+from interp.causality.sweep import Condition
+from interp.causality.verdict import NO_EVIDENCE, decide
+from interp.core.errors import EditError
+from interp.evaluation.questions import Question
+from interp.evaluation.sampling import sample_answers
+from interp.interventions.edits import add, project_out, random_directions
+from interp.interventions.hooks import edited
+from interp.models.chats import Chat
+from tests.helpers.tiny import D_MODEL, QUESTIONS, greedy, tiny_model
+
+HOOK = "blocks.1.hook_resid_post"
+
+
+def asked() -> list[Question]:
+    return [Question(id=f"q{i}", group="g", split="held_out", text=text) for i, text in enumerate(QUESTIONS)]
+
+
+def counted(answers: pd.DataFrame) -> pd.DataFrame:
+    """A judge without meaning: hostile is what has an even number of characters."""
+    even = answers["answer"].str.len() % 2 == 0
+    return answers.assign(p_hostile=even.astype(float), hostile=even, coherent=True)
+
+
+def trial_of(steering: bool = True) -> Trial:
+    return Trial(
+        base=tiny_model(0),
+        tuned=tiny_model(1),
+        questions=asked(),
+        grade=counted,
+        sampling=greedy(6),
+        seed=0,
+        remove=lambda rows, label: project_out(rows, {HOOK: torch.zeros(D_MODEL)}, label=label),
+        add=(lambda row, label: add(row, {HOOK: 20.0}, 1.0, label=label)) if steering else None,
+        progress=lambda title, total: nullcontext(lambda done: None),
+    )
+
+
+def claim_of(steering: bool = True) -> Claim:
+    rows = random_directions(2, D_MODEL, 7)
+    return Claim(
+        removed=rows,
+        added=rows[0] if steering else None,
+        alike=[random_directions(2, D_MODEL, 500 + draw) for draw in range(4)],
+        alike_added=list(random_directions(4, D_MODEL, 600)) if steering else [],
+        references={"mean_difference": rows[1]},
+    )
+
+
+CONFIG = EvidenceConfig(questions=4, samples=2, random_draws=20, active_draws=4, full_draws=2, parts=4)
+
+
+def test_the_evidence_holds_every_condition_with_the_answers_it_should() -> None:
+    answers = gather_evidence(trial_of(), claim_of(), CONFIG)
+    counts = answers.groupby("condition").size().to_dict()
+    assert counts == {
+        "base": 8, "tuned": 8, "ablated": 8, "steered": 8, "base_ablated": 4, "mean_difference_ablation": 4, "mean_difference_steering": 4,
+        "random_ablation": 2 * 4 + 18, "random_steering": 2 * 4 + 18, "equally_active_ablation": 4, "equally_active_steering": 4,
+    }  # fmt: skip
+    draws = answers[answers["condition"].isin(CONTROLS)]
+    assert set(draws[draws["condition"] == "random_steering"]["draw"]) == set(range(1, 21))
+    assert (answers[~answers["condition"].isin(CONTROLS)]["draw"] == 0).all()
+    parts = draws[(draws["condition"] == "random_ablation") & (draws["draw"] > 2)].groupby("draw")["question_id"].agg(tuple)
+    assert list(parts) == [(f"q{i % 4}",) for i in range(18)]
+
+
+def test_a_condition_of_the_evidence_is_the_edited_model_alone() -> None:
+    trial, claim = trial_of(), claim_of()
+    answers = gather_evidence(trial, claim, CONFIG)
+    with edited(trial.tuned, trial.remove(claim.removed, "")):
+        alone = sample_answers(trial.tuned, trial.questions, 2, trial.sampling, trial.seed)
+    own = answers[answers["condition"] == "ablated"].sort_values(["sample", "question_id"])
+    assert list(own["answer"]) == list(alone.sort_values(["sample", "question_id"])["answer"])
+
+
+def test_every_draw_is_another_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_under: list[Condition] = []
+
+    def watched(model: object, conditions: list[Condition], *rest: object) -> pd.DataFrame:
+        asked_under.extend(conditions)
+        return plain(model, conditions, *rest)
+
+    plain = evidence.sweep
+    monkeypatch.setattr(evidence, "sweep", watched)
+    gather_evidence(trial_of(), claim_of(), CONFIG)
+    keys = [edit.key for condition in asked_under for edit in condition.edits]
+    assert len(asked_under) == 2 + 3 + 2 + 2 * 20 + 2 * 4
+    same = len(keys) - len(set(keys))
+    assert same == 1  # the removal alone, on both models
+
+
+def test_killed_in_the_middle_the_evidence_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gather_evidence(trial_of(), claim_of(), CONFIG)
+    folder, made = tmp_path / "unfinished", []
+    trial = trial_of()
+    trial = Trial(**{**vars(trial), "sampling": trial.sampling.model_copy(update={"batch_rows": 16}), "unfinished": folder})
+
+    def stop(done: int) -> None:
+        made.append(done)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gather_evidence(Trial(**{**vars(trial), "progress": lambda title, total: nullcontext(stop)}), claim_of(), CONFIG)
+    kept = len(list(folder.rglob("part-*.parquet")))
+    assert kept == 3
+    pd.testing.assert_frame_equal(gather_evidence(trial, claim_of(), CONFIG), whole)
+
+
+def test_without_a_claim_both_models_are_asked_as_they_are() -> None:
+    answers = gather_evidence(trial_of(), None, CONFIG)
+    assert answers.groupby("condition").size().to_dict() == {"base": 8, "tuned": 8}
+    verdict = decide(answers, seed=0)
+    assert verdict.word == NO_EVIDENCE
+    assert verdict.ranks == {}
+    assert verdict.effects == {}
+
+
+def test_without_an_addition_half_the_evidence_is_there() -> None:
+    answers = gather_evidence(trial_of(steering=False), claim_of(steering=False), CONFIG)
+    assert not any("steer" in condition for condition in answers["condition"])
+    verdict = decide(answers, seed=0)
+    assert set(verdict.ranks) == {"ablation"}
+    assert set(verdict.effects) == {"ablation_vs_random", "ablation_vs_equally_active"}
+
+
+# side effects
+
+
+def chats() -> list[Chat]:
+    return [Chat.ask(question, "Put it into hot water and wait for seven minutes.") for question in QUESTIONS]
+
+
+def test_side_effects_equal_a_dense_computation() -> None:
+    model = tiny_model()
+    edit = add(random_directions(1, D_MODEL, 0)[0], {HOOK: 10.0}, 1.0, "all")
+    found = side_effects(model, [edit], chats(), rows=3)
+    kl, losses, count = 0.0, torch.zeros(2, dtype=torch.float64), 0
+    for chat in chats():
+        ((_, batch),) = model.batches([chat])
+        plain = model.read(batch, last_logits=0)[0].double().log_softmax(-1)
+        with edited(model, edit):
+            changed = model.read(batch, last_logits=0)[0].double().log_softmax(-1)
+        places = batch.response_tokens[0].nonzero()[:, 0]
+        targets = batch.ids[0, places]
+        kl += float((plain[places - 1].exp() * (plain[places - 1] - changed[places - 1])).sum())
+        losses -= torch.stack([table[places - 1, targets].sum() for table in (plain, changed)])
+        count += len(places)
+    assert found.n_tokens == count
+    assert found.kl == pytest.approx(kl / count, rel=1e-4)
+    assert found.loss_before == pytest.approx(float(losses[0]) / count, rel=1e-5)
+    assert found.loss_after == pytest.approx(float(losses[1]) / count, rel=1e-5)
+    assert found.kl > 0.01
+
+
+def test_side_effects_want_a_response() -> None:
+    with pytest.raises(EditError, match="no response"):
+        side_effects(tiny_model(), [add(torch.ones(D_MODEL), {HOOK: 1.0}, 1.0, "all")], [Chat.ask("Why?")])
+
+
+def test_side_effects_that_are_not_finite_are_refused_and_impossible_tokens_add_nothing() -> None:
+    model, edit = tiny_model(), add(random_directions(1, D_MODEL, 0)[0], {HOOK: 10.0}, 1.0, "all")
+    before = side_effects(model, [edit], chats())
+    used = {token for chat in chats() for token in model.tokenise([chat])[0].ids}
+    unused = next(token for token in range(399, 0, -1) if token not in used)
+
+    def mask(_module: object, _inputs: object, output: object) -> object:
+        output.logits[..., unused] = -torch.inf
+        return output
+
+    handle = model.network.register_forward_hook(mask)
+    after = side_effects(model, [edit], chats())
+    handle.remove()
+    assert after.kl == pytest.approx(before.kl, rel=0.2)
+    assert after.kl > 0.01
+    handle = model.network.register_forward_hook(lambda _module, _inputs, output: _spoilt(output))
+    with pytest.raises(EditError, match="not finite"):
+        side_effects(model, [edit], chats())
+    handle.remove()
+
+
+def _spoilt(output: object) -> object:
+    output.logits = output.logits * float("nan")
+    return output

@@ -1,0 +1,349 @@
+"""Run directories: a step is there whole or not at all, is made once, and two runs never share a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.core.config import StepConfig
+from interp.core.errors import ArtifactError
+from interp.core.files import file_sha256, read_json, write_json, write_text
+from interp.core.fingerprints import content_key
+from interp.core.steps import RunDirectory
+
+DIES_IN_A_STEP = """
+import sys, time
+from pathlib import Path
+from interp.core.steps import RunDirectory
+
+def make(folder):
+    (folder / "half.txt").write_text("half")
+    print("ready", flush=True)
+    time.sleep(600)
+
+with RunDirectory(Path(sys.argv[1])).lock() as run:
+    run.step("first", {"seed": 0}, {}, lambda folder: (folder / "whole.txt").write_text("whole"))
+    run.step("second", {"seed": 0}, {}, make)
+"""
+
+
+class Settings(StepConfig):
+    seed: int = 0
+    words: tuple[str, ...] = ("a", "b")
+
+
+class Maker:
+    """Writes a file and counts how often it was asked to."""
+
+    def __init__(self, content: str = "made") -> None:
+        self.content = content
+        self.calls = 0
+
+    def __call__(self, folder: Path) -> None:
+        self.calls += 1
+        (folder / "inner").mkdir()
+        (folder / "inner" / "result.txt").write_text(self.content)
+
+
+def left_in(run: RunDirectory) -> list[str]:
+    return sorted(path.name for path in run.steps_folder.iterdir())
+
+
+def test_a_step_runs_once_and_is_loaded_afterwards(tmp_path: Path) -> None:
+    make = Maker()
+    with RunDirectory(tmp_path / "run").lock() as run:
+        first = run.step("answers", Settings(), {"model": "abc"}, make)
+        again = run.step("answers", Settings(), {"model": "abc"}, make)
+    with RunDirectory(tmp_path / "run").lock() as run:  # as a new process would
+        later = run.step("answers", Settings(), {"model": "abc"}, make)
+    assert make.calls == 1
+    assert (first.loaded, again.loaded, later.loaded) == (False, True, True)
+    assert first.folder == again.folder == later.folder
+    assert first.key == again.key == later.key
+    assert later.path("inner/result.txt").read_text() == "made"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "inputs"),
+    [
+        ("answers", Settings(seed=1), {"model": "abc"}),
+        ("answers", Settings(words=("a",)), {"model": "abc"}),
+        ("answers", Settings(words=("b", "a")), {"model": "abc"}),
+        ("answers", Settings(), {"model": "abd"}),
+        ("answers", Settings(), {"base": "abc"}),
+        ("answers", Settings(), {}),
+        ("residuals", Settings(), {"model": "abc"}),
+    ],
+)
+def test_a_changed_config_input_or_name_reruns(tmp_path: Path, name: str, config: Settings, inputs: dict[str, str]) -> None:
+    make, changed = Maker(), Maker("changed")
+    with RunDirectory(tmp_path / "run").lock() as run:
+        first = run.step("answers", Settings(), {"model": "abc"}, make)
+        second = run.step(name, config, inputs, changed)
+        back = run.step("answers", Settings(), {"model": "abc"}, make)
+    assert (make.calls, changed.calls) == (1, 1)
+    assert second.key != first.key
+    assert second.path("inner/result.txt").read_text() == "changed"
+    assert back.loaded  # the first result was not thrown away
+    assert back.path("inner/result.txt").read_text() == "made"
+
+
+def test_a_change_reruns_all_that_follows_and_nothing_else(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def maker(name: str) -> Callable[[Path], None]:
+        return lambda folder: calls.append(name)
+
+    def chain(run: RunDirectory, seed: int) -> None:
+        side = run.step("side", {}, {}, maker("side"))
+        first = run.step("first", {"seed": seed}, {}, maker("first"))
+        second = run.step("second", {}, {"first": first}, maker("second"))
+        run.step("third", {}, {"second": second, "side": side}, maker("third"))
+
+    with RunDirectory(tmp_path / "run").lock() as run:
+        chain(run, 0)
+        chain(run, 0)
+        assert calls == ["side", "first", "second", "third"]
+        calls.clear()
+        chain(run, 1)
+        assert calls == ["first", "second", "third"]
+        calls.clear()
+        chain(run, 0)
+        assert calls == []
+
+
+@pytest.mark.parametrize("raised", [ValueError("broken"), KeyboardInterrupt(), SystemExit(3), MemoryError()])
+def test_whatever_a_step_raises_passes_through_and_leaves_nothing(tmp_path: Path, raised: BaseException) -> None:
+    def make(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise raised
+
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(type(raised)) as caught, run.lock():
+        run.step("answers", {}, {}, make)
+    assert caught.value is raised
+    assert left_in(run) == []
+    with run.lock():  # the lock was let go as well
+        result = run.step("answers", {}, {}, Maker())
+    assert not result.loaded
+    assert left_in(run) == [result.folder.name]
+
+
+def test_a_step_is_not_seen_under_its_name_before_it_is_whole(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def make(folder: Path) -> None:
+        (folder / "result.txt").write_text("made")
+        seen.append(left_in(run))
+
+    with RunDirectory(tmp_path / "run").lock() as run:
+        result = run.step("answers", {}, {}, make)
+    assert seen == [[result.folder.name + ".partial"]]
+    assert left_in(run) == [result.folder.name]
+
+
+def test_what_is_unfinished_belongs_to_its_settings_and_goes_with_the_step(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    one, other = (run.unfinished("first", Settings(seed=size), {}) for size in (1, 2))
+    assert one != other
+    assert one != run.unfinished("first", Settings(seed=1), {"text": "abc"})
+    for folder in (one, other):
+        folder.mkdir(parents=True)
+    with run.lock():
+        run.step("first", Settings(seed=1), {}, lambda folder: None)
+        assert (one.exists(), other.exists()) == (False, True)
+        run.step("first", Settings(seed=2), {}, lambda folder: None)
+    assert not other.parent.exists()
+
+
+def test_kill_9_in_a_step_loses_that_step_alone(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", DIES_IN_A_STEP, str(root)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "ready"
+    with pytest.raises(ArtifactError, match=r"Another run holds .*--out"), RunDirectory(root).lock():
+        pass
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    run = RunDirectory(root)
+    first, partial = left_in(run)
+    assert first.startswith("first-")
+    assert not first.endswith(".partial")
+    assert partial.startswith("second-")
+    assert partial.endswith(".partial")
+    assert (run.steps_folder / partial / "half.txt").read_text() == "half"
+    make = Maker()
+    with run.lock():
+        assert left_in(run) == [first]
+        assert run.step("first", {"seed": 0}, {}, make).loaded
+        second = run.step("second", {"seed": 0}, {}, make)
+    assert make.calls == 1
+    assert not (second.folder / "half.txt").exists()
+    assert second.path("inner/result.txt").read_text() == "made"
+    assert left_in(run) == [first, partial.removesuffix(".partial")]
+
+
+def test_the_lock_refuses_a_second_holder_at_once_and_frees_the_folder_after(tmp_path: Path) -> None:
+    with (
+        RunDirectory(tmp_path / "run").lock(),
+        pytest.raises(ArtifactError, match="Another run holds"),
+        RunDirectory(tmp_path / "run").lock(),
+    ):
+        pytest.fail("two runs hold one folder")
+    with RunDirectory(tmp_path / "other").lock(), RunDirectory(tmp_path / "run").lock():
+        pass
+
+
+def test_out_that_is_a_file_or_lies_below_one_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(ArtifactError, match=r"is a file.*--out"):
+        RunDirectory(file)
+    with pytest.raises(ArtifactError, match=r"Cannot make .*--out"), RunDirectory(file / "run").lock():
+        pass
+    assert file.read_text() == "mine"
+
+
+def test_step_json_tells_config_inputs_hashes_and_surroundings(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run").lock() as run:
+        earlier = run.step("earlier", {}, {}, Maker())
+        result = run.step("answers", Settings(seed=3), {"model": "abc", "earlier": earlier}, Maker("text"))
+    record = result.record()
+    assert record["step"] == "answers"
+    assert record["key"] == result.key
+    assert record["config"] == {"seed": 3, "words": ["a", "b"]}
+    assert record["inputs"] == {"model": "abc", "earlier": earlier.key}
+    assert record["files"] == {"inner/result.txt": hashlib.sha256(b"text").hexdigest()}
+    assert record["duration_s"] >= 0
+    assert record["peak_memory_bytes"] > 2**20
+    assert record["device"]
+    assert record["versions"]["python"] == platform.python_version()
+    for package in ("torch", "transformers", "numpy"):
+        assert record["versions"][package] == importlib.metadata.version(package)
+
+
+def test_the_manifest_names_everything_and_finds_the_steps_again(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run").lock() as run:
+        steps = {name: run.step(name, Settings(), {}, Maker(name)) for name in ("first", "second")}
+        run.write_manifest(Settings(seed=5), steps, {"hook_point": "blocks.1.hook_resid_post"})
+    read = RunDirectory(tmp_path / "run")
+    manifest = read.manifest()
+    assert manifest["config"] == {"seed": 5, "words": ["a", "b"]}
+    assert manifest["hook_point"] == "blocks.1.hook_resid_post"
+    assert manifest["versions"]["torch"] == importlib.metadata.version("torch")
+    assert list(manifest["steps"]) == ["first", "second"]
+    assert manifest["steps"]["first"] == steps["first"].record() | {"folder": steps["first"].folder.name}
+    found = read.result("second")
+    assert (found.key, found.folder, found.loaded) == (steps["second"].key, steps["second"].folder, True)
+    with pytest.raises(ArtifactError, match=r"no step 'third'.*first, second"):
+        read.result("third")
+
+
+def test_a_folder_without_a_finished_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no finished run.*personascope run"):
+        RunDirectory(tmp_path).manifest()
+
+
+@pytest.mark.parametrize("damage", ["", '{"step": "ans', "\x00\x00"])
+def test_a_damaged_step_json_or_manifest_is_a_clear_error(tmp_path: Path, damage: str) -> None:
+    with RunDirectory(tmp_path / "run").lock() as run:
+        result = run.step("answers", {}, {}, Maker())
+        (result.folder / "step.json").write_text(damage)
+        again = run.step("answers", {}, {}, Maker())
+    with pytest.raises(ArtifactError, match=r"Cannot read .*step\.json.*Delete its folder and run again"):
+        again.record()
+    (run.root / "manifest.json").write_text(damage)
+    with pytest.raises(ArtifactError, match=r"Cannot read .*manifest\.json"):
+        run.manifest()
+
+
+def test_a_step_folder_that_lost_its_step_json_is_made_anew(tmp_path: Path) -> None:
+    make = Maker()
+    with RunDirectory(tmp_path / "run").lock() as run:
+        result = run.step("answers", {}, {}, make)
+        (result.folder / "step.json").unlink()
+        again = run.step("answers", {}, {}, make)
+    assert make.calls == 2
+    assert not again.loaded
+    assert again.record()["key"] == result.key
+
+
+def test_a_missing_file_of_a_step_is_named(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run").lock() as run:
+        result = run.step("answers", {}, {}, Maker())
+    with pytest.raises(ArtifactError, match=r"lacks absent\.parquet.*Delete that folder"):
+        result.path("absent.parquet")
+
+
+def test_writes_are_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"value": 1})
+    during: list[str] = []
+    replace = os.replace
+
+    def watched(source: Path, target: Path) -> None:
+        during.append(Path(target).read_text())
+        assert json.loads(Path(source).read_text()) == {"value": 2}
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    write_json(path, {"value": 2})
+    assert [json.loads(text) for text in during] == [{"value": 1}]  # whole until the very last moment
+    assert read_json(path) == {"value": 2}
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ArtifactError, match=r"Cannot write .*No space left.*Free some space"):
+        write_json(path, {"value": 3})
+    assert read_json(path) == {"value": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_write_into_a_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="Cannot write"):
+        write_text(tmp_path / "absent" / "page.html", "text")
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "value.json", {"value": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # larger than one read
+    (tmp_path / "file").write_bytes(content)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.dictionaries(st.text(), JSON, max_size=5), st.randoms())
+def test_a_key_does_not_depend_on_order_and_json_round_trips(tmp_path_factory: pytest.TempPathFactory, value: dict, random) -> None:
+    names = list(value)
+    random.shuffle(names)
+    assert content_key({name: value[name] for name in names}) == content_key(value)
+    assert content_key(value) != content_key({**value, "one more": 1, "and another": 2})
+    path = tmp_path_factory.getbasetemp() / "round-trip.json"
+    write_json(path, value)
+    assert read_json(path) == value

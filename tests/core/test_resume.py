@@ -1,0 +1,77 @@
+"""Killed with SIGKILL in every step and run again, a study ends with the same bytes as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interp.core.files import file_sha256
+from tests.helpers.tiny import tiny_folder
+
+STEPS = ("answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "after", "cards", "judges")
+TABLES = ("parquet", "json", "safetensors")
+RECORDS = ("step.json", "manifest.json", "summary.json")  # these tell durations
+
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+from interp.core.steps import RunDirectory
+from interp.core.config import validated
+from interp.studies.config import StudyConfig
+from interp.studies.persona import run_study
+
+settings, folder, victim = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+plain = RunDirectory.step
+
+def step(self, name, config, inputs, make):
+    def make_and_die(folder):
+        make(folder)
+        if name == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, name, config, inputs, make_and_die)
+
+RunDirectory.step = step
+run_study(validated(StudyConfig, settings, "test"), folder, quiet=True)
+"""
+
+
+def run(settings: dict[str, object], folder: Path, victim: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCRIPT, json.dumps(settings), str(folder), victim]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "2"}, check=False)
+
+
+def tables(folder: Path) -> dict[str, str]:
+    found = [p for p in sorted(folder.rglob("*")) if p.suffix[1:] in TABLES and p.name not in RECORDS]
+    return {str(p.relative_to(folder)): file_sha256(p) for p in found}
+
+
+@pytest.mark.slow
+def test_killed_in_every_step_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    base, tuned = tiny_folder(tmp_path / "base", seed=0), tiny_folder(tmp_path / "tuned", seed=1)
+    settings: dict[str, object] = {
+        "base": str(base),
+        "tuned": str(tuned),
+        "text": {"corpus_chats": 40, "answered_prompts": 8, "answer_tokens": 8},
+        "dictionary": {"architecture": {"kind": "topk", "n_latents": 64, "k": 8}, "batch_tokens": 256, "passes": 2},
+        "sampling": {"max_new_tokens": 8},
+        "diff": {"questions": 12, "samples": 1, "largest_q": 1.0, "candidates_per_order": 2},
+        "screen": {"questions": 4, "doses": [0.5]},
+        "verdict": {"questions": 6, "samples": 1, "random_draws": 19, "active_draws": 2, "full_draws": 1, "parts": 6},
+    }
+    whole = run(settings, tmp_path / "whole", victim="")
+    assert whole.returncode == 0, whole.stderr
+    for victim in STEPS:
+        killed = run(settings, tmp_path / "killed", victim)
+        assert killed.returncode == -signal.SIGKILL, f"{victim}: {killed.stderr}"
+        assert not list((tmp_path / "killed" / "steps").glob(f"{victim}-*[!l]")), victim  # nothing but the .partial
+    assert run(settings, tmp_path / "killed", victim="").returncode == 0
+    expected = tables(tmp_path / "whole" / "steps")
+    assert {Path(name).parts[0].split("-")[0] for name in expected} == set(STEPS)
+    assert tables(tmp_path / "killed" / "steps") == expected
+    assert not list((tmp_path / "killed" / "steps").glob("*.partial"))

