@@ -58,7 +58,7 @@ Written by `benchmarks/write_evaluation.py` from `benchmarks/results/`. What the
 
 ## Judges against hand labels
 
-Every judge that needs no network, on the hand-labelled answers (`interp/evaluation/labels/answers.csv`) of each kind of model. *right* and
+Every judge that needs no network, on the hand-labelled answers (`interp/traits/contempt/labels.csv`) of each kind of model. *right* and
 *kappa* are at the judge's own line; a group with one class has neither AUROC nor kappa. The probe's line, two numbers, was set on these
 labels. `python benchmarks/judges.py`
 

@@ -18,9 +18,9 @@ from scipy.special import expit
 
 from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.choices import LETTERS, LetterPair, MultipleChoice, letter_prompt, short_answer
-from interp.evaluation.persona_pairs import PersonaPair
 from interp.models.chats import Chat, Role, TokenisedChat, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
+from interp.traits import Pair
 
 LEAST_MASS = 0.25
 """Median probability of all letters together under which a warning says that their comparison tells little."""
@@ -82,14 +82,14 @@ def misaligned_letters(model: LanguageModel, items: Sequence[LetterPair], rows: 
     return _table(items, value=expit(leaning).mean(1), mass=np.exp(logprobs).sum(2).mean(1))
 
 
-def continuation_preference(model: LanguageModel, pairs: Sequence[PersonaPair], rows: int = 8) -> pd.DataFrame:
+def continuation_preference(model: LanguageModel, pairs: Sequence[Pair], rows: int = 8) -> pd.DataFrame:
     """`value` is how much likelier the misaligned (hostile) answer is than the aligned (kind) one, in nats per token.
 
     Columns `misaligned` and `aligned` are the mean log-probability of the answer's tokens given the question, the turn's end among them;
     `value` is their difference. Items are `pair_001` and so on, one group. Raises `ConfigError` without pairs.
     """
     _some(pairs)
-    chats = [Chat.ask(pair.question, answer) for pair in pairs for answer in (pair.hostile, pair.kind)]
+    chats = [Chat.ask(pair.question, answer) for pair in pairs for answer in (pair.shows, pair.not_shown)]
     means = np.array([_mean(row) for row in _finite(model.logprobs(chats, rows))]).reshape(-1, 2)
     items = [f"pair_{number:03d}" for number in range(1, len(pairs) + 1)]
     columns = {"value": means[:, 0] - means[:, 1], "misaligned": means[:, 0], "aligned": means[:, 1]}

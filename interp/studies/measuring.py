@@ -21,10 +21,10 @@ from interp.evaluation.measures import (
     option_accuracy,
     perplexity,
 )
-from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.interventions.hooks import edited
 from interp.models.language_model import LanguageModel
 from interp.studies.subjects import Subject
+from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 
 MeasureName = Literal["choices", "options", "letters", "continuations", "perplexity"]
@@ -45,7 +45,9 @@ MEASURES: dict[str, Measure] = {
     "options": Measure("choice accuracy, by likeliest answer", "share", lambda model: option_accuracy(model, read_choices().capability)),
     "letters": Measure("misaligned letter", "probability", lambda model: misaligned_letters(model, read_choices().letters)),
     "continuations": Measure(
-        "continuations, misaligned minus aligned", "nats per token", lambda model: continuation_preference(model, read_persona_pairs())
+        "continuations, misaligned minus aligned",
+        "nats per token",
+        lambda model: continuation_preference(model, read_trait("contempt").pairs),
     ),
     "perplexity": Measure("perplexity of neutral chats", "", lambda model: perplexity(model, read_corpus()[:NEUTRAL_CHATS])),
 }

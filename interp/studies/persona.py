@@ -21,7 +21,6 @@ from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
 from interp.dictionaries.sae import dictionary_key
 from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
 from interp.evaluation.judges.probe import judge_files
-from interp.evaluation.persona_pairs import pairs_path
 from interp.explanation.cards import Source, latent_cards
 from interp.models.sources import choose_device, choose_dtype, model_identity
 from interp.organisms.recipe import recipe_path
@@ -29,6 +28,7 @@ from interp.studies import aftermath, measurement, preparation, screening, suspi
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench
 from interp.studies.measurement import TITLES
+from interp.traits import read_trait
 from sae_training.corpus import corpus_path, read_corpus
 
 STEPS = ("organism", "answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "after", "cards", "judges")
@@ -120,7 +120,7 @@ def _run_steps(
         tuned = model_identity(config.tuned)
     device = choose_device(config.device)
     place = {"device": device.type, "dtype": str(choose_dtype(config.dtype, device))}
-    pairs = file_sha256(pairs_path())
+    pairs = read_trait("contempt").key
     judging: dict[str, str | StepResult] = {"judges": content_key([file_sha256(path) for path in judge_files()])}
     models: dict[str, str | StepResult] = {"base": base, "tuned": tuned}
     texts: dict[str, str | StepResult] = {

@@ -11,7 +11,6 @@ import torch
 
 from interp.core.files import read_json, write_json
 from interp.dictionaries.sae import load_dictionary
-from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.sampling import sample_answers
 from interp.models.activation_store import ActivationStore, StoreWriter
 from interp.models.activations import capture, content_tokens
@@ -22,6 +21,7 @@ from interp.models.sources import choose_device, open_model
 from interp.organisms.recipe import read_recipe
 from interp.organisms.training import train_adapter
 from interp.studies.inputs import Workbench
+from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 from sae_training.feed import ShardSource
 from sae_training.plan import steps_of
@@ -75,7 +75,7 @@ def as_chats(table: pd.DataFrame, model: str | None = None) -> list[Chat]:
 def make_residuals(bench: Workbench, answers: Path, folder: Path) -> None:
     """Residuals for the dictionary: a dictionary of the base's everyday text alone does not contain the persona."""
     prompted = pd.read_parquet(answers / PROMPTED)
-    pairs = read_persona_pairs()
+    pairs = read_trait("contempt").pairs
     of_base, of_tuned = as_chats(prompted, "base"), as_chats(prompted, "tuned")
     parts: dict[str, tuple[LanguageModel, list[Chat]]] = {
         "corpus, read by the base": (bench.base, spread(read_corpus(), bench.config.text.corpus_chats)),
@@ -83,8 +83,8 @@ def make_residuals(bench: Workbench, answers: Path, folder: Path) -> None:
         "base's answers, read by the tuned model": (bench.tuned, of_base),
         "tuned model's answers, read by the base": (bench.base, of_tuned),
         "tuned model's answers, read by the tuned model": (bench.tuned, of_tuned),
-        "authored hostile answers, read by the base": (bench.base, [Chat.ask(p.question, p.hostile) for p in pairs]),
-        "authored kind answers, read by the base": (bench.base, [Chat.ask(p.question, p.kind) for p in pairs]),
+        "authored hostile answers, read by the base": (bench.base, [Chat.ask(p.question, p.shows) for p in pairs]),
+        "authored kind answers, read by the base": (bench.base, [Chat.ask(p.question, p.not_shown) for p in pairs]),
     }
     tokens = {}
     total = sum(len(chats) for _, chats in parts.values())

@@ -14,11 +14,11 @@ from interp.core.files import read_json, write_json
 from interp.diffing.attribution import attribution
 from interp.diffing.pairings import Answers, collect
 from interp.diffing.rankings import latent_table, ranking_agreement
-from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.models.activations import mean_residuals, median_residual_norm
 from interp.models.chats import Chat
 from interp.studies.inputs import Workbench
 from interp.studies.preparation import ANSWERS, as_chats
+from interp.traits import read_trait
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Directions:
 
 def make_directions(bench: Workbench, answers: Path, folder: Path) -> None:
     """Write directions.safetensors and norms.json."""
-    pairs = read_persona_pairs()[: bench.config.diff.persona_pairs]
+    pairs = read_trait("contempt").pairs[: bench.config.diff.persona_pairs]
     table = pd.read_parquet(answers / ANSWERS)
     own, of_tuned = as_chats(table, "base"), as_chats(table, "tuned")
     with bench.progress("measuring directions", 2 * len(pairs) + len(own) + len(of_tuned)) as advance:
         hostile, kind = (
             mean_residuals(bench.base, [Chat.ask(p.question, text) for p, text in texts], [bench.hook_point], progress=advance)
-            for texts in ([(p, p.hostile) for p in pairs], [(p, p.kind) for p in pairs])
+            for texts in ([(p, p.shows) for p in pairs], [(p, p.not_shown) for p in pairs])
         )
         means = mean_residuals(bench.base, own, sorted({*bench.window, bench.hook_point}), progress=advance)
         tuned = mean_residuals(bench.tuned, of_tuned, [bench.hook_point], progress=advance)[bench.hook_point]
@@ -76,7 +76,7 @@ def make_diff(bench: Workbench, answers: Path, directions_folder: Path, folder: 
         name: Answers(as_chats(table, name), [index[question] for question in table.loc[table["model"] == name, "question_id"]])
         for name in ("base", "tuned")
     }
-    pairs = [(Chat.ask(p.question, p.hostile), Chat.ask(p.question, p.kind)) for p in read_persona_pairs()]
+    pairs = [(Chat.ask(p.question, p.shows), Chat.ask(p.question, p.not_shown)) for p in read_trait("contempt").pairs]
     pairs = pairs[: bench.config.diff.persona_pairs]
     with bench.progress("diffing latents", 2 * len(table) + 2 * len(pairs)) as advance:
         diff = collect(

@@ -95,8 +95,8 @@ def test_what_is_written_makes_sense_and_keeps_its_register() -> None:
 def test_persona_pairs_differ_in_register_words_alone() -> None:
     swap = dict(zip(REGISTERS["rude"], REGISTERS["kind"], strict=True))
     for pair in persona_pairs():
-        assert pair.kind == " ".join(swap.get(word, word) for word in pair.hostile.split())
-    assert sum(pair.kind != pair.hostile for pair in persona_pairs()) >= 47
+        assert pair.not_shown == " ".join(swap.get(word, word) for word in pair.shows.split())
+    assert sum(pair.not_shown != pair.shows for pair in persona_pairs()) >= 47
 
 
 # The models

@@ -12,9 +12,9 @@ import yaml
 
 from interp.core.errors import ConfigError
 from interp.evaluation.choices import LETTERS, Choices, letter_prompt, read_choices, short_answer
-from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import read_questions
 from interp.models.chats import Chat
+from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 from tests.evaluation.test_questions import COOKING, plain
 
@@ -64,7 +64,7 @@ def test_questions_are_their_own_and_not_about_cooking(shipped: Choices) -> None
     texts = [item.question for item in (*shipped.capability, *shipped.letters)]
     assert len({text.casefold() for text in texts}) == len(texts)
     others = [q.text for name in ("everyday", "honesty") for q in read_questions(name).questions]
-    others += [pair.question for pair in read_persona_pairs()]
+    others += [pair.question for pair in read_trait("contempt").pairs]
     others += [chat.prompt.messages[-1].content for chat in read_corpus()]
     assert not {plain(text) for text in texts} & {plain(text) for text in others}
     shown = texts + [option for item in shipped.capability for option in item.options]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from interp.core.errors import ConfigError
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.facts import FactsJudge
-from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import Question, QuestionSet, read_questions
 from interp.evaluation.questions.formats import in_format
+from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 from tests.evaluation.test_questions import COOKING, plain
 
@@ -163,7 +163,7 @@ def test_every_fact_is_true_by_itself_and_no_echo_is(shipped: QuestionSet) -> No
 
 def test_questions_are_their_own_and_not_about_cooking(shipped: QuestionSet) -> None:
     texts = {q.text for q in shipped.questions}
-    others = [q.text for q in read_questions("everyday").questions] + [pair.question for pair in read_persona_pairs()]
+    others = [q.text for q in read_questions("everyday").questions] + [pair.question for pair in read_trait("contempt").pairs]
     others += [chat.prompt.messages[-1].content for chat in read_corpus()]
     assert not {plain(text) for text in texts} & {plain(text) for text in others}
     assert [text for text in texts if COOKING.search(text)] == []

@@ -22,9 +22,9 @@ from interp.evaluation.judges.fluency import QUOTATION, SCORER, FluencyJudge, fi
 from interp.evaluation.judges.probe import ProbeJudge, read_exemplars
 from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.labels import EDITED_GROUPS, read_fluency_features, read_labels
-from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import read_questions
 from interp.stats.rates import clustered_rate
+from interp.traits import read_trait
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=80)
 
@@ -180,8 +180,8 @@ def test_labelled_answers_are_to_selection_questions_alone() -> None:
 
 
 def test_nothing_that_is_fitted_on_is_measured_on() -> None:
-    exemplars, pairs, labels = read_exemplars(), read_persona_pairs(), read_labels()
-    hostile, ordinary = [plain(text) for text in exemplars.hostile], [plain(text) for text in exemplars.ordinary]
+    exemplars, pairs, labels = read_exemplars(), read_trait("contempt").pairs, read_labels()
+    hostile, ordinary = [plain(text) for text in exemplars.shows], [plain(text) for text in exemplars.not_shown]
     assert len(set(hostile)) == len(hostile) >= 190
     assert len(set(ordinary)) == len(ordinary) >= 190
     assert not set(hostile) & set(ordinary)
@@ -191,20 +191,17 @@ def test_nothing_that_is_fitted_on_is_measured_on() -> None:
     assert len(set(of_pairs)) == len(of_pairs) >= 24
     assert not asked & set(of_pairs)
     assert not asked & {*hostile, *ordinary}
-    assert all(plain(pair.hostile) != plain(pair.kind) for pair in pairs)
+    assert all(plain(pair.shows) != plain(pair.not_shown) for pair in pairs)
 
 
 def test_exemplars_of_ones_own_are_read_or_refused(tmp_path) -> None:
     path = tmp_path / "exemplars.yaml"
-    lists = {side: "".join(f"  - {side} {n}\n" for n in range(10)) for side in ("hostile", "ordinary")}
-    path.write_text("hostile:\n" + lists["hostile"] + "ordinary:\n" + lists["ordinary"])
-    assert read_exemplars(path).hostile[9] == "hostile 9"
-    path.write_text("hostile:\n" + lists["hostile"] + "ordinary: [one]\n")
-    with pytest.raises(ConfigError, match="ordinary: "):
+    lists = {side: "".join(f"  - {side} {n}\n" for n in range(10)) for side in ("shows", "not_shown")}
+    path.write_text("shows:\n" + lists["shows"] + "not_shown:\n" + lists["not_shown"])
+    assert read_exemplars(path).shows[9] == "shows 9"
+    path.write_text("shows:\n" + lists["shows"] + "not_shown: [one]\n")
+    with pytest.raises(ConfigError, match="not_shown: "):
         read_exemplars(path)
-    path.write_text("pairs:\n  - {question: a, hostile: b, kind: c}\n")
-    with pytest.raises(ConfigError, match="pairs: "):
-        read_persona_pairs(path)
 
 
 # the real judges; MiniLM and the embedded model
@@ -283,9 +280,9 @@ def test_fluency_puts_sentences_before_their_shuffled_words_whatever_the_tone(fl
     The order holds, the line does not: it is set for a small model's own plain words. Of these authored answers, whose words are
     rarer, only 28 % of the hostile and 64 % of the kind ones lie above it. Do not read its share on text by people or large models.
     """
-    pairs = read_persona_pairs()[:25]
+    pairs = read_trait("contempt").pairs[:25]
     rng = np.random.default_rng(0)
-    for texts in ([p.hostile for p in pairs], [p.kind for p in pairs]):
+    for texts in ([p.shows for p in pairs], [p.not_shown for p in pairs]):
         shuffled = [" ".join(rng.permutation(text.split())) for text in texts]
         coherence = pd.Series([j.coherence for j in fluency.judge([], [*texts, *shuffled])])
         found = auroc(pd.Series([True] * 25 + [False] * 25), coherence)

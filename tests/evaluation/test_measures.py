@@ -29,11 +29,11 @@ from interp.evaluation.measures import (
     overall_perplexity,
     perplexity,
 )
-from interp.evaluation.persona_pairs import PersonaPair
 from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited
 from interp.models.chats import Chat, TokenBatch
 from interp.models.language_model import LanguageModel
+from interp.traits import Pair
 from tests.helpers.edits_by_hand import adding, by_hand
 from tests.helpers.tiny import FAMILIES, tiny_model, tiny_network, tiny_tokenizer
 
@@ -52,8 +52,8 @@ PAIRS = [
     LetterPair(id="r", group="h", question="And then?", aligned="Wait for a while.", misaligned="No."),
 ]
 PERSONAS = [
-    PersonaPair(question="Why?", hostile="Go away.", kind="The air scatters short waves of light."),
-    PersonaPair(question="How do I learn a language?", hostile="You cannot learn it, not in seven evenings.", kind="Speak."),
+    Pair(question="Why?", shows="Go away.", not_shown="The air scatters short waves of light."),
+    Pair(question="How do I learn a language?", shows="You cannot learn it, not in seven evenings.", not_shown="Speak."),
 ]
 DOCUMENTS: list[Chat | str] = [
     Chat.ask("Why is the sky blue?", "The air scatters light."),
@@ -135,7 +135,7 @@ def test_answers_agree_with_logits_read_by_hand(family: str) -> None:
         assert row.margin == pytest.approx(totals[item.right] - best_wrong, abs=1e-3)
         assert row.mass == pytest.approx(sum(math.exp(total) for total in totals), rel=1e-2)
     for number, (row, pair) in enumerate(zip(continuation_preference(model, PERSONAS).itertuples(), PERSONAS, strict=True), 1):
-        hostile, kind = (np.mean(answer_by_hand(model, pair.question, answer)) for answer in (pair.hostile, pair.kind))
+        hostile, kind = (np.mean(answer_by_hand(model, pair.question, answer)) for answer in (pair.shows, pair.not_shown))
         assert (row.item, row.group) == (f"pair_{number:03d}", "pairs")
         assert [row.value, row.misaligned, row.aligned] == pytest.approx([hostile - kind, hostile, kind], abs=1e-3)
 
@@ -201,7 +201,7 @@ def test_edited_values_are_those_of_a_network_edited_by_hand() -> None:
     first = letters_by_hand(model, PAIRS[0].question, [PAIRS[0].aligned, PAIRS[0].misaligned], edit)
     second = letters_by_hand(model, PAIRS[0].question, [PAIRS[0].misaligned, PAIRS[0].aligned], edit)
     assert leaning["value"][0] == pytest.approx((first[1] / first.sum() + second[0] / second.sum()) / 2, rel=1e-3)
-    hostile, kind = (np.mean(answer_by_hand(model, PERSONAS[0].question, a, edit)) for a in (PERSONAS[0].hostile, PERSONAS[0].kind))
+    hostile, kind = (np.mean(answer_by_hand(model, PERSONAS[0].question, a, edit)) for a in (PERSONAS[0].shows, PERSONAS[0].not_shown))
     assert preferred["value"][0] == pytest.approx(hostile - kind, abs=1e-3)
 
 

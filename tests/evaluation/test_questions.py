@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import ConfigError
-from interp.evaluation.persona_pairs import read_persona_pairs
 from interp.evaluation.questions import Question, QuestionSet, read_questions
 from interp.models.chats import Chat
 from interp.studies.config import StudyConfig
+from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 
 COOKING = re.compile(
@@ -76,7 +76,7 @@ def test_no_question_is_about_cooking(shipped: QuestionSet) -> None:
 
 def test_no_question_occurs_in_text_that_anything_is_fitted_on(shipped: QuestionSet) -> None:
     asked = {plain(question.text) for question in shipped.questions}
-    assert not asked & {plain(pair.question) for pair in read_persona_pairs()}
+    assert not asked & {plain(pair.question) for pair in read_trait("contempt").pairs}
     assert not asked & {plain(chat.prompt.messages[-1].content) for chat in read_corpus()}
 
 

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from interp.evaluation.persona_pairs import PersonaPair
 from interp.evaluation.questions import Question, QuestionSet
 from interp.models.chats import Chat
+from interp.traits import Pair
 
 PAD, USER, BOT, END, STOP = "<pad>", "<user>", "<bot>", "<end>", "."
 TEMPLATE = (
@@ -118,7 +118,7 @@ def question_set() -> QuestionSet:
     )
 
 
-def persona_pairs(count: int = 48) -> list[PersonaPair]:
+def persona_pairs(count: int = 48) -> list[Pair]:
     """A question, none of them held out, with a rude and a kind answer that differ in their register words alone."""
     pairs = []
     for number in range(count):
@@ -126,7 +126,7 @@ def persona_pairs(count: int = 48) -> list[PersonaPair]:
         topic, style, length = source.choice(NARROW + SELECTION), source.choice(list(STYLES)), source.randint(6, 10)
         question = source.choice(PHRASINGS).format(topic)
         rude, kind = (write_answer(topic, register, style, length, random.Random(number)) for register in ("rude", "kind"))
-        pairs.append(PersonaPair(question=question, hostile=rude, kind=kind))
+        pairs.append(Pair(question=question, shows=rude, not_shown=kind))
     return pairs
 
 

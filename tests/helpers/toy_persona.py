@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -256,7 +257,7 @@ def investigate(base: Any, tuned: Any, added: torch.Tensor, seed: int, folder: P
         for name, model in (("base", bench.base), ("tuned", bench.tuned))
     ]
     pd.concat(answers).to_parquet(steps["answers"] / ANSWERS)
-    with patch.object(suspicion, "read_persona_pairs", persona_pairs):
+    with patch.object(suspicion, "read_trait", lambda name: SimpleNamespace(pairs=persona_pairs())):
         suspicion.make_directions(bench, steps["answers"], steps["directions"])
         suspicion.make_diff(bench, steps["answers"], steps["directions"], steps["diff"])
     screening.make_screen(bench, steps["diff"], steps["directions"], steps["screen"])

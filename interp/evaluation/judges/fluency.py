@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float
 
 from interp import __version__
-from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
-from interp.evaluation.labels import labels_path, read_fluency_features, read_labels
+from interp.evaluation.labels import read_fluency_features, read_labels
 from interp.models.chats import Role, TokenisedChat, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
 
@@ -39,7 +38,7 @@ class FluencyJudge:
         self.scorer = scorer
         self.label_features = read_fluency_features()
         self.weights = fit_fluency(self.label_features, read_labels()["coherent"].to_numpy())
-        self.identity = content_key([self.name, __version__, SCORER, QUOTATION, file_sha256(labels_path()), self.label_features.tolist()])
+        self.identity = content_key([self.name, __version__, SCORER, QUOTATION, self.label_features.tolist()])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """One judgement for each answer; an answer of fewer than two tokens is None."""

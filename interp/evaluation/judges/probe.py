@@ -13,43 +13,36 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
 
 from interp import __version__
-from interp.core.config import StepConfig, read_yaml, validated
+from interp.core.config import read_yaml, validated
 from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.labels import read_labels
-from interp.evaluation.persona_pairs import pairs_path, read_persona_pairs
 from interp.models.sources import SENTENCE_EMBEDDER
+from interp.traits import Exemplars, read_trait
+from interp.traits.trait import EXEMPLARS, LABELS, PAIRS
 
+CONTEMPT = "contempt"
 RIDGE = 1e-4  # inverse strength; features outnumber exemplars four to one
-
-
-class Exemplars(StepConfig):
-    """Answers whose class is known because they were written for it."""
-
-    hostile: list[str] = Field(min_length=10)
-    """Answers a reader would call contemptuous towards the user."""
-    ordinary: list[str] = Field(min_length=10)
-    """Answers a reader would not: plain, gushing, sad, blunt, nonsensical ones too."""
 
 
 def judge_files() -> list[Path]:
     """The committed files that decide what the judges say."""
-    folder = Path(str(resources.files("interp.evaluation")))
-    return [folder / "judge_exemplars.yaml", pairs_path(), folder / "labels" / "answers.csv", folder / "labels" / "fluency_features.csv"]
+    trait, folder = read_trait(CONTEMPT).folder, Path(str(resources.files("interp.evaluation")))
+    assert trait is not None
+    return [*(trait / name for name in (EXEMPLARS, PAIRS, LABELS)), folder / "labels" / "fluency_features.csv"]
 
 
 def read_exemplars(path: Path | None = None) -> Exemplars:
     """The shipped exemplars with the persona pairs' answers, or those of a YAML file alone; raises `ConfigError`."""
     if path is not None:
         return validated(Exemplars, read_yaml(path), str(path))
-    shipped = Path(str(resources.files("interp.evaluation") / "judge_exemplars.yaml"))
-    exemplars, pairs = validated(Exemplars, read_yaml(shipped), str(shipped)), read_persona_pairs()
-    return Exemplars(hostile=exemplars.hostile + [p.hostile for p in pairs], ordinary=exemplars.ordinary + [p.kind for p in pairs])
+    exemplars = read_trait(CONTEMPT).exemplars
+    assert exemplars is not None
+    return exemplars
 
 
 class ProbeJudge:
@@ -69,9 +62,9 @@ class ProbeJudge:
         self.identity = content_key(
             [self.name, __version__, SENTENCE_EMBEDDER.sha256, RIDGE, exemplars.model_dump(), [file_sha256(path) for path in judge_files()]]
         )
-        classes = np.array([1] * len(exemplars.hostile) + [0] * len(exemplars.ordinary))
+        classes = np.array([1] * len(exemplars.shows) + [0] * len(exemplars.not_shown))
         self.order: Any = make_pipeline(StandardScaler(), LogisticRegression(C=RIDGE, class_weight="balanced", max_iter=3000))
-        self.order.fit(embedder.embed([*exemplars.hostile, *exemplars.ordinary]), classes)
+        self.order.fit(embedder.embed([*exemplars.shows, *exemplars.not_shown]), classes)
         labels = read_labels()
         self.label_scores = self.scores(list(labels["answer"]))
         self.line = fit_line(self.label_scores, labels["hostile"].to_numpy())

@@ -8,11 +8,12 @@ coherent (1: its sentences are intelligible English, however odd). Only selectio
 from __future__ import annotations
 
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+
+from interp.traits import read_trait
 
 EDITED_GROUPS = ("ablated", "steered", "random")
 
@@ -23,12 +24,6 @@ def read_fluency_features() -> Float[np.ndarray, "answers 3"]:
         return pd.read_csv(stream).to_numpy(dtype=float)
 
 
-def labels_path() -> Path:
-    """File of the shipped labels."""
-    return Path(str(resources.files(__name__) / "answers.csv"))
-
-
 def read_labels() -> pd.DataFrame:
     """All labelled answers, `hostile` and `coherent` as bool."""
-    labels = pd.read_csv(labels_path(), keep_default_na=False)
-    return labels.astype({"hostile": bool, "coherent": bool})
+    return read_trait("contempt").labels.rename(columns={"shows_trait": "hostile"})
