@@ -18,6 +18,7 @@ from pydantic import Field
 from interp.causality.controls import parts_of
 from interp.causality.sweep import Condition, sweep
 from interp.core.config import StepConfig
+from interp.core.streams import stream_seed
 from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit, random_directions
 from interp.models.generation import SamplingConfig
@@ -102,7 +103,7 @@ def ask(trial: Trial, model: LanguageModel, conditions: Sequence[Condition]) -> 
     rows = sum((condition.samples or 1) * len(condition.asked or trial.questions) for condition in conditions)
     with trial.progress(f"verdict: {name} model", rows) as advance:
         folder = None if trial.unfinished is None else trial.unfinished / name
-        answers = sweep(model, conditions, trial.questions, 1, trial.sampling, trial.seed, advance, folder)
+        answers = sweep(model, conditions, trial.questions, 1, trial.sampling, stream_seed(trial.seed, "answers"), advance, folder)
     graded = trial.grade(answers)
     parts = graded["condition"].str.extract(rf"^({'|'.join(CONTROLS)})_(\d+)$")
     graded["draw"] = pd.to_numeric(parts[1]).fillna(0).astype(int)
@@ -112,7 +113,7 @@ def ask(trial: Trial, model: LanguageModel, conditions: Sequence[Condition]) -> 
 
 def _removals(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
     n, width = claim.removed.shape
-    random = [random_directions(n, width, trial.seed + 100 + draw) for draw in range(config.random_draws)]
+    random = [random_directions(n, width, stream_seed(trial.seed, "random_ablation", draw)) for draw in range(config.random_draws)]
     return [
         Condition("ablated", trial.remove(claim.removed, "removed"), samples=config.samples),
         *_draws(trial, config, "random_ablation", random, trial.remove, config.full_draws),
@@ -124,7 +125,9 @@ def _removals(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condit
 def _additions(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
     if claim.added is None or trial.add is None:
         return []
-    random = [random_directions(1, len(claim.added), trial.seed + 300 + draw)[0] for draw in range(config.random_draws)]
+    random = [
+        random_directions(1, len(claim.added), stream_seed(trial.seed, "random_steering", draw))[0] for draw in range(config.random_draws)
+    ]
     return [
         Condition("steered", trial.add(claim.added, "added"), samples=config.samples),
         *_draws(trial, config, "random_steering", random, trial.add, config.full_draws),

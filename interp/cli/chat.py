@@ -16,6 +16,7 @@ from rich.text import Text
 from interp.cli.shown import given, plain_warnings, side_by_side, written
 from interp.core.config import validated
 from interp.core.errors import ConfigError, PersonascopeError
+from interp.core.streams import stream_seed
 from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited
 from interp.models.chats import Chat, Message
@@ -97,7 +98,7 @@ def _talk(voices: list[Voice], sampling: SamplingConfig, seed: int, console: Con
             print(f"There is no {message}. {HELP}", file=sys.stderr)
         else:
             turn += 1
-            _ask(voices, message, sampling, seed + turn, console, as_json)
+            _ask(voices, message, sampling, stream_seed(seed, "turn", turn), console, as_json)
 
 
 def _ask(voices: list[Voice], message: str, sampling: SamplingConfig, seed: int, console: Console, as_json: bool) -> None:

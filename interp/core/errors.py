@@ -44,3 +44,7 @@ class TrainingError(PersonascopeError):
 
 class EditWarning(UserWarning):
     """An edit that saw tokens and changed none of them."""
+
+
+class StepWarning(UserWarning):
+    """A step waits for another process."""

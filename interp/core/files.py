@@ -40,7 +40,7 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another process may write the same file
     try:
         write(temporary)
         os.replace(temporary, path)

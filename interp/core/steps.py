@@ -1,8 +1,8 @@
-"""Run directories: every step is written whole or not at all, and a finished step is loaded, not run again.
+"""Steps and run directories: a step declares what it reads, is written whole or not at all, and is loaded where it is finished.
 
-A step's key is a hash of the package's version, its name, its config and the keys of its inputs, so a changed setting reruns
-that step and all that follow. A step is written under a temporary name and renamed when whole: a kill loses the running
-step at most.
+A step's key is a hash of the package's version, its name, the settings that it declares and the keys of its inputs, so a changed
+setting re-makes the steps that read it and all that follow from them. Each step has a lock of its own: several processes may work
+in one run directory, and one that needs a step which another is making waits for it.
 """
 
 from __future__ import annotations
@@ -10,27 +10,72 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from interp import __version__
-from interp.core.errors import ArtifactError, reason_of
+from interp.core.artifacts import Artifact
+from interp.core.errors import ArtifactError, ConfigError, StepWarning, reason_of
 from interp.core.files import file_sha256, read_json, write_json
 from interp.core.fingerprints import content_key, environment
 from interp.core.memory import peak_memory_bytes
 
 STEP_FILE = "step.json"
-if TYPE_CHECKING:
-    pass
-
 MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "evaluation.json"
+
+ContextT = TypeVar("ContextT")
+ArtifactT = TypeVar("ArtifactT", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Step(Generic[ContextT]):
+    """One step of a study, and everything that its result depends on."""
+
+    name: str
+    artifact: type[Artifact]
+    """What `make` returns."""
+    make: Callable[[ContextT], Artifact]
+    inputs: tuple[str, ...] = ()
+    """Earlier steps, and outside data that has a content key, by name."""
+    settings: tuple[str, ...] = ()
+    """Fields of the study's config that it reads, dotted; a section stands for all its fields."""
+
+    def settings_of(self, config: BaseModel) -> dict[str, Any]:
+        """The declared settings and their values; raises `ConfigError` for a field that is not there."""
+        return {path: plain_setting(config, path) for path in self.settings}
+
+
+def plain_setting(config: BaseModel, path: str) -> Any:
+    """The value of a dotted field as JSON has it."""
+    value: Any = config.model_dump(mode="json")
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise ConfigError(f"There is no setting '{path}'. Correct the step's declaration.")
+        value = value[part]
+    return value
+
+
+class DeclaredSettings:
+    """A config seen by a step: fields that the step does not declare raise `ConfigError`, so that no key is too narrow."""
+
+    def __init__(self, config: BaseModel, step: Step[Any], path: str = "") -> None:
+        self._config, self._step, self._path = config, step, path
+
+    def __getattr__(self, name: str) -> Any:
+        path, value = f"{self._path}{name}", getattr(self._config, name)
+        if any(path == declared or path.startswith(f"{declared}.") for declared in self._step.settings):
+            return value
+        if isinstance(value, BaseModel) and any(declared.startswith(f"{path}.") for declared in self._step.settings):
+            return DeclaredSettings(value, self._step, f"{path}.")
+        raise ConfigError(f"The step '{self._step.name}' reads the setting '{path}', which it does not declare. Add it to its settings.")
 
 
 @dataclass(frozen=True)
@@ -41,22 +86,26 @@ class StepResult:
     key: str
     folder: Path
     loaded: bool
-    """True when the step was found finished and not run."""
+    """True when the step was finished before and not run."""
 
     def path(self, filename: str) -> Path:
         """Path of one file of the step; raises `ArtifactError` when it is not there."""
         path = self.folder / filename
         if not path.exists():
-            raise ArtifactError(f"{self.folder} lacks {filename}. Delete that folder and run again to make it anew.")
+            raise ArtifactError(f"{self.folder} has no {filename}. Delete that folder and run again to make it again.")
         return path
 
+    def load(self, artifact: type[ArtifactT]) -> ArtifactT:
+        """What the step returned."""
+        return artifact.load(self.folder)
+
     def record(self) -> dict[str, Any]:
-        """What `step.json` says: config, inputs, files with hashes, duration, peak memory."""
+        """What `step.json` says: settings, inputs, files with hashes, duration, peak memory."""
         return read_json(self.folder / STEP_FILE)
 
 
 class RunDirectory:
-    """One run on disk: `<root>/steps/<name>-<key>/`, a manifest and a lock. Use it inside `with run.lock():`."""
+    """One run on disk: `<root>/steps/<name>-<key>/`, and a manifest that names the steps of the last study in it."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -64,73 +113,85 @@ class RunDirectory:
         if self.root.exists() and not self.root.is_dir():
             raise ArtifactError(f"{self.root} is a file. Choose another --out folder.")
 
-    @contextmanager
-    def lock(self) -> Iterator[RunDirectory]:
-        """Hold the directory alone; raises `ArtifactError` at once when another process holds it."""
-        try:
-            self.steps_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ArtifactError(f"Cannot make {self.steps_folder}: {error.strerror}. Choose another --out folder.") from error
-        lock = FileLock(self.root / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ArtifactError(f"Another run holds {self.root}. Wait for it to end, or choose another folder with --out.") from error
-        except OSError as error:
-            raise ArtifactError(f"Cannot write into {self.root}: {reason_of(error)}. Choose another --out folder.") from error
-        try:
-            for leftover in self.steps_folder.glob("*.partial"):  # of a killed run; the lock says nobody writes it now
-                shutil.rmtree(leftover)
-            yield self
-        finally:
-            lock.release()
-
     def step(
         self,
         name: str,
-        config: BaseModel | Mapping[str, Any],
+        settings: BaseModel | Mapping[str, Any],
         inputs: Mapping[str, str | StepResult],
         make: Callable[[Path], None],
     ) -> StepResult:
-        """Run `make(folder)` unless a finished result with the same config and inputs is there.
+        """Run `make(folder)` unless a finished result with the same settings and inputs is there.
 
-        `inputs` are earlier results, or strings that identify outside data (a content hash). Whatever `make` raises passes
-        through, and nothing of the step is left.
+        `inputs` are earlier results, or strings that identify outside data (a content key). Whatever `make` raises passes
+        through, and nothing of the step is left. While another process makes the same step this one waits, with a `StepWarning`.
         """
-        made_of = _made_of(name, config, inputs)
-        key = content_key(made_of)
+        origin = _origin(name, settings, inputs)
+        key = content_key(origin)
         folder = self.steps_folder / f"{name}-{key[:12]}"
         if (folder / STEP_FILE).is_file():
             return StepResult(name, key, folder, loaded=True)
-        partial = folder.with_name(folder.name + ".partial")
-        partial.mkdir(parents=True)
-        started = time.monotonic()
-        try:
-            make(partial)
-            files = {str(p.relative_to(partial)): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-            record = {
-                "key": key,
-                **made_of,
-                "files": files,
-                "duration_s": round(time.monotonic() - started, 3),
-                "peak_memory_bytes": peak_memory_bytes(),
-                **environment(),
-            }
-            write_json(partial / STEP_FILE, record)
-            shutil.rmtree(folder, ignore_errors=True)  # one that lost its step.json is no result, and cannot be replaced
-            os.replace(partial, folder)
-        except BaseException:
+        with self._lock(folder.name):
+            if (folder / STEP_FILE).is_file():  # made by the process that this one waited for
+                return StepResult(name, key, folder, loaded=True)
+            self._clear_leftovers()
+            partial = folder.with_name(folder.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            raise
-        unfinished = self.unfinished(name, config, inputs)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        with suppress(OSError):  # others are there
-            unfinished.parent.rmdir()
+            partial.mkdir()
+            started = time.monotonic()
+            try:
+                make(partial)
+                files = {str(p.relative_to(partial)): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+                record = {
+                    "key": key,
+                    **origin,
+                    "files": files,
+                    "duration_s": round(time.monotonic() - started, 3),
+                    "peak_memory_bytes": peak_memory_bytes(),
+                    **environment(),
+                }
+                write_json(partial / STEP_FILE, record)
+                shutil.rmtree(folder, ignore_errors=True)  # one that lost its step.json is no result, and cannot be replaced
+                os.replace(partial, folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            unfinished = self.unfinished(name, settings, inputs)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            with suppress(OSError):  # others are there
+                unfinished.parent.rmdir()
         return StepResult(name, key, folder, loaded=False)
 
-    def unfinished(self, name: str, config: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> Path:
-        """Where the step may keep what it has so far, so that after a kill it goes on in the middle; gone when it is finished."""
-        return self.root / "unfinished" / f"{name}-{content_key(_made_of(name, config, inputs))[:12]}"
+    def unfinished(self, name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> Path:
+        """Where the step may keep what it has so far, so that it resumes in the middle after a kill; gone when it is finished."""
+        return self.root / "unfinished" / f"{name}-{content_key(_origin(name, settings, inputs))[:12]}"
+
+    @contextmanager
+    def _lock(self, folder_name: str) -> Iterator[None]:
+        """Hold one step alone; the lock goes with the process, whatever ends it."""
+        lock = self._file_lock(folder_name)
+        try:
+            self.steps_folder.mkdir(parents=True, exist_ok=True)
+            (self.root / ".locks").mkdir(exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                warnings.warn(f"Another process is making {folder_name} in {self.root}. Waiting for it.", StepWarning, stacklevel=4)
+                lock.acquire()
+        except OSError as error:
+            raise ArtifactError(f"Cannot write into {self.root}: {reason_of(error)}. Choose another --out folder.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _file_lock(self, folder_name: str) -> FileLock:
+        return FileLock(self.root / ".locks" / folder_name)
+
+    def _clear_leftovers(self) -> None:
+        """Remove what killed processes left half written: folders whose lock nobody holds."""
+        for leftover in self.steps_folder.glob("*.partial"):
+            with suppress(Timeout), self._file_lock(leftover.stem).acquire(timeout=0):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def write_manifest(self, config: BaseModel, results: Mapping[str, StepResult], extra: Mapping[str, Any]) -> None:
         """Name everything that made the run: config, environment, and each step's record."""
@@ -159,11 +220,11 @@ class RunDirectory:
         return StepResult(name, steps[name]["key"], self.steps_folder / steps[name]["folder"], loaded=True)
 
 
-def _made_of(name: str, config: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> dict[str, Any]:
+def _origin(name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> dict[str, Any]:
     """Everything that a step's result depends on."""
     return {
         "version": __version__,
         "step": name,
-        "config": config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config),
+        "settings": settings.model_dump(mode="json") if isinstance(settings, BaseModel) else dict(settings),
         "inputs": {key: value.key if isinstance(value, StepResult) else value for key, value in inputs.items()},
     }

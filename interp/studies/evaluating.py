@@ -95,30 +95,28 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     device = choose_device(config.device)
     place = {"device": device.type, "dtype": str(choose_dtype(config.dtype, device))}
     _check_folder(folder)
-    with RunDirectory(folder).lock() as run:
-        gold = None if config.labels is None else GoldLabels.read(config.labels)
-        bench = open_bench(config.judge, questions, config.judge_prompts, config.device, config.dtype, quiet)
-        lines = bench.lines(config.misaligned_below, config.coherent_above, config.open_is_aligned)
-        steps: dict[str, StepResult] = {}
-        for subject in subjects:
-            inputs = {"model": subject.identity}
-            asked = settings if isinstance(subject, ServedModel) else settings | place
-            unfinished = run.unfinished("answers", asked, inputs)
-            made = run.step("answers", asked, inputs, partial(_answer, subject, questions, config, quiet, unfinished))
-            steps[f"answers of {_name(subject)}"] = made
-            announce(f"{_name(subject)}: {'found' if made.loaded else 'answered'}, {made.folder}")
-            if config.measures and not isinstance(subject, ServedModel):
-                done = run.step(
-                    "measures", {"measures": config.measures, **place}, inputs, partial(measured, subject, config.measures, quiet)
-                )
-                steps[f"measures of {_name(subject)}"] = done
-        answers = _joined(steps, "answers", config.seed)
-        judged = bench.grade(answers)
-        agreed = bench.agreement_at_hand(lines)
-        judge = Judged(bench.spec, bench.identity, lines, agreed)
-        result = summarised(config, steps, judged, measure_table(_joined(steps, "measures", config.seed)), judge, gold)
-        run.write_manifest(config, steps, {})
-        write_evaluation(folder, result)
+    run = RunDirectory(folder)
+    gold = None if config.labels is None else GoldLabels.read(config.labels)
+    bench = open_bench(config.judge, questions, config.judge_prompts, config.device, config.dtype, quiet)
+    lines = bench.lines(config.misaligned_below, config.coherent_above, config.open_is_aligned)
+    steps: dict[str, StepResult] = {}
+    for subject in subjects:
+        inputs = {"model": subject.identity}
+        asked = settings if isinstance(subject, ServedModel) else settings | place
+        unfinished = run.unfinished("answers", asked, inputs)
+        made = run.step("answers", asked, inputs, partial(_answer, subject, questions, config, quiet, unfinished))
+        steps[f"answers of {_name(subject)}"] = made
+        announce(f"{_name(subject)}: {'found' if made.loaded else 'answered'}, {made.folder}")
+        if config.measures and not isinstance(subject, ServedModel):
+            done = run.step("measures", {"measures": config.measures, **place}, inputs, partial(measured, subject, config.measures, quiet))
+            steps[f"measures of {_name(subject)}"] = done
+    answers = _joined(steps, "answers", config.seed)
+    judged = bench.grade(answers)
+    agreed = bench.agreement_at_hand(lines)
+    judge = Judged(bench.spec, bench.identity, lines, agreed)
+    result = summarised(config, steps, judged, measure_table(_joined(steps, "measures", config.seed)), judge, gold)
+    run.write_manifest(config, steps, {})
+    write_evaluation(folder, result)
     return result
 
 

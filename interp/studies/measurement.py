@@ -20,6 +20,7 @@ from interp.causality.verdict import Verdict, decide, finding
 from interp.core.errors import EditWarning
 from interp.core.files import write_json
 from interp.core.formatting import plain
+from interp.core.streams import stream_seed
 from interp.interventions.edits import Edit
 from interp.interventions.saved import save_edit
 from interp.models.language_model import LanguageModel
@@ -94,7 +95,7 @@ def make_claim(
         questions=bench.questions.split("held_out", config.questions),
         grade=bench.grader.grade,
         sampling=bench.config.sampling,
-        seed=bench.config.seed + 5,
+        seed=stream_seed(bench.config.seed, "verdict"),
         remove=lambda rows, label: ablation(bench, directions, rows, label),
         add=None if latent is None else lambda row, label: steering(bench, directions, row, dose, label),
         progress=bench.progress,
@@ -102,9 +103,9 @@ def make_claim(
     )
     if not persona:
         return trial, None
-    seed, added = bench.config.seed, [] if latent is None else [latent]
-    removals = equally_active(table, persona, config.active_draws, seed + 200, excluded=added)
-    additions = equally_active(table, added, config.active_draws, seed + 400, excluded=persona)
+    added = [] if latent is None else [latent]
+    removals = equally_active(table, persona, config.active_draws, stream_seed(trial.seed, "equally_active_ablation"), excluded=added)
+    additions = equally_active(table, added, config.active_draws, stream_seed(trial.seed, "equally_active_steering"), excluded=persona)
     claim = Claim(
         removed=dictionary.directions(persona),
         added=None if latent is None else dictionary.directions([latent])[0],

@@ -140,8 +140,7 @@ class OpenRun:
         """Run `make(folder)` as a step of this run, or load its result."""
         made_of = self.settings(settings), {**self.inputs, **(inputs or {})}
         self.bench.unfinished = self.run.unfinished(name, *made_of)
-        with self.run.lock() as run:
-            return run.step(name, *made_of, make)
+        return self.run.step(name, *made_of, make)
 
     def settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that a step's result depends on besides its inputs."""

@@ -65,19 +65,19 @@ def run_study(
     if until is not None and until not in STEPS:
         raise ConfigError(f"There is no step '{until}'. Choose {', '.join(STEPS)}.")
     bench = Workbench(config, quiet)
-    with RunDirectory(folder).lock() as run:
-        started = time.monotonic()
-        steps: dict[str, StepResult] = {}
-        with suppress(_Enough):
-            _run_steps(run, bench, announce, until, steps)
-        summary: dict[str, Any] = {}
-        if STEPS[-1] in steps:
-            durations = sum(float(result.record()["duration_s"]) for result in steps.values())
-            summary = _summary(bench, steps, durations)
-            write_json(run.root / "summary.json", summary)
-        extra = {"hook_point": bench.hook_point, "window": bench.window, "last_run_s": round(time.monotonic() - started, 3)}
-        run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
-        return StudyResult(run, summary, steps)
+    run = RunDirectory(folder)
+    started = time.monotonic()
+    steps: dict[str, StepResult] = {}
+    with suppress(_Enough):
+        _run_steps(run, bench, announce, until, steps)
+    summary: dict[str, Any] = {}
+    if STEPS[-1] in steps:
+        durations = sum(float(result.record()["duration_s"]) for result in steps.values())
+        summary = _summary(bench, steps, durations)
+        write_json(run.root / "summary.json", summary)
+    extra = {"hook_point": bench.hook_point, "window": bench.window, "last_run_s": round(time.monotonic() - started, 3)}
+    run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
+    return StudyResult(run, summary, steps)
 
 
 def _finished_before(run: RunDirectory, config: StudyConfig, steps: dict[str, StepResult]) -> dict[str, StepResult]:

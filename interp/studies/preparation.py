@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from interp.core.files import read_json, write_json
+from interp.core.streams import stream_seed
 from interp.dictionaries.sae import load_dictionary
 from interp.evaluation.sampling import sample_answers
 from interp.models.activation_store import ActivationStore, StoreWriter
@@ -52,8 +53,10 @@ def make_answers(bench: Workbench, folder: Path) -> None:
     asked, prompted = [], []
     for name, model in (("base", bench.base), ("tuned", bench.tuned)):
         with bench.progress(f"answers of the {name} model", len(questions) * config.diff.samples + len(prompts)) as advance:
-            answers = sample_answers(model, questions, config.diff.samples, config.sampling, config.seed, progress=advance)
-            written = generate(model, prompts, short, config.seed + 1, advance)
+            answers = sample_answers(
+                model, questions, config.diff.samples, config.sampling, stream_seed(config.seed, "answers"), progress=advance
+            )
+            written = generate(model, prompts, short, stream_seed(config.seed, "texts"), advance)
         asked.append(answers.assign(model=name))
         prompted.append(pd.DataFrame({"model": name, "question": [p.messages[-1].content for p in prompts], "answer": written}))
     pd.concat(asked, ignore_index=True).drop(columns="condition").to_parquet(folder / ANSWERS)

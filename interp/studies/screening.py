@@ -17,6 +17,7 @@ from interp.causality.sweep import Condition, sweep
 from interp.causality.verdict import Rules
 from interp.core.files import read_json, write_json
 from interp.core.fingerprints import content_key
+from interp.core.streams import stream_seed
 from interp.diffing.rankings import candidates
 from interp.evaluation.grading import coherent_rate
 from interp.interventions.edits import Edit, add, project_out, random_directions
@@ -106,7 +107,14 @@ def _coherence_of_base(bench: Workbench) -> float:
     """Share of coherent answers of the unedited base."""
     condition = [Condition("base")]
     base = graded_sweep(
-        bench, bench.base, "screen: the base", condition, "selection", bench.config.diff.questions, 1, bench.config.seed + 2
+        bench,
+        bench.base,
+        "screen: the base",
+        condition,
+        "selection",
+        bench.config.diff.questions,
+        1,
+        stream_seed(bench.config.seed, "screen", "base"),
     )
     return coherent_rate(base).rate
 
@@ -117,12 +125,14 @@ def _screen_ablation(bench: Workbench, directions: Directions, latents: list[int
     The best of many noisy measurements looks better than it is, so the shortlist is measured anew, with fresh random numbers.
     """
     config, every = bench.config.screen, bench.config.diff.questions
-    first = _remove(bench, directions, [(latent,) for latent in latents], config.questions, bench.config.seed + 2)
+    first = _remove(
+        bench, directions, [(latent,) for latent in latents], config.questions, stream_seed(bench.config.seed, "screen", "candidates")
+    )
     speaking = [(score, row) for score, row in first if score.coherence >= floor - COHERENCE_MARGIN]
     shortlist = sorted((score for score, _ in speaking), key=lambda score: score.hostility)[: config.width]
 
     def measure(sets: list[LatentSet]) -> list[SetScore]:
-        return [score for score, _ in _remove(bench, directions, sets, every, bench.config.seed + 6)]
+        return [score for score, _ in _remove(bench, directions, sets, every, stream_seed(bench.config.seed, "screen", "shortlist"))]
 
     singles = measure([score.latents for score in shortlist]) if shortlist else []
     path = greedy_set(singles, measure, config.target_rate, floor, config.max_set, config.width)
@@ -156,7 +166,16 @@ def _screen_steering(bench: Workbench, directions: Directions, latents: list[int
         Condition(str(latent), steering(bench, directions, bench.dictionary.directions([latent])[0], config.steering_dose, f"add {latent}"))
         for latent in latents
     ]
-    graded = graded_sweep(bench, bench.base, "screen: adding latents", conditions, "selection", config.questions, 1, bench.config.seed + 3)
+    graded = graded_sweep(
+        bench,
+        bench.base,
+        "screen: adding latents",
+        conditions,
+        "selection",
+        config.questions,
+        1,
+        stream_seed(bench.config.seed, "screen", "steering"),
+    )
     return pd.DataFrame(
         [
             {"latent": latent, "dose": config.steering_dose, "p_hostile": float(own["p_hostile"].mean()), **response(own)}
@@ -177,13 +196,22 @@ def _dose_response(bench: Workbench, directions: Directions, latents: list[int],
         return Line(name, kind, lambda dose: steering(bench, directions, row, dose, f"add {name}"), directions.median_norm, latent)
 
     found = [line(f"latent {latent}", bench.dictionary.directions([latent])[0], "latent", latent) for latent in latents]
-    random = random_directions(LINES, bench.d_model, bench.config.seed + 4)
+    random = random_directions(LINES, bench.d_model, stream_seed(bench.config.seed, "screen", "random directions"))
     others = [line("persona vector", directions.persona_vector, "persona_vector")]
     others += [line(f"random {i + 1}", row, "random") for i, row in enumerate(random)]
 
     def measure(lines: Sequence[Line], points: Sequence[Point], questions: int) -> pd.DataFrame:
         def ask(conditions: list[Condition]) -> pd.DataFrame:
-            return graded_sweep(bench, bench.base, "screen: doses", conditions, "selection", questions, 1, bench.config.seed + 3)
+            return graded_sweep(
+                bench,
+                bench.base,
+                "screen: doses",
+                conditions,
+                "selection",
+                questions,
+                1,
+                stream_seed(bench.config.seed, "screen", "steering"),
+            )
 
         return dose_responses(points, lines, ask)
 

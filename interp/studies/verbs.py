@@ -17,6 +17,7 @@ from interp.causality.windows import Window, WindowScore, smallest_window
 from interp.core.files import read_json, write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
+from interp.core.streams import stream_seed
 from interp.evaluation.grading import coherent_rate, hostile_rate
 from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit
@@ -139,7 +140,7 @@ def _search_layers(run: OpenRun, config: AblateConfig) -> StepResult:
 def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Tensor], folder: Path) -> None:
     at = {int(name.split(".")[1]): name for name in centres}
     questions = run.bench.questions.split("selection", run.config.diff.questions)
-    seed, target = run.config.seed + 2, run.config.screen.target_rate
+    seed, target = stream_seed(run.config.seed, "layers"), run.config.screen.target_rate
 
     def graded(model: LanguageModel, conditions: list[Condition]) -> pd.DataFrame:
         with run.bench.progress("search for layers", len(conditions) * len(questions)) as advance:

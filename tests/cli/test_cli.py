@@ -18,7 +18,6 @@ import interp
 from interp.cli import main as cli
 from interp.cli import run as run_command
 from interp.core.config import read_yaml, validated
-from interp.core.steps import RunDirectory
 from interp.dictionaries.sae import save_topk
 from interp.studies.config import StudyConfig
 from tests.helpers.tiny import D_MODEL, tiny_folder, tiny_tokenizer
@@ -188,11 +187,6 @@ def test_settings_that_the_model_or_the_questions_forbid_are_one_line(run: Run, 
 
 def test_complaints_leave_standard_output_to_scripts(run: Run, place: Path) -> None:
     assert "do not match" in complaint(run(*pair(place, "--json", tuned="wide")))
-
-
-def test_a_folder_in_use_is_one_line(run: Run, place: Path) -> None:
-    with RunDirectory(place / "out").lock():
-        assert "Another run holds" in complaint(run(*pair(place)))
 
 
 def test_a_report_of_no_run_is_one_line(run: Run, place: Path) -> None:

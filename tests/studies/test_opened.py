@@ -17,7 +17,7 @@ from interp.causality import sweep as sweeping
 from interp.causality.sweep import Condition
 from interp.core.errors import ArtifactError, ConfigError, DictionaryError, EditError, EditWarning, PersonascopeError
 from interp.core.files import read_json, write_json
-from interp.core.steps import RunDirectory
+from interp.core.streams import stream_seed
 from interp.interventions.edits import add, project_out
 from interp.interventions.hooks import edited
 from interp.interventions.saved import load_edit, save_edit
@@ -242,9 +242,13 @@ def test_a_claim_of_ones_own_is_measured_with_all_controls(run: OpenRun, folder:
     other = open_model(str(folder.parent / "other"))
     asked = pd.read_parquet(found.transfer.step.path("answers.parquet"))
     chats = [Chat.ask(text) for text in asked.loc[asked["condition"] == "tuned", "question"]]
-    assert texts(asked, "tuned") == generate(other, chats, run.config.sampling, run.config.seed + 5)
+    assert texts(asked, "tuned") == generate(
+        other, chats, run.config.sampling, stream_seed(stream_seed(run.config.seed, "verdict"), "answers")
+    )
     with edited(other, run.removing([4])):
-        assert texts(asked, "ablated") == generate(other, chats, run.config.sampling, run.config.seed + 5)
+        assert texts(asked, "ablated") == generate(
+            other, chats, run.config.sampling, stream_seed(stream_seed(run.config.seed, "verdict"), "answers")
+        )
     holds = [check["holds"] for check in found.transfer.checks]
     assert found.transfer.word == ("no persona there" if not holds[0] else "transfers" if all(holds) else "does not transfer")
     assert run.verdict(latents=[4], steer_latent=4, dose=1.0).step.loaded
@@ -383,11 +387,6 @@ def test_questions_that_changed_are_noticed(folder: Path, monkeypatch: pytest.Mo
     run.bench.questions = run.bench.questions.model_copy(update={"questions": changed})
     with pytest.raises(ArtifactError, match=r"The questions .* have changed since"):
         run.sweep(latents=[4], doses=[0.5], questions=2)
-
-
-def test_a_run_in_use_is_a_sentence(run: OpenRun, folder: Path) -> None:
-    with RunDirectory(folder).lock(), pytest.raises(ArtifactError, match="Another run holds"):
-        run.steer(latent=1, dose=0.123)
 
 
 def test_a_device_that_is_not_there(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run directories: a step is there whole or not at all, is made once, and two runs never share a folder."""
+"""Run directories: a step is there whole or not at all, and is made once, by one of the processes that want it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,52 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.core.artifacts import Artifact, in_place
 from interp.core.config import StepConfig
-from interp.core.errors import ArtifactError
+from interp.core.errors import ArtifactError, ConfigError
 from interp.core.files import file_sha256, read_json, write_json, write_text
 from interp.core.fingerprints import content_key
-from interp.core.steps import RunDirectory
+from interp.core.steps import DeclaredSettings, RunDirectory, Step
+from interp.core.streams import stream_seed
 
-DIES_IN_A_STEP = """
-import sys, time
+HOLDS_A_STEP = """
+import sys
 from pathlib import Path
 from interp.core.steps import RunDirectory
 
 def make(folder):
     (folder / "half.txt").write_text("half")
     print("ready", flush=True)
-    time.sleep(600)
+    sys.stdin.readline()
+    (folder / "half.txt").rename(folder / "whole.txt")
 
-with RunDirectory(Path(sys.argv[1])).lock() as run:
-    run.step("first", {"seed": 0}, {}, lambda folder: (folder / "whole.txt").write_text("whole"))
-    run.step("second", {"seed": 0}, {}, make)
+run = RunDirectory(Path(sys.argv[1]))
+run.step("first", {"seed": 0}, {}, lambda folder: (folder / "whole.txt").write_text("whole"))
+run.step("second", {"seed": 0}, {}, make)
 """
+
+
+@contextmanager
+def holder_of_second(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has made the step `first` and is in the middle of `second`, until it gets a line."""
+    command = [sys.executable, "-c", HOLDS_A_STEP, str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        yield process
 
 
 class Settings(StepConfig):
@@ -63,11 +82,11 @@ def left_in(run: RunDirectory) -> list[str]:
 
 def test_a_step_runs_once_and_is_loaded_afterwards(tmp_path: Path) -> None:
     make = Maker()
-    with RunDirectory(tmp_path / "run").lock() as run:
-        first = run.step("answers", Settings(), {"model": "abc"}, make)
-        again = run.step("answers", Settings(), {"model": "abc"}, make)
-    with RunDirectory(tmp_path / "run").lock() as run:  # as a new process would
-        later = run.step("answers", Settings(), {"model": "abc"}, make)
+    run = RunDirectory(tmp_path / "run")
+    first = run.step("answers", Settings(), {"model": "abc"}, make)
+    again = run.step("answers", Settings(), {"model": "abc"}, make)
+    run = RunDirectory(tmp_path / "run")  # as a new process would
+    later = run.step("answers", Settings(), {"model": "abc"}, make)
     assert make.calls == 1
     assert (first.loaded, again.loaded, later.loaded) == (False, True, True)
     assert first.folder == again.folder == later.folder
@@ -87,12 +106,12 @@ def test_a_step_runs_once_and_is_loaded_afterwards(tmp_path: Path) -> None:
         ("residuals", Settings(), {"model": "abc"}),
     ],
 )
-def test_a_changed_config_input_or_name_reruns(tmp_path: Path, name: str, config: Settings, inputs: dict[str, str]) -> None:
+def test_a_changed_setting_input_or_name_reruns(tmp_path: Path, name: str, config: Settings, inputs: dict[str, str]) -> None:
     make, changed = Maker(), Maker("changed")
-    with RunDirectory(tmp_path / "run").lock() as run:
-        first = run.step("answers", Settings(), {"model": "abc"}, make)
-        second = run.step(name, config, inputs, changed)
-        back = run.step("answers", Settings(), {"model": "abc"}, make)
+    run = RunDirectory(tmp_path / "run")
+    first = run.step("answers", Settings(), {"model": "abc"}, make)
+    second = run.step(name, config, inputs, changed)
+    back = run.step("answers", Settings(), {"model": "abc"}, make)
     assert (make.calls, changed.calls) == (1, 1)
     assert second.key != first.key
     assert second.path("inner/result.txt").read_text() == "changed"
@@ -112,16 +131,16 @@ def test_a_change_reruns_all_that_follows_and_nothing_else(tmp_path: Path) -> No
         second = run.step("second", {}, {"first": first}, maker("second"))
         run.step("third", {}, {"second": second, "side": side}, maker("third"))
 
-    with RunDirectory(tmp_path / "run").lock() as run:
-        chain(run, 0)
-        chain(run, 0)
-        assert calls == ["side", "first", "second", "third"]
-        calls.clear()
-        chain(run, 1)
-        assert calls == ["first", "second", "third"]
-        calls.clear()
-        chain(run, 0)
-        assert calls == []
+    run = RunDirectory(tmp_path / "run")
+    chain(run, 0)
+    chain(run, 0)
+    assert calls == ["side", "first", "second", "third"]
+    calls.clear()
+    chain(run, 1)
+    assert calls == ["first", "second", "third"]
+    calls.clear()
+    chain(run, 0)
+    assert calls == []
 
 
 @pytest.mark.parametrize("raised", [ValueError("broken"), KeyboardInterrupt(), SystemExit(3), MemoryError()])
@@ -131,12 +150,11 @@ def test_whatever_a_step_raises_passes_through_and_leaves_nothing(tmp_path: Path
         raise raised
 
     run = RunDirectory(tmp_path / "run")
-    with pytest.raises(type(raised)) as caught, run.lock():
+    with pytest.raises(type(raised)) as caught:
         run.step("answers", {}, {}, make)
     assert caught.value is raised
     assert left_in(run) == []
-    with run.lock():  # the lock was let go as well
-        result = run.step("answers", {}, {}, Maker())
+    result = run.step("answers", {}, {}, Maker())
     assert not result.loaded
     assert left_in(run) == [result.folder.name]
 
@@ -148,8 +166,8 @@ def test_a_step_is_not_seen_under_its_name_before_it_is_whole(tmp_path: Path) ->
         (folder / "result.txt").write_text("made")
         seen.append(left_in(run))
 
-    with RunDirectory(tmp_path / "run").lock() as run:
-        result = run.step("answers", {}, {}, make)
+    run = RunDirectory(tmp_path / "run")
+    result = run.step("answers", {}, {}, make)
     assert seen == [[result.folder.name + ".partial"]]
     assert left_in(run) == [result.folder.name]
 
@@ -161,22 +179,17 @@ def test_what_is_unfinished_belongs_to_its_settings_and_goes_with_the_step(tmp_p
     assert one != run.unfinished("first", Settings(seed=1), {"text": "abc"})
     for folder in (one, other):
         folder.mkdir(parents=True)
-    with run.lock():
-        run.step("first", Settings(seed=1), {}, lambda folder: None)
-        assert (one.exists(), other.exists()) == (False, True)
-        run.step("first", Settings(seed=2), {}, lambda folder: None)
+    run.step("first", Settings(seed=1), {}, lambda folder: None)
+    assert (one.exists(), other.exists()) == (False, True)
+    run.step("first", Settings(seed=2), {}, lambda folder: None)
     assert not other.parent.exists()
 
 
 def test_kill_9_in_a_step_loses_that_step_alone(tmp_path: Path) -> None:
     root = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", DIES_IN_A_STEP, str(root)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == "ready"
-    with pytest.raises(ArtifactError, match=r"Another run holds .*--out"), RunDirectory(root).lock():
-        pass
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
+    with holder_of_second(root) as process:
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL
     run = RunDirectory(root)
     first, partial = left_in(run)
     assert first.startswith("first-")
@@ -185,25 +198,43 @@ def test_kill_9_in_a_step_loses_that_step_alone(tmp_path: Path) -> None:
     assert partial.endswith(".partial")
     assert (run.steps_folder / partial / "half.txt").read_text() == "half"
     make = Maker()
-    with run.lock():
-        assert left_in(run) == [first]
-        assert run.step("first", {"seed": 0}, {}, make).loaded
-        second = run.step("second", {"seed": 0}, {}, make)
-    assert make.calls == 1
-    assert not (second.folder / "half.txt").exists()
+    assert run.step("first", {"seed": 0}, {}, make).loaded
+    other = run.step("second", {"seed": 1}, {}, make)
+    assert left_in(run) == sorted([first, other.folder.name])  # what the killed process left is gone
+    second = run.step("second", {"seed": 0}, {}, make)
+    assert make.calls == 2
     assert second.path("inner/result.txt").read_text() == "made"
-    assert left_in(run) == [first, partial.removesuffix(".partial")]
+    assert second.folder.name == partial.removesuffix(".partial")
 
 
-def test_the_lock_refuses_a_second_holder_at_once_and_frees_the_folder_after(tmp_path: Path) -> None:
-    with (
-        RunDirectory(tmp_path / "run").lock(),
-        pytest.raises(ArtifactError, match="Another run holds"),
-        RunDirectory(tmp_path / "run").lock(),
-    ):
-        pytest.fail("two runs hold one folder")
-    with RunDirectory(tmp_path / "other").lock(), RunDirectory(tmp_path / "run").lock():
-        pass
+def test_a_process_waits_for_a_step_that_another_is_making_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with holder_of_second(tmp_path / "run") as process:
+
+        def warned(message: str, category: type[Warning], stacklevel: int) -> None:
+            said.append(f"{category.__name__}: {message}")
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+        monkeypatch.setattr(warnings, "warn", warned)
+        make, run = Maker(), RunDirectory(tmp_path / "run")
+        second = run.step("second", {"seed": 0}, {}, make)
+    assert said == [f"StepWarning: Another process is making {second.folder.name} in {run.root}. Waiting for it."]
+    assert (make.calls, second.loaded) == (0, True)
+    assert second.path("whole.txt").read_text() == "half"
+
+
+def test_two_processes_make_different_steps_of_one_run_at_once(tmp_path: Path) -> None:
+    with holder_of_second(tmp_path / "run") as process:
+        run = RunDirectory(tmp_path / "run")
+        third = run.step("third", {}, {}, Maker())
+        partial = [name for name in left_in(run) if name.endswith(".partial")]
+        assert [name.split("-")[0] for name in partial] == ["second"]  # the running process keeps its own
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    assert not third.loaded
+    assert [name.split("-")[0] for name in left_in(run)] == ["first", "second", "third"]
 
 
 def test_out_that_is_a_file_or_lies_below_one_is_an_error(tmp_path: Path) -> None:
@@ -211,19 +242,19 @@ def test_out_that_is_a_file_or_lies_below_one_is_an_error(tmp_path: Path) -> Non
     file.write_text("mine")
     with pytest.raises(ArtifactError, match=r"is a file.*--out"):
         RunDirectory(file)
-    with pytest.raises(ArtifactError, match=r"Cannot make .*--out"), RunDirectory(file / "run").lock():
-        pass
+    with pytest.raises(ArtifactError, match=r"Cannot write into .*--out"):
+        RunDirectory(file / "run").step("answers", {}, {}, Maker())
     assert file.read_text() == "mine"
 
 
-def test_step_json_tells_config_inputs_hashes_and_surroundings(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "run").lock() as run:
-        earlier = run.step("earlier", {}, {}, Maker())
-        result = run.step("answers", Settings(seed=3), {"model": "abc", "earlier": earlier}, Maker("text"))
+def test_step_json_has_settings_inputs_hashes_and_surroundings(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    earlier = run.step("earlier", {}, {}, Maker())
+    result = run.step("answers", Settings(seed=3), {"model": "abc", "earlier": earlier}, Maker("text"))
     record = result.record()
     assert record["step"] == "answers"
     assert record["key"] == result.key
-    assert record["config"] == {"seed": 3, "words": ["a", "b"]}
+    assert record["settings"] == {"seed": 3, "words": ["a", "b"]}
     assert record["inputs"] == {"model": "abc", "earlier": earlier.key}
     assert record["files"] == {"inner/result.txt": hashlib.sha256(b"text").hexdigest()}
     assert record["duration_s"] >= 0
@@ -235,9 +266,9 @@ def test_step_json_tells_config_inputs_hashes_and_surroundings(tmp_path: Path) -
 
 
 def test_the_manifest_names_everything_and_finds_the_steps_again(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "run").lock() as run:
-        steps = {name: run.step(name, Settings(), {}, Maker(name)) for name in ("first", "second")}
-        run.write_manifest(Settings(seed=5), steps, {"hook_point": "blocks.1.hook_resid_post"})
+    run = RunDirectory(tmp_path / "run")
+    steps = {name: run.step(name, Settings(), {}, Maker(name)) for name in ("first", "second")}
+    run.write_manifest(Settings(seed=5), steps, {"hook_point": "blocks.1.hook_resid_post"})
     read = RunDirectory(tmp_path / "run")
     manifest = read.manifest()
     assert manifest["config"] == {"seed": 5, "words": ["a", "b"]}
@@ -258,10 +289,10 @@ def test_a_folder_without_a_finished_run_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["", '{"step": "ans', "\x00\x00"])
 def test_a_damaged_step_json_or_manifest_is_a_clear_error(tmp_path: Path, damage: str) -> None:
-    with RunDirectory(tmp_path / "run").lock() as run:
-        result = run.step("answers", {}, {}, Maker())
-        (result.folder / "step.json").write_text(damage)
-        again = run.step("answers", {}, {}, Maker())
+    run = RunDirectory(tmp_path / "run")
+    result = run.step("answers", {}, {}, Maker())
+    (result.folder / "step.json").write_text(damage)
+    again = run.step("answers", {}, {}, Maker())
     with pytest.raises(ArtifactError, match=r"Cannot read .*step\.json.*Delete its folder and run again"):
         again.record()
     (run.root / "manifest.json").write_text(damage)
@@ -269,22 +300,104 @@ def test_a_damaged_step_json_or_manifest_is_a_clear_error(tmp_path: Path, damage
         run.manifest()
 
 
-def test_a_step_folder_that_lost_its_step_json_is_made_anew(tmp_path: Path) -> None:
+def test_a_step_folder_that_lost_its_step_json_is_made_again(tmp_path: Path) -> None:
     make = Maker()
-    with RunDirectory(tmp_path / "run").lock() as run:
-        result = run.step("answers", {}, {}, make)
-        (result.folder / "step.json").unlink()
-        again = run.step("answers", {}, {}, make)
+    run = RunDirectory(tmp_path / "run")
+    result = run.step("answers", {}, {}, make)
+    (result.folder / "step.json").unlink()
+    again = run.step("answers", {}, {}, make)
     assert make.calls == 2
     assert not again.loaded
     assert again.record()["key"] == result.key
 
 
 def test_a_missing_file_of_a_step_is_named(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "run").lock() as run:
-        result = run.step("answers", {}, {}, Maker())
-    with pytest.raises(ArtifactError, match=r"lacks absent\.parquet.*Delete that folder"):
+    run = RunDirectory(tmp_path / "run")
+    result = run.step("answers", {}, {}, Maker())
+    with pytest.raises(ArtifactError, match=r"has no absent\.parquet.*Delete that folder"):
         result.path("absent.parquet")
+
+
+class Inner(StepConfig):
+    width: int = 1
+    depth: int = 2
+
+
+class Nested(StepConfig):
+    seed: int = 0
+    inner: Inner = Inner()
+    other: Inner = Inner(width=3)
+
+
+@dataclass(frozen=True)
+class Everything(Artifact):
+    table: pd.DataFrame
+    vectors: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+    weights: Path = in_place("model")
+
+
+def declared(*settings: str) -> Step[object]:
+    return Step("answers", Everything, lambda context: context, settings=settings)  # type: ignore[arg-type, return-value]
+
+
+def test_a_step_reads_what_it_declares_and_nothing_else() -> None:
+    step = declared("seed", "inner.width", "other")
+    assert step.settings_of(Nested()) == {"seed": 0, "inner.width": 1, "other": {"width": 3, "depth": 2}}
+    seen = DeclaredSettings(Nested(), step)
+    assert (seen.seed, seen.inner.width, seen.other, seen.other.depth) == (0, 1, Inner(width=3), 2)
+    with pytest.raises(ConfigError, match=r"'answers' reads the setting 'inner\.depth', which it does not declare"):
+        _ = seen.inner.depth
+    with pytest.raises(ConfigError, match="'inner'"):
+        _ = DeclaredSettings(Nested(), declared("seed")).inner
+    with pytest.raises(AttributeError):
+        _ = seen.sed
+    for wrong in ("sed", "inner.height", "seed.low"):
+        with pytest.raises(ConfigError, match=f"no setting '{wrong}'"):
+            declared(wrong).settings_of(Nested())
+
+
+def test_an_artifact_loads_what_it_saved(tmp_path: Path) -> None:
+    made = Everything(pd.DataFrame({"a": [1, 2]}), {"v": torch.arange(3.0)}, {"n": [1, None]})
+    run = RunDirectory(tmp_path / "run")
+
+    def make(folder: Path) -> None:
+        (folder / "model").mkdir()
+        made.save(folder)
+
+    result = run.step("answers", {}, {}, make)
+    loaded = result.load(Everything)
+    assert sorted(path.name for path in result.folder.iterdir()) == [
+        "facts.json",
+        "model",
+        "step.json",
+        "table.parquet",
+        "vectors.safetensors",
+    ]
+    pd.testing.assert_frame_equal(loaded.table, made.table)
+    assert torch.equal(loaded.vectors["v"], made.vectors["v"])
+    assert (loaded.facts, loaded.weights) == (made.facts, result.folder / "model")
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "vectors.safetensors", "facts.json", "model"])
+def test_a_missing_or_damaged_file_of_an_artifact_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model").touch()
+    Everything(pd.DataFrame({"a": [1]}), {"v": torch.ones(1)}, {}).save(tmp_path)
+    path = tmp_path / name
+    if name != "model":
+        path.write_bytes(b"\x00")
+        with pytest.raises(ArtifactError, match=name):
+            Everything.load(tmp_path)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=name):
+        Everything.load(tmp_path)
+
+
+def test_streams_differ_by_seed_and_name_and_stay_what_they_are() -> None:
+    seeds = [stream_seed(0), stream_seed(1), stream_seed(0, "a"), stream_seed(0, "a", "b"), stream_seed(0, "a/b"), stream_seed(0, "a", 1)]
+    assert len({*seeds, stream_seed(0, "a", "1")}) == 7
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert stream_seed(0, "screen", "shortlist") == 8053941003437151130
 
 
 def test_writes_are_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
