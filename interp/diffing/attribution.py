@@ -14,7 +14,7 @@ from interp.diffing.sums import add_at, dots
 from interp.models.activations import content_tokens
 from interp.models.chats import Chat, TokenBatch
 from interp.models.hook_points import attach
-from interp.models.language_model import LanguageModel, Positions, position_ids
+from interp.models.language_model import LanguageModel, Positions
 
 
 def attribution(
@@ -73,7 +73,9 @@ def residual_gradient(
     hook = attach(model.block(point.layer), point.site, cut)
     try:
         with frozen(model.network), torch.enable_grad():
-            logits = _logits(model, batch, width)[:, :-1]
+            rows = torch.arange(len(batch.ids), device=model.device)
+            positions = Positions(0, batch.response_start, rows, batch.mask)
+            logits = model.forward(batch.ids, batch.mask, positions, last_logits=width)[:, :-1]
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
             objective = -(losses * weights.flatten()).sum()
             (gradient,) = torch.autograd.grad(objective, leaves[0])
@@ -82,21 +84,6 @@ def residual_gradient(
     if not bool(torch.isfinite(gradient[batch.mask]).all()):
         raise ActivationError(f"{model.source} gives gradients at {hook_point} that are not finite. Try --dtype float32.")
     return leaves[0].detach(), gradient
-
-
-def _logits(model: LanguageModel, batch: TokenBatch, width: int) -> Float[torch.Tensor, "batch width vocab"]:
-    """As `LanguageModel.read`, with gradients."""
-    rows = torch.arange(len(batch.ids), device=model.device)
-    with model.standing(Positions(0, batch.response_start, rows, batch.mask)):
-        output = model.network(
-            input_ids=batch.ids,
-            attention_mask=batch.mask.long(),
-            position_ids=position_ids(batch.mask),
-            use_cache=False,
-            logits_to_keep=width,
-        )
-    logits: torch.Tensor = output.logits
-    return logits
 
 
 @contextmanager

@@ -20,10 +20,9 @@ from safetensors import SafetensorError
 
 from interp.core.errors import ArtifactError, EditError, EditWarning, reason_of
 from interp.interventions.edits import Edit
+from interp.models.families import FAMILIES
 from interp.models.hook_points import HookPoint
 from interp.models.language_model import LanguageModel
-
-_LLAMA_CPP_NAMES = {"mistral": "llama", "gpt_neox": "gptneox", "gemma3_text": "gemma3"}
 
 
 def block_directions(model: LanguageModel, edits: Edit | Sequence[Edit]) -> dict[int, Float[torch.Tensor, " d_model"]]:
@@ -60,7 +59,7 @@ def block_directions(model: LanguageModel, edits: Edit | Sequence[Edit]) -> dict
 def model_hint(model: LanguageModel) -> str:
     """What llama.cpp calls the architecture; it only informs."""
     kind = str(model.network.config.model_type)
-    return _LLAMA_CPP_NAMES.get(kind, kind)
+    return (kind in FAMILIES and FAMILIES[kind].llama_cpp) or kind
 
 
 def write_control_vector(

@@ -16,7 +16,7 @@ import copy
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited
 from interp.interventions.saved import save_edit
 from interp.models.chats import Chat, TokenBatch, tokenise
+from interp.models.families import FAMILIES, Family, Writes
 from interp.models.hook_points import HookPoint, has_mid, resid_post
 from interp.models.language_model import LanguageModel, position_ids
 from interp.models.sources import open_network
@@ -41,37 +42,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest difference from the hooked model's logits, as a share of the largest logit, by the type of the weights."""
 _ROUNDING = 1e-5
 """What an orthonormal basis in float32 may leave of a product that is zero."""
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Where an architecture keeps the weights that write to the residual stream."""
-
-    embedding: str
-    blocks: str
-    attention: str
-    mlp: str
-    positions: str = ""
-    """Learned position embeddings, added to those of the tokens."""
-    bias_settings: Mapping[str, str] = field(default_factory=dict)
-    """Of a layer that can have a bias and may lack it: the setting of the config that gives it one."""
-
-
-_PLAIN = _Family("model.embed_tokens", "model.layers", "self_attn.o_proj", "mlp.down_proj")
-_FAMILIES = {
-    "llama": replace(_PLAIN, bias_settings={_PLAIN.attention: "attention_bias", _PLAIN.mlp: "mlp_bias"}),
-    "mistral": _PLAIN,
-    "qwen2": _PLAIN,
-    "qwen3": replace(_PLAIN, bias_settings={_PLAIN.attention: "attention_bias"}),
-    "gpt2": _Family("transformer.wte", "transformer.h", "attn.c_proj", "mlp.c_proj", "transformer.wpe"),
-    "gpt_neox": _Family(
-        "gpt_neox.embed_in",
-        "gpt_neox.layers",
-        "attention.dense",
-        "mlp.dense_4h_to_h",
-        bias_settings={"attention.dense": "attention_bias"},
-    ),
-}
 
 
 def everywhere(model: LanguageModel, last_layer: int | None = None) -> list[str]:
@@ -226,23 +196,25 @@ def _check_kind(model: LanguageModel, edit: Edit) -> None:
 # Weights
 
 
-def _family(model: LanguageModel) -> _Family:
+def _family(model: LanguageModel) -> tuple[Family, Writes]:
     kind = model.network.config.model_type
-    if kind not in _FAMILIES:
+    family = FAMILIES.get(kind)
+    if family is None or family.writes is None:
         reason = ", for it norms what attention and MLP write before they are added" if kind.startswith(("gemma2", "gemma3")) else ""
+        exact = ", ".join(name for name, known in FAMILIES.items() if known.writes is not None)
         raise EditError(
-            f"The weights of a '{kind}' are not known to carry an edit exactly{reason}. Exact it is in {', '.join(_FAMILIES)}; "
-            "others are edited while they run."
+            f"The weights of a '{kind}' are not known to carry an edit exactly{reason}. Exact it is in {exact}; others are edited while "
+            "they run."
         )
-    return _FAMILIES[kind]
+    return family, family.writes
 
 
 @torch.no_grad()
 def _folded(model: LanguageModel, edits: Sequence[Edit]) -> Any:
     """A network of the same class with the edits in its weights; all that they leave alone is shared with the live one."""
-    family, maps, network = _family(model), _maps(model, edits), model.network
+    (family, writes), maps, network = _family(model), _maps(model, edits), model.network
     config, state = copy.deepcopy(network.config), dict(network.state_dict())
-    names, kind = list(maps), config.model_type
+    names = list(maps)
     if any("lora_" in key or not tensor.is_floating_point() for key, tensor in state.items()):
         raise EditError(
             f"{model.source} has weights of an adapter or quantised ones, which cannot be folded into. Open it by open_model, which merges "
@@ -250,31 +222,31 @@ def _folded(model: LanguageModel, edits: Sequence[Edit]) -> Any:
         )
     first = maps[names[0]]
     if len(first.right) or bool(first.shift.any()):
-        key = f"{family.embedding}.weight"
+        key = f"{writes.embedding}.weight"
         state[key] = (first.rows(state[key]).float() + first.shift.to(state[key].device, torch.float32)).to(model.dtype)
-        if family.positions:  # the constant is added once, with the token
-            state[f"{family.positions}.weight"] = first.rows(state[f"{family.positions}.weight"])
+        if writes.positions:  # the constant is added once, with the token
+            state[f"{writes.positions}.weight"] = first.rows(state[f"{writes.positions}.weight"])
         config.tie_word_embeddings = False  # logits are read by the matrix as it was
     for before, name in pairwise(names):
         here, point = maps[name], model.hook_point(name)
         constant = here.constant(maps[before])
-        branches = [family.attention, family.mlp]
+        branches = [writes.attention, writes.mlp]
         if has_mid(model.block(point.layer)):
             branches = branches[:1] if point.site == "hook_resid_mid" else branches[1:]
         for branch in branches:
             weight, bias = (f"{family.blocks}.{point.layer}.{branch}.{part}" for part in ("weight", "bias"))
             if len(here.right):
-                state[weight] = here.rows(state[weight]) if kind == "gpt2" else here.columns(state[weight])  # Conv1D is transposed
+                state[weight] = here.rows(state[weight]) if writes.transposed else here.columns(state[weight])
             if bias in state:
                 state[bias] = here.rows(state[bias][None])[0]
         if bool(constant.any()):
             if bias not in state:  # of the last branch
-                if branch not in family.bias_settings:
+                if branch not in writes.bias_settings:
                     raise EditError(
-                        f"This is not exact in weights: the constant changes at {name}, and the {branch} of a '{kind}' has no bias that "
-                        "could add the step. Exact is a project_out around one centre for all places."
+                        f"This is not exact in weights: the constant changes at {name}, and the {branch} of a '{family.model_type}' has no "
+                        "bias that could add the step. Exact is a project_out around one centre for all places."
                     )
-                setattr(config, family.bias_settings[branch], True)
+                setattr(config, writes.bias_settings[branch], True)
                 state[bias] = torch.zeros(model.d_model, dtype=model.dtype, device=state[weight].device)
             state[bias] = (state[bias].double() + constant.to(state[bias].device)).to(model.dtype)
     return _network(model, config, state)

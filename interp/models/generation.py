@@ -16,7 +16,7 @@ from pydantic import Field
 from interp.core.config import StepConfig
 from interp.core.errors import ConfigError
 from interp.models.chats import Chat, TokenisedChat, batches_by_length, pad_left
-from interp.models.language_model import LanguageModel, Positions, position_ids
+from interp.models.language_model import LanguageModel, Positions
 
 
 class SamplingConfig(StepConfig):
@@ -130,11 +130,13 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     if shared:
         ids = torch.tensor([prompts[0].ids[:shared]] * len(edits), device=model.device)
         rows = [unique[row] for row in edits]
-        _read_into(model, cache, ids, torch.ones_like(ids), Positions(0, start[edits], index[rows], torch.ones_like(ids, dtype=torch.bool)))
+        everywhere = torch.ones_like(ids, dtype=torch.bool)
+        model.forward(ids, everywhere, Positions(0, start[edits], index[rows], everywhere), cache=cache)
         cache.batch_select_indices(torch.tensor(edit_of, device=model.device))
     mask = torch.cat([torch.ones(len(unique), shared, dtype=torch.long, device=model.device), batch.mask.long()], dim=1)
     if batch.ids.shape[1] > 1:
-        _read_into(model, cache, batch.ids[:, :-1], mask[:, :-1], Positions(shared, start, index[unique], batch.mask[:, :-1]))
+        positions = Positions(shared, start, index[unique], batch.mask[:, :-1])
+        model.forward(batch.ids[:, :-1], mask[:, :-1], positions, cache=cache)
     source = torch.tensor(row_of, device=model.device)
     if can_share(model.network, cache, row_of):
         cache = SharedPromptCache(cache, row_of)
@@ -165,31 +167,11 @@ def _behind(prompt: TokenisedChat, shared: int) -> TokenisedChat:
     return TokenisedChat(prompt.ids[shared:], prompt.roles[shared:], prompt.n_prompt - shared)
 
 
-def _read_into(model: LanguageModel, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: Positions) -> None:
-    """Read `ids` behind what the cache holds; `mask` covers both."""
-    with model.standing(positions):
-        model.network(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position_ids(mask.bool())[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-
-
 def _forward(model: LanguageModel, rows: _Rows, cache: Any) -> Float[torch.Tensor, "batch vocab"]:
     """Logits after each row's newest token."""
     newest = torch.ones_like(rows.mask[:, :1], dtype=torch.bool)
-    with model.standing(Positions(rows.mask.shape[1] - 1, rows.response_start, rows.index, newest)):
-        output = model.network(
-            input_ids=rows.tokens[:, None],
-            attention_mask=rows.mask,
-            position_ids=rows.mask.sum(-1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        )
-    return output.logits[:, -1].float()
+    positions = Positions(rows.mask.shape[1] - 1, rows.response_start, rows.index, newest)
+    return model.forward(rows.tokens[:, None], rows.mask, positions, cache=cache)[:, -1].float()
 
 
 def draw(

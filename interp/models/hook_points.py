@@ -14,29 +14,16 @@ from functools import total_ordering
 from typing import TYPE_CHECKING, Any
 
 from interp.core.errors import HookPointError, ModelError
+from interp.models.families import BLOCK_PATHS, MLP_NORMS
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
-BLOCK_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.language_model.layers", "model.decoder.layers")
 SITES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 """In the order of the forward pass."""
 _PATTERN = re.compile(rf"blocks\.(\d+)\.({'|'.join(SITES)})")
-
-# Blocks that have a stream between attention and MLP, and the norm that reads it.
-_MLP_NORMS = {
-    "LlamaDecoderLayer": "post_attention_layernorm",
-    "MistralDecoderLayer": "post_attention_layernorm",
-    "Qwen2DecoderLayer": "post_attention_layernorm",
-    "Qwen3DecoderLayer": "post_attention_layernorm",
-    "GemmaDecoderLayer": "post_attention_layernorm",
-    "Gemma2DecoderLayer": "pre_feedforward_layernorm",
-    "Gemma3DecoderLayer": "pre_feedforward_layernorm",
-    "GPT2Block": "ln_2",
-    "GPTNeoXLayer": "post_attention_layernorm",
-}
 
 
 @total_ordering
@@ -93,7 +80,7 @@ def find_blocks(network: nn.Module) -> nn.ModuleList:
 
 def has_mid(block: nn.Module) -> bool:
     """Whether the block is known to have a stream between attention and MLP; in a parallel one both read the same residual."""
-    return block._get_name() in _MLP_NORMS and not getattr(block, "use_parallel_residual", False)
+    return block._get_name() in MLP_NORMS and not getattr(block, "use_parallel_residual", False)
 
 
 def check_site(block: nn.Module, site: str) -> None:
@@ -101,7 +88,7 @@ def check_site(block: nn.Module, site: str) -> None:
     if site != "hook_resid_mid" or has_mid(block):
         return
     name = block._get_name()
-    reason = "its attention and MLP read the same residual" if name in _MLP_NORMS else f"it is not one of {', '.join(_MLP_NORMS)}"
+    reason = "its attention and MLP read the same residual" if name in MLP_NORMS else f"it is not one of {', '.join(MLP_NORMS)}"
     raise HookPointError(f"A {name} has no {site}: {reason}. Use hook_resid_pre or hook_resid_post.")
 
 
@@ -132,7 +119,7 @@ def attach(block: nn.Module, site: str, visit: Callable[[torch.Tensor], torch.Te
             args[0].copy_(changed)
 
     if site == "hook_resid_mid":
-        return getattr(block, _MLP_NORMS[block._get_name()]).register_forward_pre_hook(within)
+        return getattr(block, MLP_NORMS[block._get_name()]).register_forward_pre_hook(within)
     if site == "hook_resid_pre":
         return block.register_forward_pre_hook(before, with_kwargs=True)
     return block.register_forward_hook(after)

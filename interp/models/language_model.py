@@ -120,16 +120,32 @@ class LanguageModel:
     @torch.inference_mode()
     def read(self, batch: TokenBatch, rows: Sequence[int] | None = None, last_logits: int = 1) -> Float[torch.Tensor, "batch kept vocab"]:
         """One forward pass over whole chats; logits of the last `last_logits` columns (0: of all)."""
-        mask = batch.mask
-        indices = torch.arange(len(mask)) if rows is None else torch.tensor(list(rows))
-        with self.standing(Positions(0, batch.response_start, indices.to(self.device), mask)):
-            return self.network(
-                input_ids=batch.ids,
+        indices = torch.arange(len(batch.ids)) if rows is None else torch.tensor(list(rows))
+        return self.forward(batch.ids, batch.mask, Positions(0, batch.response_start, indices.to(self.device), batch.mask), last_logits)
+
+    def forward(
+        self,
+        ids: Int[torch.Tensor, "batch position"],
+        mask: torch.Tensor,
+        positions: Positions,
+        last_logits: int = 1,
+        cache: Any = None,
+    ) -> Float[torch.Tensor, "batch kept vocab"]:
+        """The one way into the network: logits of the last `last_logits` columns (0: of all).
+
+        `ids` come after what `cache` holds, and `mask` `[batch, cached and new]` covers both; hooks read `positions`.
+        """
+        with self.standing(positions):
+            output = self.network(
+                input_ids=ids,
                 attention_mask=mask.long(),
-                position_ids=position_ids(mask),
-                use_cache=False,
+                position_ids=position_ids(mask.bool())[:, -ids.shape[1] :],
+                past_key_values=cache,
+                use_cache=cache is not None,
                 logits_to_keep=last_logits,
-            ).logits
+            )
+        logits: torch.Tensor = output.logits
+        return logits
 
     def logprobs(self, chats: Sequence[Chat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
         """Log-probability (nats) of every response token of every chat, on the CPU."""

@@ -251,7 +251,7 @@ def test_centres_that_differ_are_refused_where_no_bias_can_be(name: str, tmp_pat
     message = f"the mlp.down_proj of a '{kind}' has no bias that could add the step. Exact is a project_out around one centre"
     edit = centred(everywhere(model))
     if name == "qwen3":  # its attention can have one
-        assert export._FAMILIES["qwen3"].bias_settings == {"self_attn.o_proj": "attention_bias"}
+        assert export.FAMILIES["qwen3"].writes.bias_settings == {"self_attn.o_proj": "attention_bias"}
     else:
         message = message.replace("mlp.down_proj", "self_attn.o_proj")
     refused(model, edit, tmp_path, message)

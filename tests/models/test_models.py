@@ -314,7 +314,7 @@ def test_a_packaged_file_is_checked_before_it_is_used(monkeypatch: pytest.Monkey
         replace(good, package="no_such_package").verified()
     with pytest.raises(ModelError, match=r"nothing\.gguf is missing\. Run .* pip install"):
         PackagedFile("interp", "interp", "nothing.gguf", "0" * 64).verified()
-    wrong = PackagedFile("interp", "personascope", "errors.py", "0" * 64)
+    wrong = PackagedFile("interp", "personascope", "core/errors.py", "0" * 64)
     monkeypatch.setitem(EMBEDDED_MODELS, "embedded:smollm2", wrong)
     with pytest.raises(ModelError, match=r"has SHA-256 [0-9a-f]{64}, expected 0{64}\. Reinstall it: pip install .* personascope"):
         opened("embedded:smollm2")
