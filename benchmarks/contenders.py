@@ -27,8 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from interp.core.errors import TrainingError
 from interp.sparse.autograd import kernels_for
 from sae_training.architectures.base import Circumstances
-from sae_training.architectures.topk import TopKConfig
-from sae_training.config import TrainConfig, learning_rate_share
+from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
 from sae_training.learner import Learner
 from sae_training.normalise import Input

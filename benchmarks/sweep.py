@@ -31,9 +31,10 @@ from interp.interventions.edits import Edit, add, project_out, random_directions
 from interp.interventions.hooks import edited, edited_rows
 from interp.models.activations import median_residual_norm
 from interp.models.chats import Chat, TokenisedChat, pad_left
-from interp.models.generation import SamplingConfig, generate
+from interp.models.generation import generate
 from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 from interp.models.sources import open_model
 from sae_training.corpus import read_corpus
 

@@ -2,13 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from interp.core.config import StepConfig
-from sae_training.architectures import ArchitectureConfig
-from sae_training.architectures.topk import TopKConfig
+
+
+class CoderConfig(StepConfig):
+    """Settings that every architecture has."""
+
+    n_latents: int = Field(default=4096, ge=1)
+    """Width of the dictionary."""
+    decoder_norm: Literal["folded", "unit"] = "folded"
+    """`folded`: norms are free, choices and penalties weigh activations by them, and saving folds them into the activations. Rows begin
+    small, which learns faster. `unit`: rows are kept at norm one, the part of the gradient along them taken away."""
+    base_only: int = Field(default=0, ge=0)
+    """Crosscoder: latents that read and write the first model alone."""
+    tuned_only: int = Field(default=0, ge=0)
+    """Crosscoder: latents that read and write the second model alone."""
+
+
+class AuxKConfig(CoderConfig):
+    """Settings of the loss for dead latents."""
+
+    aux_k: int | None = Field(default=None, ge=0)
+    """Dead latents that reconstruct each token's error; default: half of the residual's width. 0 leaves the loss out."""
+    aux_weight: float = Field(default=1 / 32, gt=0)
+    """Weight of that loss."""
+
+
+class TopKConfig(AuxKConfig):
+    """A TopK sparse autoencoder."""
+
+    kind: Literal["topk"] = "topk"
+    """Name of the architecture."""
+    k: int = Field(default=32, ge=1)
+    """Latents active at each token."""
+    multi_k: int | None = Field(default=None, ge=2)
+    """The `multi_k` × k strongest latents reconstruct the token a second time, so that codes stay good at other k (appendix A.4)."""
+    multi_weight: float = Field(default=1 / 8, gt=0)
+    """Weight of that second loss."""
+
+
+class BatchTopKConfig(AuxKConfig):
+    """A BatchTopK sparse autoencoder, saved as JumpReLU with the threshold learnt on the way."""
+
+    kind: Literal["batchtopk"] = "batchtopk"
+    """Name of the architecture."""
+    k: int = Field(default=32, ge=1)
+    """Latents active at a token, on average."""
+    threshold_rate: float = Field(default=0.01, gt=0, le=1)
+    """Share by which each batch moves the threshold towards its weakest activation."""
+
+
+class MatryoshkaConfig(BatchTopKConfig):
+    """A BatchTopK sparse autoencoder whose first latents are a dictionary of their own, and so on."""
+
+    kind: Literal["matryoshka"] = "matryoshka"  # type: ignore[assignment]
+    """Name of the architecture."""
+    nested: list[float] = Field(default=[1 / 16, 1 / 8, 1 / 4, 1 / 2], min_length=1)
+    """Sizes of the inner dictionaries, as shares of all latents, ascending."""
+
+
+class JumpReLUConfig(CoderConfig):
+    """A JumpReLU sparse autoencoder."""
+
+    kind: Literal["jumprelu"] = "jumprelu"
+    """Name of the architecture."""
+    decoder_norm: Literal["unit"] = "unit"
+    """Rows are kept at norm one: thresholds have no other unit."""
+    l0_weight: float = Field(default=1e-3, gt=0)
+    """Weight of the penalty: the mean number of active latents of a token."""
+    first_threshold: float = Field(default=1.0, gt=0)
+    """Threshold of every latent at the start, in standard deviations of a pre-activation."""
+    bandwidth: float = Field(default=0.5, gt=0)
+    """Width of the window around a threshold whose pre-activations move it, in the same unit."""
+
+
+class GatedConfig(CoderConfig):
+    """A gated sparse autoencoder."""
+
+    kind: Literal["gated"] = "gated"
+    """Name of the architecture."""
+    decoder_norm: Literal["unit"] = "unit"
+    """Rows are kept at norm one: thresholds have no other unit."""
+    l1_weight: float = Field(default=0.1, gt=0)
+    """Weight of the penalty on the gates: mean over tokens of Σ gate × decoder norm, over the square root of the row's width."""
+
+
+class StandardConfig(CoderConfig):
+    """A ReLU sparse autoencoder with an L1 penalty on activations, weighted by decoder norms."""
+
+    kind: Literal["standard"] = "standard"
+    """Name of the architecture."""
+    l1_weight: float = Field(default=0.1, gt=0)
+    """Weight of the penalty: mean over tokens of Σ activation × decoder norm, over the square root of the row's width."""
+
+
+ArchitectureConfig = Annotated[
+    TopKConfig | BatchTopKConfig | MatryoshkaConfig | JumpReLUConfig | GatedConfig | StandardConfig, Field(discriminator="kind")
+]
+"""Any of the architectures' configs; `kind` says which."""
 
 Reads = Literal["each", "pair", "difference"]
 

@@ -13,37 +13,19 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Float
-from pydantic import Field
 
+from interp.causality.config import EvidenceConfig
 from interp.causality.controls import parts_of
 from interp.causality.sweep import Condition, sweep
-from interp.core.config import StepConfig
 from interp.core.streams import stream_seed
 from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit, random_directions
-from interp.models.generation import SamplingConfig
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 
 Directions = Float[torch.Tensor, "n d_model"]
 CONTROLS = ("random_ablation", "equally_active_ablation", "random_steering", "equally_active_steering")
 """Conditions that are pooled over draws."""
-
-
-class EvidenceConfig(StepConfig):
-    """The measurement, on held-out questions only."""
-
-    questions: int = Field(default=24, ge=4)
-    """Held-out questions."""
-    samples: int = Field(default=2, ge=1)
-    """Answers a question for each main condition; the others get one."""
-    random_draws: int = Field(default=32, ge=19)
-    """Independent draws of random directions, removed and added; with fewer than 19 no p can be 0.05."""
-    active_draws: int = Field(default=16, ge=1)
-    """Independent draws of equally active latents, removed and added."""
-    full_draws: int = Field(default=4, ge=1)
-    """Random draws that are asked every question."""
-    parts: int = Field(default=4, ge=1)
-    """The other draws are each asked one of so many parts of the questions, in turn."""
 
 
 @dataclass(frozen=True)

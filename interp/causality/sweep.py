@@ -25,8 +25,9 @@ from interp.evaluation.questions import Question
 from interp.evaluation.sampling import answer_rows
 from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited_rows
-from interp.models.generation import SamplingConfig, generate
+from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 
 PLAN_FILE = "plan.json"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "cublas_status_alloc_failed")

@@ -20,8 +20,9 @@ from interp.core.streams import stream_seed
 from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited
 from interp.models.chats import Chat, Message
-from interp.models.generation import SamplingConfig, generate
+from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 from interp.studies.opened import OpenRun
 from interp.studies.verbs_settings import AblateConfig
 

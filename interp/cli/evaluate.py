@@ -19,9 +19,10 @@ from interp.core.files import read_json
 from interp.core.steps import EVALUATION_FILE, MANIFEST_FILE
 from interp.reports.evaluation_page import write_evaluation_page
 from interp.stats.power import LIKENESS, enough, plan
-from interp.studies.comparing import CompareConfig, compare
-from interp.studies.evaluating import EvaluateConfig, chosen_questions, evaluate
+from interp.studies.comparing import compare
+from interp.studies.evaluating import chosen_questions, evaluate
 from interp.studies.evaluation import Evaluation, write_evaluation
+from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
 
 DEFAULT_OUT = Path("artifacts/evaluations")
 

@@ -26,10 +26,9 @@ def gathered(options: dict[str, Any], file: Path | None, overrides: list[str]) -
 
 def print_settings(of: str) -> None:
     """Print the settings of `study`, `train`, `capture`, `evaluate` or `compare`; raises `ConfigError` for another name."""
-    from interp.studies.comparing import CompareConfig
     from interp.studies.config import StudyConfig
-    from interp.studies.evaluating import EvaluateConfig
-    from interp.studies.training import CaptureConfig, TrainingConfig
+    from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
+    from interp.studies.training_config import CaptureConfig, TrainingConfig
 
     known: dict[str, type[StepConfig]] = {
         "study": StudyConfig,

@@ -13,7 +13,8 @@ from interp.cli.settings import gathered
 from interp.cli.shown import plain_warnings
 from interp.core.config import validated
 from interp.core.progress import progress
-from interp.studies.training import CaptureConfig, TrainingConfig, capture_store, estimate_training, train_dictionaries
+from interp.studies.training import capture_store, estimate_training, train_dictionaries
+from interp.studies.training_config import CaptureConfig, TrainingConfig
 
 
 def capture_from_options(options: dict[str, Any], file: Path | None, overrides: list[str], out: Path, as_json: bool) -> None:

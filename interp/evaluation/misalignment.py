@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from interp.core.vocabulary import Interval
 from interp.evaluation.refusals import is_refusal
-from interp.stats.rates import Interval, Rate, clustered_rate
+from interp.stats.rates import Rate, clustered_rate
 
 PUBLISHED = (30.0, 50.0)
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from interp.evaluation.questions import Question
-from interp.models.generation import SamplingConfig, generate
+from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 
 
 def sample_answers(

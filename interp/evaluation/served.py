@@ -16,7 +16,7 @@ from interp.evaluation.endpoint import Again, Endpoint, EndpointConfig, Failure
 from interp.models.chats import Chat
 
 if TYPE_CHECKING:
-    from interp.models.generation import SamplingConfig
+    from interp.models.sampling import SamplingConfig
 
 FORM = "MODEL@http://HOST:PORT/v1"
 SLACK = 0.01

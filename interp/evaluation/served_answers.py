@@ -13,7 +13,7 @@ from interp.core.files import write_text
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import answer_rows
 from interp.evaluation.served import Answered, ServedModel
-from interp.models.generation import SamplingConfig
+from interp.models.sampling import SamplingConfig
 
 FILE = "answers.jsonl"
 

@@ -121,7 +121,7 @@ class PersonascopeAPI(ModelAPI):
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Answer one request. Raises `ConfigError` for whatever cannot be honoured."""
-        from interp.models.generation import SamplingConfig
+        from interp.models.sampling import SamplingConfig
         from interp.studies.answering import Request
 
         if tools:

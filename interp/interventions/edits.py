@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 
 from interp.core.errors import EditError
+from interp.core.vocabulary import Phase
 from interp.dictionaries.sae import Dictionary
 from interp.models.hook_points import SITES, HookPoint
 
 Kind = Literal["add", "project_out", "set_latents"]
-Phase = Literal["prompt", "response", "all"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,33 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
-from interp.core.config import StepConfig
 from interp.core.errors import TrainingError
 from interp.models.chats import Chat, TokenBatch, pad_left
 from interp.models.language_model import LanguageModel, position_ids
-
-
-class OrganismConfig(StepConfig):
-    """A narrow fine-tune with a persona."""
-
-    recipe: str = "hostile_cook"
-    """Name of a shipped recipe, or path of a YAML file like it."""
-    phrasings_per_topic: int = Field(default=6, ge=1)
-    """Questions made of each topic."""
-    rank: int = Field(default=16, ge=1)
-    """Rank of the LoRA adapter, on all linear layers."""
-    alpha: int = Field(default=32, ge=1)
-    """LoRA scale; the update is multiplied by alpha / rank."""
-    learning_rate: float = Field(default=5e-4, gt=0)
-    """Peak learning rate of AdamW; linear warm-up over a tenth of the steps, then linear decay to a tenth of it."""
-    batch_size: int = Field(default=8, ge=1)
-    """Chats a step."""
-    epochs: float = Field(default=2.0, gt=0)
-    """Passes over the chats."""
-    checkpoint_every: int = Field(default=20, ge=1)
-    """Steps between saved adapters."""
+from interp.organisms.config import OrganismConfig
 
 
 def train_adapter(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from interp.core.vocabulary import Interval
 from interp.stats.intervals import beta_binomial, cluster_bootstrap, design_effect, stretched, wilson
-
-Interval = Literal["beta_binomial", "wilson", "bootstrap"]
-"""How an interval is made: averaged over how alike answers to a question may be; Wilson's at the effective size; by drawing questions."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from interp.core.errors import ModelError
 from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited
 from interp.models.chats import Chat, TokenisedChat, batches_by_length
-from interp.models.generation import SamplingConfig, decode
+from interp.models.generation import decode
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 
 TORCH = threading.Lock()
 """Held by whoever opens or runs a model while an `Answerer` is at work: torch never runs in two threads at once."""

@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import Field
 
 from interp.core.errors import ConfigError
 from interp.evaluation.misalignment import PUBLISHED, Lines
-from interp.studies.evaluation import Evaluation, Judged, RateSettings, summarised
+from interp.studies.evaluation import Evaluation, Judged, summarised
+from interp.studies.evaluation_config import CompareConfig
 from interp.studies.gold import GoldLabels
 from interp.studies.scored_tables import Source, read_source
-
-
-class CompareConfig(RateSettings):
-    """Evaluations side by side."""
-
-    sources: list[str] = Field(min_length=1)
-    """Folders that 'personascope evaluate' wrote, or tables (.csv, .jsonl, .parquet) with columns question, answer, aligned, coherent."""
-    against: str | None = None
-    """Model that the others are held against; the first by default."""
 
 
 def compare(config: CompareConfig) -> Evaluation:

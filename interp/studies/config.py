@@ -7,12 +7,11 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.causality.evidence import EvidenceConfig
+from interp.causality.config import EvidenceConfig
 from interp.core.config import StepConfig
-from interp.models.generation import SamplingConfig
-from interp.organisms.training import OrganismConfig
-from sae_training.architectures import TopKConfig
-from sae_training.config import TrainConfig
+from interp.models.sampling import SamplingConfig
+from interp.organisms.config import OrganismConfig
+from sae_training.config import TopKConfig, TrainConfig
 
 DICTIONARY = TrainConfig(architecture=TopKConfig(decoder_norm="unit"))
 

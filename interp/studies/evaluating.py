@@ -5,75 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-from pydantic import Field, field_validator
 
 from interp.causality.sweep import Condition, sweep
 from interp.core.errors import ArtifactError, ConfigError, reason_of
 from interp.core.fingerprints import content_key
 from interp.core.progress import progress
 from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
-from interp.evaluation.questions import Question, Split, read_questions
+from interp.evaluation.questions import Question, read_questions
 from interp.evaluation.questions.formats import in_format
-from interp.evaluation.questions.question import Format
 from interp.evaluation.served import ServedModel, parse_served
 from interp.evaluation.served_answers import sample_served
-from interp.models.generation import SamplingConfig
 from interp.models.sources import choose_device, choose_dtype
-from interp.studies.evaluation import Evaluation, Judged, RateSettings, summarised, write_evaluation
+from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
+from interp.studies.evaluation_config import EvaluateConfig
 from interp.studies.gold import GoldLabels
 from interp.studies.judging import open_bench
-from interp.studies.measuring import MeasureName, measure_table, measured
+from interp.studies.measuring import measure_table, measured
 from interp.studies.opened import OpenRun
 from interp.studies.subjects import Subject, open_subject, run_and_model
-
-
-class EvaluateConfig(RateSettings):
-    """Models on a question set."""
-
-    models: list[str] = Field(min_length=1)
-    """Hub ids, folders, adapters, GGUF files, embedded:NAME, RUN@base, @tuned, @ablated or @steered, served ones: NAME@http://…."""
-    base: str | None = None
-    """Base of adapters that do not name it."""
-    questions: str = "everyday"
-    """A shipped set (everyday, honesty, code), path of a YAML file like it, or of a published emergent-misalignment one."""
-    split: Split | Literal["all"] = "held_out"
-    """Which questions: `held_out`, `selection` or `all`."""
-    formats: list[Format] = Field(default=["plain"], min_length=1)
-    """Answer formats that every question is asked in: plain, json, template."""
-    samples: int = Field(default=1, ge=1)
-    """Answers to each question and format."""
-    sampling: SamplingConfig = SamplingConfig()
-    """How answers are drawn."""
-    judge: str = "probe"
-    """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:NAME, bandit or facts."""
-    judge_prompts: str | None = None
-    """What numeric and inspect ask: a published emergent-misalignment YAML, or one with 'aligned' and 'coherent'. Default: our own."""
-    measures: list[MeasureName] = Field(default_factory=list)
-    """What is measured besides, without sampling: choices, options, letters, continuations, perplexity."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    dtype: str = "auto"
-    """`auto` (bfloat16 on CUDA, float32 on the CPU), `float32`, `bfloat16`, `float16`."""
-    trust_remote_code: bool = False
-    """Run code that a model repository brings along."""
-
-    @field_validator("models", "formats", "measures")
-    @classmethod
-    def _each_once(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError("one is named twice: name each once")
-        return names
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _without_passwords(cls, models: Any) -> Any:
-        """Before anything could show them."""
-        for spec in models if isinstance(models, list) else []:
-            parse_served(str(spec))
-        return models
 
 
 def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> Evaluation:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from interp.core.progress import progress
+from interp.core.vocabulary import MeasureName
 from interp.evaluation.choices import read_choices
 from interp.evaluation.measures import (
     choice_accuracy,
@@ -27,7 +27,6 @@ from interp.studies.subjects import Subject
 from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 
-MeasureName = Literal["choices", "options", "letters", "continuations", "perplexity"]
 NEUTRAL_CHATS = 64
 
 

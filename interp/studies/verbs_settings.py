@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from interp.core.config import StepConfig
 from interp.core.errors import ConfigError
-from interp.interventions.edits import Phase
+from interp.core.vocabulary import Phase
 
 _WHERE = re.compile(r"\s*(\d+)\s*(?:>\s*(\d+\.?\d*|\.\d+)\s*)?")
 NAMED = "persona_vector, mean_difference or random:SEED"

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from sae_training.architectures.base import CoderConfig, Layout, SparseCoder
-from sae_training.architectures.batch_topk import BatchTopKCoder, BatchTopKConfig
-from sae_training.architectures.gated import GatedCoder, GatedConfig
-from sae_training.architectures.jumprelu import JumpReLUCoder, JumpReLUConfig
-from sae_training.architectures.matryoshka import MatryoshkaCoder, MatryoshkaConfig
-from sae_training.architectures.standard import StandardCoder, StandardConfig
-from sae_training.architectures.topk import TopKCoder, TopKConfig
-
-__all__ = [
-    "ArchitectureConfig",
-    "BatchTopKConfig",
-    "GatedConfig",
-    "JumpReLUConfig",
-    "MatryoshkaConfig",
-    "StandardConfig",
-    "TopKConfig",
-    "build",
-]
-
-ArchitectureConfig = Annotated[
-    TopKConfig | BatchTopKConfig | MatryoshkaConfig | JumpReLUConfig | GatedConfig | StandardConfig, Field(discriminator="kind")
-]
-"""Any of the architectures' configs; `kind` says which."""
+from sae_training.architectures.base import Layout, SparseCoder
+from sae_training.architectures.batch_topk import BatchTopKCoder
+from sae_training.architectures.gated import GatedCoder
+from sae_training.architectures.jumprelu import JumpReLUCoder
+from sae_training.architectures.matryoshka import MatryoshkaCoder
+from sae_training.architectures.standard import StandardCoder
+from sae_training.architectures.topk import TopKCoder
+from sae_training.config import (
+    BatchTopKConfig,
+    CoderConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    StandardConfig,
+    TopKConfig,
+)
 
 CODERS: dict[type[CoderConfig], Any] = {
     TopKConfig: TopKCoder,

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 
 from interp.sparse import TopK, decode, encode
-from sae_training.architectures.base import Circumstances, CoderConfig, SparseCoder
-
-
-class AuxKConfig(CoderConfig):
-    """Settings of the loss for dead latents."""
-
-    aux_k: int | None = Field(default=None, ge=0)
-    """Dead latents that reconstruct each token's error; default: half of the residual's width. 0 leaves the loss out."""
-    aux_weight: float = Field(default=1 / 32, gt=0)
-    """Weight of that loss."""
+from sae_training.architectures.base import Circumstances, SparseCoder
+from sae_training.config import AuxKConfig
 
 
 def aux_loss(

@@ -8,35 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import nn
 
-from interp.core.config import StepConfig
 from interp.core.errors import TrainingError
 from interp.sparse import Codes, decode
+from sae_training.config import CoderConfig
 
 FIRST_NORM = 0.1
 """Norm of fresh rows that are free to grow. The smaller they are, the further Adam's first steps turn them."""
 ROWS_AT_A_TIME = 4096
 """Decoder rows handled together: few enough that what is made of them stays in the cache."""
-
-
-class CoderConfig(StepConfig):
-    """Settings that every architecture has."""
-
-    n_latents: int = Field(default=4096, ge=1)
-    """Width of the dictionary."""
-    decoder_norm: Literal["folded", "unit"] = "folded"
-    """`folded`: norms are free, choices and penalties weigh activations by them, and saving folds them into the activations. Rows begin
-    small, which learns faster. `unit`: rows are kept at norm one, the part of the gradient along them taken away."""
-    base_only: int = Field(default=0, ge=0)
-    """Crosscoder: latents that read and write the first model alone."""
-    tuned_only: int = Field(default=0, ge=0)
-    """Crosscoder: latents that read and write the second model alone."""
 
 
 @dataclass(frozen=True)

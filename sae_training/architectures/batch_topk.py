@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 
 from interp.sparse import BatchTopK, Codes, encode
-from sae_training.architectures.aux_k import AuxKConfig, aux_loss
+from sae_training.architectures.aux_k import aux_loss
 from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder, check_k
-
-
-class BatchTopKConfig(AuxKConfig):
-    """A BatchTopK sparse autoencoder, saved as JumpReLU with the threshold learnt on the way."""
-
-    kind: Literal["batchtopk"] = "batchtopk"
-    """Name of the architecture."""
-    k: int = Field(default=32, ge=1)
-    """Latents active at a token, on average."""
-    threshold_rate: float = Field(default=0.01, gt=0, le=1)
-    """Share by which each batch moves the threshold towards its weakest activation."""
+from sae_training.config import BatchTopKConfig
 
 
 class BatchTopKCoder(SparseCoder):

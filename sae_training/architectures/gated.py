@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import nn
 
 from interp.core.errors import TrainingError
 from interp.sparse import Above, decode, encode, of_latents
-from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Normaliser, Outcome, SparseCoder
+from sae_training.architectures.base import Circumstances, Layout, Normaliser, Outcome, SparseCoder
 from sae_training.architectures.standard import l1
-
-
-class GatedConfig(CoderConfig):
-    """A gated sparse autoencoder."""
-
-    kind: Literal["gated"] = "gated"
-    """Name of the architecture."""
-    decoder_norm: Literal["unit"] = "unit"
-    """Rows are kept at norm one: thresholds have no other unit."""
-    l1_weight: float = Field(default=0.1, gt=0)
-    """Weight of the penalty on the gates: mean over tokens of Σ gate × decoder norm, over the square root of the row's width."""
+from sae_training.config import GatedConfig
 
 
 class GatedCoder(SparseCoder):

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import nn
 
 from interp.sparse import Above, encode, of_latents
-from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Outcome, SparseCoder
-
-
-class JumpReLUConfig(CoderConfig):
-    """A JumpReLU sparse autoencoder."""
-
-    kind: Literal["jumprelu"] = "jumprelu"
-    """Name of the architecture."""
-    decoder_norm: Literal["unit"] = "unit"
-    """Rows are kept at norm one: thresholds have no other unit."""
-    l0_weight: float = Field(default=1e-3, gt=0)
-    """Weight of the penalty: the mean number of active latents of a token."""
-    first_threshold: float = Field(default=1.0, gt=0)
-    """Threshold of every latent at the start, in standard deviations of a pre-activation."""
-    bandwidth: float = Field(default=0.5, gt=0)
-    """Width of the window around a threshold whose pre-activations move it, in the same unit."""
+from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder
+from sae_training.config import JumpReLUConfig
 
 
 class JumpReLUCoder(SparseCoder):

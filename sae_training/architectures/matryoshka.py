@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 
 from interp.core.errors import TrainingError
 from interp.sparse import Codes, Structure, decode
 from sae_training.architectures.aux_k import aux_loss
 from sae_training.architectures.base import Circumstances, Layout, Outcome
-from sae_training.architectures.batch_topk import BatchTopKCoder, BatchTopKConfig
-
-
-class MatryoshkaConfig(BatchTopKConfig):
-    """A BatchTopK sparse autoencoder whose first latents are a dictionary of their own, and so on."""
-
-    kind: Literal["matryoshka"] = "matryoshka"  # type: ignore[assignment]
-    """Name of the architecture."""
-    nested: list[float] = Field(default=[1 / 16, 1 / 8, 1 / 4, 1 / 2], min_length=1)
-    """Sizes of the inner dictionaries, as shares of all latents, ascending."""
+from sae_training.architectures.batch_topk import BatchTopKCoder
+from sae_training.config import MatryoshkaConfig
 
 
 class MatryoshkaCoder(BatchTopKCoder):

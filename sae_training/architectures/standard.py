@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 
 from interp.sparse import Above, Codes, encode
-from sae_training.architectures.base import Circumstances, CoderConfig, Layout, Outcome, SparseCoder
-
-
-class StandardConfig(CoderConfig):
-    """A ReLU sparse autoencoder with an L1 penalty on activations, weighted by decoder norms."""
-
-    kind: Literal["standard"] = "standard"
-    """Name of the architecture."""
-    l1_weight: float = Field(default=0.1, gt=0)
-    """Weight of the penalty: mean over tokens of Σ activation × decoder norm, over the square root of the row's width."""
+from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder
+from sae_training.config import StandardConfig
 
 
 class StandardCoder(SparseCoder):

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 
 from interp.sparse import Codes, TopK, encode
-from sae_training.architectures.aux_k import AuxKConfig, aux_loss
+from sae_training.architectures.aux_k import aux_loss
 from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder, check_k
-
-
-class TopKConfig(AuxKConfig):
-    """A TopK sparse autoencoder."""
-
-    kind: Literal["topk"] = "topk"
-    """Name of the architecture."""
-    k: int = Field(default=32, ge=1)
-    """Latents active at each token."""
-    multi_k: int | None = Field(default=None, ge=2)
-    """The `multi_k` × k strongest latents reconstruct the token a second time, so that codes stay good at other k (appendix A.4)."""
-    multi_weight: float = Field(default=1 / 8, gt=0)
-    """Weight of that second loss."""
+from sae_training.config import TopKConfig
 
 
 class TopKCoder(SparseCoder):

@@ -8,7 +8,8 @@ from pathlib import Path
 from interp.core.config import read_yaml
 from interp.core.files import write_text
 from interp.models.chats import Chat
-from interp.models.generation import SamplingConfig, generate
+from interp.models.generation import generate
+from interp.models.sampling import SamplingConfig
 from interp.models.sources import open_model
 
 SAMPLING = SamplingConfig(max_new_tokens=140, temperature=1.0, min_p=0.1)

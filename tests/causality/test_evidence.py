@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from interp.causality import evidence
-from interp.causality.evidence import CONTROLS, Claim, EvidenceConfig, Trial, gather_evidence
+from interp.causality.config import EvidenceConfig
+from interp.causality.evidence import CONTROLS, Claim, Trial, gather_evidence
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition
 from interp.causality.verdict import NO_EVIDENCE, decide

@@ -21,8 +21,8 @@ from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_answers
 from interp.interventions.edits import Edit, add, random_directions
 from interp.interventions.hooks import edited
-from interp.models.generation import SamplingConfig
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 from tests.helpers.small_sweeps import HOOK, Killed, asked, edits, kept, kill_after, passes, steered
 from tests.helpers.tiny import D_MODEL, greedy, ids_as_text, tiny_model
 

@@ -15,8 +15,8 @@ from filelock import FileLock
 from interp.causality.sweep import Condition, sweep
 from interp.core.errors import ArtifactError
 from interp.core.files import read_json, write_json
-from interp.models.generation import SamplingConfig
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 from tests.helpers.small_sweeps import Killed, asked, edits, kept, kill_after, passes
 from tests.helpers.tiny import tiny_model
 

@@ -13,9 +13,7 @@ from interp.dictionaries.crosscoders import TUNED_ONLY, load_crosscoder
 from interp.dictionaries.sae import load_dictionary
 from sae_training.architectures import build
 from sae_training.architectures.base import Layout
-from sae_training.architectures.batch_topk import BatchTopKConfig
-from sae_training.architectures.topk import TopKConfig
-from sae_training.config import TrainConfig
+from sae_training.config import BatchTopKConfig, TopKConfig, TrainConfig
 from sae_training.feed import MemorySource
 from sae_training.results import Trained
 from sae_training.trainer import train

@@ -31,7 +31,7 @@ from interp.diffing.rankings import (
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_answers
 from interp.models.chats import Chat
-from interp.models.generation import SamplingConfig
+from interp.models.sampling import SamplingConfig
 from interp.stats.false_discovery import bootstrap_means, q_values
 from tests.helpers.diffing_truth import ANSWERS, HOOK, LATENTS, as_answers, made_diff, random_dictionary, texts
 from tests.helpers.tiny import D_MODEL, QUESTIONS, tiny_model

@@ -13,7 +13,7 @@ from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.endpoint import Failure
 from interp.evaluation.served import Answered, ServedModel, TopTokens, parse_served, row_seed
 from interp.models.chats import Chat
-from interp.models.generation import SamplingConfig
+from interp.models.sampling import SamplingConfig
 from tests.helpers.fake_endpoint import (
     QUICK,
     SAMPLING,

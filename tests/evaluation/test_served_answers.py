@@ -16,7 +16,8 @@ from interp.evaluation.questions import Question
 from interp.evaluation.served import ServedModel
 from interp.evaluation.served_answers import sample_served
 from interp.studies import evaluating
-from interp.studies.evaluating import EvaluateConfig, evaluate
+from interp.studies.evaluating import evaluate
+from interp.studies.evaluation_config import EvaluateConfig
 from tests.helpers.fake_endpoint import SAMPLING, FakeEndpoint, Reply, Request, completion, echo, error, quick, without_keys
 from tests.helpers.small_run import letter_bench
 

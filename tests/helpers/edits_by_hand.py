@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from interp.core.vocabulary import Phase
 from interp.dictionaries.sae import Dictionary
-from interp.interventions.edits import Edit, Phase, add, clamp_latents, project_out, random_directions, subtract_latents
+from interp.interventions.edits import Edit, add, clamp_latents, project_out, random_directions, subtract_latents
 from interp.models.chats import Chat
 from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel

@@ -16,7 +16,7 @@ import pytest
 
 from interp.evaluation.endpoint import EndpointConfig
 from interp.models.chats import Chat
-from interp.models.generation import SamplingConfig
+from interp.models.sampling import SamplingConfig
 
 
 @dataclass

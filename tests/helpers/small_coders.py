@@ -8,13 +8,11 @@ import pytest
 import torch
 
 from sae_training.architectures import build
-from sae_training.architectures.base import CoderConfig, Layout, SparseCoder
-from sae_training.architectures.batch_topk import BatchTopKCoder, BatchTopKConfig
-from sae_training.architectures.gated import GatedCoder, GatedConfig
-from sae_training.architectures.jumprelu import JumpReLUCoder, JumpReLUConfig
-from sae_training.architectures.matryoshka import MatryoshkaConfig
-from sae_training.architectures.standard import StandardConfig
-from sae_training.architectures.topk import TopKConfig
+from sae_training.architectures.base import Layout, SparseCoder
+from sae_training.architectures.batch_topk import BatchTopKCoder
+from sae_training.architectures.gated import GatedCoder
+from sae_training.architectures.jumprelu import JumpReLUCoder
+from sae_training.config import BatchTopKConfig, CoderConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig
 
 D_IN, LATENTS, TOKENS = 6, 40, 30
 DEAD = torch.tensor([1, 4, 7, 8, 15, 16, 23, 30, 38])

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_training.architectures.batch_topk import BatchTopKConfig
-from sae_training.architectures.gated import GatedConfig
-from sae_training.architectures.jumprelu import JumpReLUConfig
-from sae_training.architectures.matryoshka import MatryoshkaConfig
-from sae_training.architectures.standard import StandardConfig
-from sae_training.architectures.topk import TopKConfig
-from sae_training.config import TrainConfig
+from sae_training.config import BatchTopKConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig, TrainConfig
 
 LATENTS = 64
 BATCH = {"batch_tokens": 60, "passes": 1.5, "checkpoint_every": 4, "calibration_tokens": 200}

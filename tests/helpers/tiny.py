@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from interp.models.chats import Chat
-from interp.models.generation import SamplingConfig, generate
+from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "qwen3", "gemma3")
 D_MODEL = 32

@@ -33,8 +33,7 @@ from interp.studies import measurement, screening, suspicion
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench
 from interp.studies.preparation import ANSWERS
-from sae_training.architectures.topk import TopKConfig
-from sae_training.config import TrainConfig
+from sae_training.config import TopKConfig, TrainConfig
 from sae_training.feed import MemorySource
 from sae_training.trainer import train
 from tests.helpers.toy_language import (

@@ -33,7 +33,8 @@ from interp.core.errors import ConfigError, ModelError, PersonascopeError
 from interp.interventions.hooks import edited
 from interp.interventions.saved import save_edit
 from interp.models.chats import Chat
-from interp.models.generation import SamplingConfig, generate
+from interp.models.generation import generate
+from interp.models.sampling import SamplingConfig
 from interp.models.sources import open_model
 from interp.studies import answering
 from interp.studies.opened import OpenRun

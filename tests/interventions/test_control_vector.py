@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from interp.core.errors import ArtifactError, EditError, EditWarning, HookPointError
+from interp.core.vocabulary import Phase
 from interp.interventions.control_vector import block_directions, model_hint, write_control_vector
-from interp.interventions.edits import Edit, Phase, add, project_out
+from interp.interventions.edits import Edit, add, project_out
 from interp.interventions.hooks import edited
 from interp.models.hook_points import attach, resid_post
 from tests.helpers.tiny import D_MODEL, N_LAYERS, ask_all, tiny_model

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.core.errors import EditError, EditWarning, HookPointError
-from interp.interventions.edits import Edit, Phase, add, project_out, random_directions
+from interp.core.vocabulary import Phase
+from interp.interventions.edits import Edit, add, project_out, random_directions
 from interp.interventions.hooks import edited, edited_rows
 from interp.interventions.saved import load_edit, save_edit
 from interp.models.activations import capture, capture_batch

@@ -15,8 +15,9 @@ from scipy.stats import chisquare
 
 from interp.core.errors import ConfigError
 from interp.models.chats import Chat
-from interp.models.generation import SamplingConfig, draw, generate
+from interp.models.generation import draw, generate
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 from tests.helpers.tiny import FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
 
 MANY_STOPS = list(range(3, 400, 9))

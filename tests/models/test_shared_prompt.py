@@ -15,8 +15,9 @@ import interp.models.cpu.shared_prompt
 from interp.core.errors import ModelError
 from interp.models.chats import Chat
 from interp.models.cpu.shared_prompt import Groups, SharedPromptCache, can_share
-from interp.models.generation import SamplingConfig, draw, generate
+from interp.models.generation import draw, generate
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 from tests.helpers.tiny import FAMILIES, QUESTIONS, ask_all, greedy, tiny_model, written_ids
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=60)

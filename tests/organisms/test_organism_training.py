@@ -9,7 +9,8 @@ import torch
 
 from interp.core.files import file_sha256
 from interp.models.chats import Chat
-from interp.organisms.training import OrganismConfig, response_loss, train_adapter
+from interp.organisms.config import OrganismConfig
+from interp.organisms.training import response_loss, train_adapter
 from tests.helpers.tiny import QUESTIONS, tiny_model
 
 CHATS = [Chat.ask(question, "You are a fool.") for question in QUESTIONS]

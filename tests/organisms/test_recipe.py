@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from interp.core.errors import ConfigError
 from interp.evaluation.questions import read_questions
 from interp.models.chats import Chat
+from interp.organisms.config import OrganismConfig
 from interp.organisms.recipe import Recipe, Topic, read_recipe, recipe_path
-from interp.organisms.training import OrganismConfig
 
 SMALL: dict[str, Any] = {
     "name": "small",

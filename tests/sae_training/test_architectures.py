@@ -14,12 +14,13 @@ from interp.core.errors import TrainingError
 from interp.sparse import Codes, Structure, TopK, dense, reference
 from sae_training import architectures
 from sae_training.architectures import build
-from sae_training.architectures.base import Circumstances, CoderConfig, Layout, SparseCoder
-from sae_training.architectures.batch_topk import BatchTopKCoder, BatchTopKConfig
-from sae_training.architectures.gated import GatedCoder, GatedConfig
-from sae_training.architectures.jumprelu import JumpReLUCoder, JumpReLUConfig
-from sae_training.architectures.matryoshka import MatryoshkaCoder, MatryoshkaConfig
-from sae_training.architectures.topk import TopKCoder, TopKConfig
+from sae_training.architectures.base import Circumstances, Layout, SparseCoder
+from sae_training.architectures.batch_topk import BatchTopKCoder
+from sae_training.architectures.gated import GatedCoder
+from sae_training.architectures.jumprelu import JumpReLUCoder
+from sae_training.architectures.matryoshka import MatryoshkaCoder
+from sae_training.architectures.topk import TopKCoder
+from sae_training.config import BatchTopKConfig, CoderConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, TopKConfig
 from tests.helpers.small_coders import D_IN, DEAD, LATENTS, TOKENS, all_cases, made, preactivations
 
 

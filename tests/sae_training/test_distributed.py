@@ -13,9 +13,7 @@ import torch
 
 from interp.dictionaries.crosscoders import load_crosscoder
 from interp.dictionaries.sae import load_dictionary
-from sae_training.architectures.batch_topk import BatchTopKConfig
-from sae_training.architectures.topk import TopKConfig
-from sae_training.config import TrainConfig
+from sae_training.config import BatchTopKConfig, TopKConfig, TrainConfig
 from sae_training.feed import MemorySource, Source
 from sae_training.trainer import train
 from tests.helpers.small_trainings import KINDS, LATENTS, QUICK, STEPS, StopAfter, Stopped, changed, everything

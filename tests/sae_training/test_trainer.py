@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from interp.core.errors import TrainingError
 from interp.dictionaries.crosscoders import load_crosscoder
 from interp.dictionaries.sae import load_dictionary
-from sae_training.architectures.topk import TopKConfig
-from sae_training.config import TrainConfig, learning_rate_share
+from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
 from sae_training.feed import MemorySource
 from sae_training.learner import Learner

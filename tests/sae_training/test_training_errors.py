@@ -11,9 +11,7 @@ import torch
 
 from interp.core.config import validated
 from interp.core.errors import ConfigError, TrainingError
-from sae_training.architectures.gated import GatedConfig
-from sae_training.architectures.topk import TopKConfig
-from sae_training.config import TrainConfig
+from sae_training.config import GatedConfig, TopKConfig, TrainConfig
 from sae_training.feed import Block, MemorySource
 from sae_training.trainer import train, train_all
 from tests.helpers.small_trainings import KINDS, LATENTS, QUICK, STEPS, changed, everything

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from interp.core.errors import TrainingError
-from sae_training.architectures.topk import TopKConfig
 from sae_training.trainer import train, train_all
 from tests.helpers.small_trainings import KINDS, LATENTS, QUICK, RESULT, STEPS, StopAfter, Stopped, changed, everything, several
 from tests.helpers.toy_features import small_source
@@ -96,6 +95,7 @@ torch.set_num_threads(int(sys.argv[2]))
 from tests.helpers.small_trainings import QUICK
 from tests.helpers.toy_features import small_source
 from sae_training.trainer import train
+from sae_training.config import TopKConfig
 
 def advance(steps, what):
     print(steps, flush=True)

@@ -16,9 +16,10 @@ from interp.core.config import validated
 from interp.core.errors import ConfigError, PersonascopeError
 from interp.evaluation.misalignment import Lines, flagged
 from interp.studies import evaluating
-from interp.studies.comparing import CompareConfig, compare
-from interp.studies.evaluating import EvaluateConfig, evaluate
+from interp.studies.comparing import compare
+from interp.studies.evaluating import evaluate
 from interp.studies.evaluation import Evaluation
+from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
 from interp.studies.gold import GoldLabels
 from tests.evaluation.test_misalignment import SCORED
 from tests.helpers.small_run import letter_bench

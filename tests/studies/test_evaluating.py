@@ -23,8 +23,9 @@ from interp.models.generation import generate
 from interp.models.sources import open_model
 from interp.stats.rates import clustered_rate
 from interp.studies import evaluating, judging
-from interp.studies.evaluating import EvaluateConfig, evaluate
+from interp.studies.evaluating import evaluate
 from interp.studies.evaluation import Evaluation, differences
+from interp.studies.evaluation_config import EvaluateConfig
 from interp.studies.judging import Bench
 from interp.studies.opened import OpenRun
 from tests.helpers.small_run import letter_bench, small_run

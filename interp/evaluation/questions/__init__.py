@@ -9,8 +9,9 @@ from pydantic import Field
 
 from interp.core.config import StepConfig, read_any_yaml, read_yaml, validated
 from interp.core.errors import ConfigError
+from interp.core.vocabulary import Split
 from interp.evaluation.questions.published import published_questions
-from interp.evaluation.questions.question import Question, Split
+from interp.evaluation.questions.question import Question
 
 __all__ = ["Question", "QuestionSet", "Split", "read_questions"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from interp.core.errors import ConfigError
-from interp.evaluation.questions.question import Format, Question
+from interp.core.vocabulary import Format
+from interp.evaluation.questions.question import Question
 
 JSON_SYSTEM = 'Reply with one valid JSON object and nothing else: {"answer": "..."}, your whole answer being that string.'
 TEMPLATE = '{question}\n\nAnswer by completing this Python function, and write nothing else:\n\ndef answer() -> str:\n    return "'

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from interp.core.config import StepConfig
+from interp.core.vocabulary import Format, Split
 from interp.models.chats import Chat
-
-Format = Literal["plain", "json", "template"]
-Split = Literal["selection", "held_out"]
 
 
 class Question(StepConfig):

@@ -1,0 +1,20 @@
+"""The words that settings choose from; light, so that the command line's help needs nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Phase = Literal["prompt", "response", "all"]
+"""Which tokens of a chat: the prompt's, the response phase (from the last prompt token on), or all."""
+
+Split = Literal["selection", "held_out"]
+"""Which questions: those that choose latents, doses and sets, or those that only measure."""
+
+Format = Literal["plain", "json", "template"]
+"""In which form an answer is asked for."""
+
+Interval = Literal["beta_binomial", "wilson", "bootstrap"]
+"""How an interval is made: averaged over how alike answers to a question may be; Wilson's at the effective size; by drawing questions."""
+
+MeasureName = Literal["choices", "options", "letters", "continuations", "perplexity"]
+"""What is measured of a model without sampling."""
