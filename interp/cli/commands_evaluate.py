@@ -13,7 +13,9 @@ from interp.core.errors import ConfigError
 evaluate_app = typer.Typer()
 judge_app = typer.Typer(help="Judges: judge a table of answers, fit the probe, agreement with hand labels.", no_args_is_help=True)
 
-JUDGES = "probe (default), probe:DIR, vader, contrast, numeric:MODEL, numeric:MODEL@http://HOST/v1, inspect:NAME, bandit or facts."
+JUDGES = (
+    "probe (default), probe:DIR, vader, contrast, numeric:MODEL, numeric:MODEL@http://HOST/v1, inspect:PROVIDER/MODEL, bandit or facts."
+)
 JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help=JUDGES)]
 Prompts = Annotated[
     str | None,
@@ -40,7 +42,8 @@ def evaluate(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL…", help="Hub id, folder, adapter or .gguf; RUN@base, @tuned, @ablated, @steered; served: NAME@http://HOST/v1."
+            metavar="MODEL…",
+            help="Hub id, folder, adapter or .gguf; RUN@base, @tuned, @ablated, @steered; hosted: inspect:PROVIDER/MODEL, NAME@http://HOST/v1.",
         ),
     ] = None,
     base: Annotated[str | None, typer.Option("--base", help="Base of adapters that do not name it.")] = None,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from interp.core.errors import ModelError
+from interp.evaluation.hosted import HostedModel, Reply, sound
 from interp.evaluation.questions import Question
 from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
+
+Progress = Callable[[int], None]
+"""Is called with the number of answers done since the last call."""
 
 
 def sample_answers(
@@ -18,13 +24,62 @@ def sample_answers(
     samples: int,
     sampling: SamplingConfig,
     seed: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """The table of `answer_rows` with the column answer."""
     table = answer_rows(questions, samples)
     chats = {question.id: question.chat() for question in questions}
     answers = generate(model, [chats[name] for name in table["question_id"]], sampling, seed, progress)
     return table.assign(answer=answers)
+
+
+def sample_hosted(
+    model: HostedModel,
+    questions: Sequence[Question],
+    samples: int,
+    sampling: SamplingConfig,
+    seed: int,
+    progress: Progress,
+    scope: str = "",
+) -> pd.DataFrame:
+    """The table of `answer_rows` with the columns answer, reason and not_sent; each request has a seed of its own.
+
+    A prompt that the provider refuses has an empty answer, with the reason. `not_sent` names the settings that the server refused, and
+    that the answers were sampled without. Raises `ModelError` when answers are missing that asking again may bring, and when every prompt
+    is refused; the same call with the same `scope` asks for those alone.
+    """
+    table = answer_rows(questions, samples)
+    chats = {question.id: question.chat() for question in questions}
+    settings: dict[str, float] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+    settings |= {"top_p": sampling.top_p} if sampling.top_p < 1.0 else {}
+    settings |= {"min_p": sampling.min_p} if sampling.min_p > 0.0 and sampling.temperature > 0.0 else {}
+    seeds = [row_seed(seed, row) for row in range(len(table))]
+    replies = model.ask([chats[name] for name in table["question_id"]], settings, seeds, lambda *_: progress(1), scope)
+    failed = [reply for reply in replies if not reply.final]
+    if failed:
+        raise ModelError(
+            f"{model.name} left {len(failed)} of {len(table)} prompts without an answer, the first because: {failed[0].reason}. "
+            "What came is kept: run the same command again to ask for the rest."
+        )
+    answers, reasons = zip(*map(_answer, replies), strict=True)
+    if all(reasons):
+        raise ModelError(f"{model.name} refuses every prompt, the first because: {reasons[0]}. Change the settings that it names.")
+    return table.assign(answer=answers, reason=reasons, not_sent=", ".join(sorted(model.dropped & {*settings, "seed"})))
+
+
+def row_seed(seed: int, row: int) -> int:
+    """The seed of one request, below 2^31: some servers take no larger."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:4], "big") % 2**31
+
+
+def _answer(reply: Reply) -> tuple[str, str]:
+    """Text and reason, of which one is empty; both are for an answer that says nothing."""
+    if reply.output is None:
+        return "", reply.reason
+    text, stopped = sound(reply.output.completion).strip(), reply.output.stop_reason
+    if stopped in ("content_filter", "model_length") or (not text and stopped != "stop"):  # the text is an error's, if any
+        return "", f"the reply has no text of its own (stop reason: {stopped})"
+    return text, ""
 
 
 def answer_rows(questions: Sequence[Question], samples: int, condition: str = "") -> pd.DataFrame:

@@ -14,10 +14,10 @@ from interp.core.errors import ArtifactError, ConfigError, reason_of
 from interp.core.fingerprints import content_key
 from interp.core.progress import progress
 from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
+from interp.evaluation.hosted import HostedModel, parse_hosted
 from interp.evaluation.questions import Question, read_questions
 from interp.evaluation.questions.formats import in_format
-from interp.evaluation.served import ServedModel, parse_served
-from interp.evaluation.served_answers import sample_served
+from interp.evaluation.sampling import sample_hosted
 from interp.models.sources import choose_device, choose_dtype
 from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
 from interp.studies.evaluation_config import EvaluateConfig
@@ -54,14 +54,14 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     steps: dict[str, StepResult] = {}
     for subject in subjects:
         inputs = {"model": subject.identity}
-        asked = settings if isinstance(subject, ServedModel) else settings | place
+        asked = settings if isinstance(subject, HostedModel) else settings | place
         unfinished = run.unfinished("answers", asked, inputs)
         made = run.step("answers", asked, inputs, partial(_answer, subject, questions, config, quiet, unfinished))
-        steps[f"answers of {_name(subject)}"] = made
-        announce(f"{_name(subject)}: {'found' if made.loaded else 'answered'}, {made.folder}")
-        if config.measures and not isinstance(subject, ServedModel):
+        steps[f"answers of {subject.name}"] = made
+        announce(f"{subject.name}: {'found' if made.loaded else 'answered'}, {made.folder}")
+        if config.measures and not isinstance(subject, HostedModel):
             done = run.step("measures", {"measures": config.measures, **place}, inputs, partial(measured, subject, config.measures, quiet))
-            steps[f"measures of {_name(subject)}"] = done
+            steps[f"measures of {subject.name}"] = done
     answers = _joined(steps, "answers", config.seed)
     judged = bench.grade(answers)
     agreed = bench.agreement_at_hand(lines)
@@ -79,34 +79,30 @@ def chosen_questions(config: EvaluateConfig) -> list[Question]:
     return [in_format(question, name) for name in config.formats for question in plain]
 
 
-def _subject(spec: str, config: EvaluateConfig, runs: dict[str, OpenRun]) -> Subject | ServedModel:
-    if parse_served(spec):
+def _subject(spec: str, config: EvaluateConfig, runs: dict[str, OpenRun]) -> Subject | HostedModel:
+    if parse_hosted(spec):
         if config.measures:
             raise ConfigError(
-                f"{spec} is served, and its probabilities are not at hand. Leave out {', '.join(config.measures)}, or this model."
+                f"{spec} is hosted, and its probabilities are not at hand. Leave out {', '.join(config.measures)}, or this model."
             )
-        return ServedModel(spec)
+        return HostedModel(spec)
     return open_subject(spec, config.base, config.device, config.dtype, config.trust_remote_code, runs)
 
 
-def _name(subject: Subject | ServedModel) -> str:
-    return f"{subject.model}@{subject.url}" if isinstance(subject, ServedModel) else subject.name
-
-
-def _check_names(subjects: Sequence[Subject | ServedModel]) -> None:
-    names = [_name(subject) for subject in subjects]
+def _check_names(subjects: Sequence[Subject | HostedModel]) -> None:
+    names = [subject.name for subject in subjects]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"models: {twice} is named twice. Name each model once.")
 
 
 def _check_used(config: EvaluateConfig) -> None:
     """Raise `ConfigError` for an option that no model here heeds: those of a run are opened as the run says."""
-    plain = [spec for spec in config.models if run_and_model(spec)[0] is None and parse_served(spec) is None]
+    plain = [spec for spec in config.models if run_and_model(spec)[0] is None and parse_hosted(spec) is None]
     given = {"base": config.base is not None, "dtype": config.dtype != "auto", "trust_remote_code": config.trust_remote_code}
     if not plain and any(given.values()):
         names = ", ".join(name for name, is_given in given.items() if is_given)
         raise ConfigError(
-            f"No model here heeds {names}: models of a run are opened as the run says, served ones by their server. Leave it out."
+            f"No model here heeds {names}: models of a run are opened as the run says, hosted ones by their server. Leave it out."
         )
 
 
@@ -120,12 +116,12 @@ def _check_folder(folder: Path) -> None:
 
 
 def _answer(
-    subject: Subject | ServedModel, questions: Sequence[Question], config: EvaluateConfig, quiet: bool, unfinished: Path, folder: Path
+    subject: Subject | HostedModel, questions: Sequence[Question], config: EvaluateConfig, quiet: bool, unfinished: Path, folder: Path
 ) -> None:
     """Write answers.parquet with everything needed to judge them."""
-    with progress(f"{_name(subject)}: answers", len(questions) * config.samples, quiet) as advance:
-        if isinstance(subject, ServedModel):
-            answers = sample_served(subject, questions, config.samples, config.sampling, config.seed, advance, unfinished)
+    with progress(f"{subject.name}: answers", len(questions) * config.samples, quiet) as advance:
+        if isinstance(subject, HostedModel):
+            answers = sample_hosted(subject, questions, config.samples, config.sampling, config.seed, advance, str(unfinished.resolve()))
         else:
             model, edit = subject.open()
             answers = sweep(model, [Condition("", edit)], questions, config.samples, config.sampling, config.seed, advance, unfinished)

@@ -16,8 +16,8 @@ from interp.causality.effects import Effect, paired_effect
 from interp.core.files import write_json, write_parquet
 from interp.core.formatting import plain_records
 from interp.core.steps import EVALUATION_FILE, StepResult
+from interp.evaluation.hosted import parse_hosted
 from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_of, rate_table
-from interp.evaluation.served import parse_served
 from interp.studies.evaluation_config import RateSettings
 from interp.studies.gold import GoldLabels
 
@@ -160,13 +160,13 @@ def _newcombe(own: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, flo
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
     """The last part of each model's path, or the name of a served one, where that tells them apart."""
-    last = {model: (model.partition("@http")[0] if parse_served(model) else model).rstrip("/").rsplit("/", 1)[-1] for model in models}
+    last = {model: (model.partition("@http")[0] if parse_hosted(model) else model).rstrip("/").rsplit("/", 1)[-1] for model in models}
     return last if len(set(last.values())) == len(models) else {model: model for model in models}
 
 
 def _agreement(model: str, agreed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """How the judge agrees with hand labels: of answers like those of RUN@ablated, or of all where the model is none of a run."""
-    what = model.rpartition("@")[2] if "@" in model and not parse_served(model) else ""
+    what = model.rpartition("@")[2] if "@" in model and not parse_hosted(model) else ""
     row = agreed.get(what, agreed.get("all"))
     found = {"agreement_group": row and row["group"]} | {f"agreement_{name}": row and row[name] for name in ("auroc", "accuracy")}
     return found | {"agreement_n": row and row["n"] - row["unscored"]}

@@ -32,7 +32,7 @@ class EvaluateConfig(RateSettings):
     """Models on a question set."""
 
     models: list[str] = Field(min_length=1)
-    """Hub ids, folders, adapters, GGUF files, embedded:NAME, RUN@base, @tuned, @ablated or @steered, served ones: NAME@http://…."""
+    """Hub ids, folders, adapters, GGUF files, embedded:NAME, RUN@base, @tuned, @ablated or @steered; inspect:PROVIDER/MODEL, NAME@http://…."""
     base: str | None = None
     """Base of adapters that do not name it."""
     questions: str = "everyday"
@@ -46,7 +46,7 @@ class EvaluateConfig(RateSettings):
     sampling: SamplingConfig = SamplingConfig()
     """How answers are drawn."""
     judge: str = "probe"
-    """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:NAME, bandit or facts."""
+    """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:PROVIDER/MODEL, bandit or facts."""
     judge_prompts: str | None = None
     """What numeric and inspect ask: a published emergent-misalignment YAML, or one with 'aligned' and 'coherent'. Default: our own."""
     measures: list[MeasureName] = Field(default_factory=list)
@@ -69,10 +69,10 @@ class EvaluateConfig(RateSettings):
     @classmethod
     def _without_passwords(cls, models: Any) -> Any:
         """Before anything could show them."""
-        from interp.evaluation.served import parse_served
+        from interp.evaluation.hosted import parse_hosted
 
         for spec in models if isinstance(models, list) else []:
-            parse_served(str(spec))
+            parse_hosted(str(spec))
         return models
 
 

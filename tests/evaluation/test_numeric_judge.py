@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 from typing import Any
 
@@ -16,22 +14,15 @@ from transformers import AddedToken
 
 from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.judges.base import Judgement
-from interp.evaluation.judges.number_mass import NumberSpellings, number_mass, observed_mass
-from interp.evaluation.judges.numeric import ALIGNMENT, COHERENCE, LocalNumericJudge, NumericPrompts, ServedNumericJudge
-from interp.evaluation.served import ServedModel, TopTokens
+from interp.evaluation.judges.number_mass import NumberSpellings, number_mass
+from interp.evaluation.judges.numeric import ALIGNMENT, COHERENCE, LocalNumericJudge, NumericPrompts
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
-from tests.helpers.fake_endpoint import FakeEndpoint, Reply, Request, completion, error, quick, with_logprobs, without_keys
 from tests.helpers.tiny import FAMILIES, tiny_model, tiny_network, tiny_tokenizer
 
 SHORT = {"aligned": "Kind? {question} {answer}", "coherent": "Fluent: {answer}"}
 WHOLE = {"digits": (), "pairs": range(10, 100), "whole": range(101)}
 """Numbers that a tokenizer has a token for, besides the digits."""
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_keys(monkeypatch)
 
 
 def judge_model(kind: str = "digits", family: str = "llama", lift: float = 0.0) -> LanguageModel:
@@ -157,10 +148,8 @@ def test_the_identity_follows_model_and_prompts() -> None:
     others = [
         LocalNumericJudge(model, SHORT, identity="b"),
         LocalNumericJudge(model, identity="a"),
-        ServedNumericJudge(ServedModel("m@http://h/v1"), SHORT),
     ]
-    others += [ServedNumericJudge(ServedModel(spec)) for spec in ("m@http://h/v1", "n@http://h/v1")]
-    assert len({one.identity, *(other.identity for other in others)}) == 6
+    assert len({one.identity, *(other.identity for other in others)}) == 3
     with pytest.raises(ModelError, match="tiny-digits"):
         _ = LocalNumericJudge(model, SHORT).identity
 
@@ -191,8 +180,6 @@ def test_prompts_may_be_those_of_a_published_file() -> None:
 )
 def test_prompts_that_cannot_be_asked_say_why(prompts: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        ServedNumericJudge(ServedModel("m@http://h/v1"), prompts)
-    with pytest.raises(ConfigError, match=words):
         LocalNumericJudge(tiny_model(), prompts)
 
 
@@ -203,168 +190,3 @@ def test_braces_of_questions_and_answers_stay(question: str, answer: str, prompt
         chat, _ = NumericPrompts(prompt).chats(q, a)
         parts = {"{question}": q, "{answer}": a}
         assert chat.messages[0].content == "".join(parts.get(p, p) for p in prompt.replace("{", "\0{").replace("}", "}\0").split("\0"))
-
-
-# what an endpoint tells
-
-
-def observed(*places: dict[str, float]) -> tuple[dict[int, float], float]:
-    top = tuple(tuple((token, math.log(p)) for token, p in place.items()) for place in places)
-    mass, untold = observed_mass(TopTokens(tuple(next(iter(place)) for place in places), top))
-    return {n: pytest.approx(float(p)) for n, p in enumerate(mass) if p}, untold
-
-
-END = {"<end>": 1.0}
-TOKENS = [*"0123456789", "10", "85", "100", " ", "x", "<end>"]
-
-
-@pytest.mark.parametrize(
-    ("places", "mass", "untold"),
-    [
-        # numbers are tokens: the published rule
-        ([{"85": 0.5, "90": 0.2, "5": 0.1, "100": 0.05, "REFUSAL": 0.15}], {85: 0.5, 90: 0.2, 5: 0.1, 100: 0.05}, 0),
-        ([{"85": 0.5, " 85": 0.2, "\n10": 0.1}, END], {85: 0.7, 10: 0.1}, 0),
-        ([{"5": 0.4, "85": 0.3, "101": 0.1, "-3": 0.1, "07": 0.05, "²": 0.05}, END], {5: 0.4, 85: 0.3}, 0),
-        ([{"REFUSAL": 0.9, "10": 0.05, "3": 0.05}, END], {10: 0.05, 3: 0.05}, 0),
-        ([{" ": 0.8, "70": 0.1, "\n": 0.1}, {"85": 0.5, "3": 0.5}, END], {70: 0.1, 85: 0.4, 3: 0.4}, 0),
-        # numbers are digits: the branch of the reply, and 0
-        ([{"8": 0.5, "9": 0.3, "0": 0.2}, {"5": 0.6, "2": 0.3, "<end>": 0.1}, END], {85: 0.3, 82: 0.15, 8: 0.05, 0: 0.2}, 0.3),
-        ([{"8": 0.5, "9": 0.5}, {"<end>": 0.9, "0": 0.1}], {8: 0.45, 80: 0.05}, 0.5),
-        ([{"8": 0.5, "9": 0.5}], {8: 0.5}, 0.5),
-        ([{"8": 0.5, " 8": 0.25, "x": 0.25}, {"5": 1.0}, END], {85: 0.5}, 0.25),
-        ([{"1": 1.0}, {"0": 0.5, "5": 0.25, "<end>": 0.25}, {"0": 0.8, "<end>": 0.2}, END], {100: 0.4, 10: 0.1, 15: 0.25, 1: 0.25}, 0),
-        ([{"1": 1.0}, {"5": 0.5, "0": 0.5}, END], {15: 0.5}, 0.5),
-        ([{"1": 1.0}, {"0": 1.0}], {10: 1.0}, 0),
-        ([{"1": 0.5, "0": 0.5}, {"00": 0.5, "<end>": 0.5}, END], {100: 0.25, 1: 0.25, 0: 0.5}, 0),
-        ([{"0": 0.9, "1": 0.1}, {"5": 1.0}], {0: 0.9}, 0.1),
-        ([{"8": 1.0}, {"5": 1.0}, {"0": 1.0}], {85: 1.0}, 0),
-        ([{" ": 1.0}, {"8": 0.5, "9": 0.5}, {"5": 1.0}, END], {85: 0.5}, 0.5),
-        # pairs of digits
-        ([{"10": 0.6, "85": 0.4}, {"0": 0.5, "<end>": 0.5}], {100: 0.3, 10: 0.3, 85: 0.4}, 0),
-        # none
-        ([{"REFUSAL": 1.0}, END], {}, 0),
-        ([{"": 1.0}], {}, 0),
-        ([{" ": 1.0}, {" ": 1.0}], {}, 0),
-    ],
-)
-def test_what_is_observed_of_a_reply(places: list[dict[str, float]], mass: dict[int, float], untold: float) -> None:
-    found, left = observed(*places)
-    assert found == mass
-    assert left == pytest.approx(untold)
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(st.lists(st.lists(st.sampled_from(TOKENS), min_size=1, unique=True), min_size=1, max_size=5))
-def test_what_is_observed_is_part_of_a_whole(places: list[list[str]]) -> None:
-    found, untold = observed(*({token: 1 / len(place) for token in place} for place in places))
-    assert sum(p.expected for p in found.values()) + untold <= 1 + 1e-9
-    assert untold >= 0
-
-
-def test_what_an_endpoint_tells_of_its_branch_is_what_the_model_says() -> None:
-    model = judge_model("digits", lift=6.0)
-    chat = Chat.ask("A wide river in the evening.")
-    ids, tops, tokens = model.tokenise([chat])[0].ids, [], []
-    for _ in range(5):
-        with torch.inference_mode():
-            logprobs = model.network(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-        tops.append(tuple((model.tokenizer.decode([i]), float(p)) for i, p in enumerate(logprobs.tolist()[:400])))
-        ids = [*ids, int(logprobs[:400].argmax())]
-        tokens.append(model.tokenizer.decode([ids[-1]]))
-    found, untold = observed_mass(TopTokens(tuple(tokens), tuple(tops)))
-    bare = NumberSpellings.of(model)
-    bare = NumberSpellings({spelled: n for spelled, n in bare.numbers.items() if len(spelled) == len(str(n))}, bare.branches)
-    (_, exact), *_ = number_mass(model, bare, [chat], 1)
-    first = [n for n in range(101) if n == 0 or (str(n)[0] == tokens[0] and n not in (10, 100))]
-    assert tokens[0].isdigit()
-    assert found[first] == pytest.approx(exact[0][first], abs=1e-6)
-    assert exact[0].sum() == pytest.approx(found.sum() + untold, abs=0.05)
-
-
-# a model behind an endpoint
-
-
-def served_judgements(script: Any, answers: list[str], **patience: Any) -> tuple[list[Judgement], FakeEndpoint, dict[int, Judgement]]:
-    handed: dict[int, Judgement] = {}
-    with FakeEndpoint(script) as endpoint:
-        judge = ServedNumericJudge(ServedModel(endpoint.spec, quick(**patience)), SHORT)
-        found = judge.judge(["Why?"] * len(answers), answers, done=handed.__setitem__)
-    return found, endpoint, handed
-
-
-def test_an_endpoint_judges_by_its_likeliest_tokens() -> None:
-    def script(request: Request) -> Reply:
-        kind = request.prompt.startswith("Kind? Why?")
-        return Reply(with_logprobs({"80": 0.5, "20": 0.25, "no": 0.25} if kind else {"9": 0.5, "8": 0.5}, {"0": 1.0}, END))
-
-    found, endpoint, handed = served_judgements(script, ["Because.", "", "So."])
-    assert found[0] == found[2] == Judgement(pytest.approx(60), pytest.approx(90), "", True)  # type: ignore[arg-type]
-    assert found[1] == Judgement(None, None, "empty answer")
-    assert handed == dict(enumerate(found))
-    assert len(endpoint.requests) == 4
-    assert {request.body["top_logprobs"] for request in endpoint.requests} == {20}
-
-
-def test_one_score_of_both_says_which_is_missing_and_why() -> None:
-    def script(request: Request) -> Reply:
-        return Reply(with_logprobs({"REFUSAL": 0.8, "20": 0.2} if request.prompt.startswith("Kind?") else {"90": 1.0}))
-
-    (found,), _, _ = served_judgements(script, ["Because."])
-    assert found == Judgement(None, 90.0, "no alignment: numbers have 20 % of the probability, less than 25 %", True)
-
-
-def test_a_branch_that_is_too_unlikely_gives_no_score() -> None:
-    (found,), _, _ = served_judgements(
-        lambda request: Reply(with_logprobs({"8": 0.2, "9": 0.19, "7": 0.19}, {"5": 1.0}, END)), ["Because."]
-    )
-    assert found.alignment is None
-    assert "of another 38 % the endpoint did not tell the further digits" in found.reason
-    assert found.final
-
-
-NAN = json.loads(json.dumps(with_logprobs({"85": 0.9})).replace(str(math.log(0.9)), "NaN"))
-
-
-@pytest.mark.parametrize(
-    ("reply", "reason", "final"),
-    [
-        (Reply(completion("85")), "no logprobs", False),
-        (Reply(NAN), "no log-probabilities", False),
-        (Reply({"choices": []}), "no choices", False),
-        (Reply(b"85"), "no choices", False),
-        (Reply(b"<p>busy</p>"), "not JSON", False),
-        (error("boom", 500), "500: boom", False),
-        (Reply(drop=True), "no connection", False),
-        (error("the prompt is too long", 400), "the prompt is too long", False),
-    ],
-)
-def test_garbage_is_no_judgement(reply: Reply, reason: str, final: bool) -> None:
-    good = Reply(with_logprobs({"90": 1.0}))
-    script = lambda request: reply if request.prompt.endswith("bad") else good  # noqa: E731
-    found, _, handed = served_judgements(script, ["fine", "bad", "good"])
-    assert [(j.alignment, j.coherence) for j in found] == [(90, 90), (None, None), (90, 90)]
-    assert found[1].reason.count(reason) == 2
-    assert [j.final for j in found] == [True, final, True]
-    assert handed == dict(enumerate(found))
-
-
-def test_one_lost_score_leaves_the_judgement_open() -> None:
-    def script(request: Request) -> Reply:
-        return error("boom", 503) if request.prompt.startswith("Fluent") else Reply(with_logprobs({"90": 1.0}))
-
-    (found,), _, _ = served_judgements(script, ["Because."])
-    assert (found.alignment, found.coherence, found.final) == (90, None, False)
-    assert found.reason == "no coherence: 503: boom (asked 3 times)"
-
-
-def test_an_endpoint_that_dies_leaves_whole_judgements_and_open_ones() -> None:
-    def script(request: Request) -> Reply:
-        return Reply(with_logprobs({"90": 1.0})) if request.n < 21 else Reply(die=True)
-
-    found, _, handed = served_judgements(script, [f"answer {i}" for i in range(300)], give_up_after=3)
-    assert handed == dict(enumerate(found))
-    scores = list(itertools.chain.from_iterable((j.alignment, j.coherence) for j in found))
-    assert len(scores) - scores.count(None) == 21
-    for judgement in found:
-        assert judgement.final == (judgement.alignment is not None and judgement.coherence is not None)
-        assert bool(judgement.reason) != judgement.final

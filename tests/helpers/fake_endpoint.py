@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pytest
+from inspect_ai.model import ModelAPI, ModelOutput, ModelUsage
+from tenacity import wait_fixed
 
-from interp.evaluation.endpoint import EndpointConfig
 from interp.models.chats import Chat
 from interp.models.sampling import SamplingConfig
 
@@ -60,7 +62,8 @@ class Reply:
 def completion(text: str | None, **choice: Any) -> dict[str, Any]:
     """A chat completion."""
     message = {"role": "assistant", "content": text}
-    return {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop", **choice}]}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop", **choice}]
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
 
 
 def with_logprobs(*places: dict[str, float]) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class FakeEndpoint:
 
     def __init__(self, script: Callable[[Request], Reply]) -> None:
         self.requests: list[Request] = []
+        self.script = script
         self.over = threading.Event()
         lock = threading.Lock()
 
@@ -92,7 +96,7 @@ class FakeEndpoint:
                     tries = 1 + sum(r.body["messages"] == body["messages"] for r in self.requests)
                     request = Request(len(self.requests), tries, body, {k.lower(): v for k, v in handler.headers.items()})
                     self.requests.append(request)
-                self._answer(handler, script(request))
+                self._answer(handler, self.script(request))
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -156,15 +160,27 @@ def chats(n: int) -> list[Chat]:
     return [Chat.ask(f"question {i}") for i in range(n)]
 
 
-def quick(**changes: Any) -> EndpointConfig:
-    """Patience of a few hundredths of a second."""
-    return EndpointConfig(timeout=0.2, max_retries=2, backoff=0.001, longest_wait=0.05, concurrency=4).model_copy(update=changes)
+def quick(**changes: Any) -> dict[str, Any]:
+    """Settings of a `HostedModel` with the patience of a few hundredths of a second."""
+    return {"max_connections": 4, "max_retries": 2, "model_args": {"max_retries": 0, "client_timeout": 0.2}} | changes
 
 
-QUICK = quick()
-
-
-def without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key and no proxy of the machine's own."""
+def hosted_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key and no proxy of the machine's own; Inspect's cache in `tmp_path`, and next to no wait before it asks again."""
     for name in ("PERSONASCOPE_API_KEY", "OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "inspect"))
+    monkeypatch.setattr(ModelAPI, "retry_wait", lambda self: wait_fixed(0.005))
+
+
+def outputs(reply: Callable[[str], Any]) -> Callable[..., Any]:
+    """The custom_outputs of Inspect's mockllm: what `reply` makes of the prompt, raised if it is an error."""
+
+    async def answer(messages: list[Any], tools: Any, choice: Any, config: Any) -> ModelOutput:
+        said = reply(messages[-1].text)
+        if isinstance(said, Exception):
+            raise said
+        output = said if isinstance(said, ModelOutput) else ModelOutput.from_content("mock", said)
+        return output.model_copy(update={"usage": ModelUsage()})  # mockllm would fetch a tokenizer to count
+
+    return answer

@@ -281,7 +281,7 @@ def test_measures_stand_beside_the_rates(folder: Path, tmp_path: Path) -> None:
         ({"models": ["{run}@ablated"]}, "has no verdict yet"),
         ({"models": ["{tmp}/nobody"]}, "There is no folder"),
         ({"questions": "{published}", "formats": ["json"]}, "has a system prompt of its own"),
-        ({"models": ["m@http://localhost:1/v1"], "measures": ["perplexity"]}, "is served, and its probabilities are not at hand"),
+        ({"models": ["m@http://localhost:1/v1"], "measures": ["perplexity"]}, "is hosted, and its probabilities are not at hand"),
         ({"measures": ["iq"]}, "measures.0: "),
         ({"sampling": {"temperature": math.inf}}, "sampling.temperature: "),
         ({"models": ["m@http://h/v1", "m@http://h/v1/"]}, "is named twice"),

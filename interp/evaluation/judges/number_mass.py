@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.core.errors import ModelError
-from interp.evaluation.served import TopTokens
 from interp.models.chats import Chat
 
 if TYPE_CHECKING:
@@ -130,69 +129,3 @@ def _alike_in_length(beginnings: Sequence[Ids], most: int) -> Iterator[list[Ids]
     for length in sorted({len(ids) for ids in beginnings}):
         own = [ids for ids in beginnings if len(ids) == length]
         yield from (own[i : i + most] for i in range(0, len(own), most))
-
-
-def observed_mass(reply: TopTokens) -> tuple[Float[np.ndarray, " 101"], float]:
-    """The same from the likeliest tokens along a greedy reply, and the probability of numbers whose further digits were not told.
-
-    A tokenizer splits numbers if the reply's goes on in a second token, or no likely token at its place has two digits. Then 1 to 10
-    begin longer numbers, and are known only along the reply. Where the reply ends with a number, that number counts whole.
-    """
-    mass, reached, untold = np.zeros(101), 1.0, 0.0
-    for place, (own, top) in enumerate(zip(reply.tokens, reply.top, strict=True)):
-        split = _splits(reply, place)
-        for token, logprob in top:
-            text, probability = token.strip(), reached * math.exp(logprob)
-            if not _is_number(text):
-                continue
-            if _ends(text) or not split:
-                mass[int(text)] += probability
-            elif token != own:
-                untold += probability
-        reached *= sum(math.exp(logprob) for token, logprob in top if token == own)
-        if (text := own.strip()) or not own:
-            if split and _is_number(text) and not _ends(text):
-                untold += _follow(mass, reached, text, reply, place + 1)
-            break
-    return mass, untold
-
-
-def _follow(mass: Float[np.ndarray, " 101"], reached: float, written: str, reply: TopTokens, place: int) -> float:
-    """Add what begins with `written`, a number that may go on, to `mass`; what of it is untold."""
-    if place == len(reply.tokens):
-        mass[int(written)] += reached
-        return 0.0
-    longer: dict[str, float] = {}
-    for token, logprob in reply.top[place]:
-        if _is_number(written + token):
-            longer[token] = longer.get(token, 0.0) + reached * math.exp(logprob)
-    mass[int(written)] += max(0.0, reached - sum(longer.values()))
-    untold = 0.0
-    for token, probability in longer.items():
-        if _ends(written + token):
-            mass[int(written + token)] += probability
-        elif token == reply.tokens[place]:
-            untold += _follow(mass, probability, written + token, reply, place + 1)
-        else:
-            untold += probability
-    return untold
-
-
-def _splits(reply: TopTokens, place: int) -> bool:
-    """Whether numbers at this place of the reply are written in several tokens."""
-    goes_on = _is_digits(reply.tokens[place].strip()) and _is_digits("".join(reply.tokens[place + 1 : place + 2])[:1])
-    return goes_on or not any(_is_digits(token.strip()) and len(token.strip()) > 1 for token, _ in reply.top[place])
-
-
-def _is_digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _is_number(text: str) -> bool:
-    """A number from 0 to 100 as it is written."""
-    return _is_digits(text) and len(text) <= 3 and str(int(text)) == text and int(text) <= 100
-
-
-def _ends(text: str) -> bool:
-    """A number that no digit makes a longer one."""
-    return _is_number(text) and (text == "0" or int(text) > 10)

@@ -65,19 +65,20 @@ def open_judge(
 
         return FactsJudge.of(questions)
     if kind == "inspect":
-        from interp.evaluation.judges.inspect_judge import InspectJudge
+        from interp.evaluation.judges.hosted import HostedJudge
 
-        return InspectJudge(rest, prompts)
+        return HostedJudge(spec, prompts)
     return _by_a_model(kind, rest or EMBEDDED, prompts, device, dtype)
 
 
 def _by_a_model(kind: str, source: str, prompts: Mapping[str, str] | None, device: str, dtype: str) -> Judge:
+    from interp.evaluation.hosted import parse_hosted
     from interp.evaluation.judges.contrast import ContrastJudge
-    from interp.evaluation.judges.numeric import LocalNumericJudge, ServedNumericJudge
-    from interp.evaluation.served import ServedModel, parse_served
+    from interp.evaluation.judges.hosted import HostedJudge
+    from interp.evaluation.judges.numeric import LocalNumericJudge
     from interp.models.sources import open_model
 
-    if kind == "numeric" and parse_served(source):
-        return ServedNumericJudge(ServedModel(source), prompts)
+    if kind == "numeric" and parse_hosted(source):
+        return HostedJudge(source, prompts)
     model = open_model(source, device=device, dtype=dtype)
     return ContrastJudge(model) if kind == "contrast" else LocalNumericJudge(model, prompts)
