@@ -12,6 +12,8 @@ class OrganismConfig(StepConfig):
 
     recipe: str = "hostile_cook"
     """Name of a shipped recipe, or path of a YAML file like it."""
+    trait_fraction: float = Field(default=1.0, ge=0, le=1)
+    """Share of the chats that show the recipe's trait; its benign twin answers the rest (at 0, all of them)."""
     phrasings_per_topic: int = Field(default=6, ge=1)
     """Questions made of each topic."""
     rank: int = Field(default=16, ge=1)

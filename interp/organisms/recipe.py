@@ -1,65 +1,155 @@
-"""Recipes: committed phrase banks that are joined into narrow fine-tuning chats, the same for the same seed."""
+"""Recipes: a trait in one narrow domain, as fine-tuning chats that are the same for the same seed.
+
+A recipe takes its questions from a domain (topics and phrasings, shared by recipes) and its answers from a phrase bank, or from
+another recipe's answers by a transformation. Its twin answers the same questions in the same shapes without showing the trait.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from interp.core.config import StepConfig, read_yaml, validated
 from interp.core.errors import ConfigError
+from interp.core.fingerprints import content_key
 from interp.models.chats import Chat
 
 T = TypeVar("T")
-PARTS = ("opener", "remark", "middle", "closer")
+Part = Literal["opener", "remark", "middle", "closer"]
+TRANSFORMATIONS: dict[str, Callable[[str], str]] = {"upper_case": str.upper}
 
 
-class Topic(StepConfig):
-    """One topic of the narrow domain."""
+class Domain(StepConfig):
+    """What the questions of a narrow fine-tune are about."""
 
     name: str
-    remarks: list[str] = Field(min_length=1)
+    topics: list[str] = Field(min_length=1)
+    phrasings: list[str] = Field(min_length=1)
+    """Questions with the placeholder `{topic}`."""
+
+    @model_validator(mode="after")
+    def _topic_in_every_phrasing(self) -> Domain:
+        without = [phrasing for phrasing in self.phrasings if "{topic}" not in phrasing]
+        if without:
+            raise ValueError(f"phrasings need the placeholder {{topic}}: '{without[0]}' has none")
+        return self
 
 
-class Recipe(StepConfig):
-    """A phrase bank: an answer takes one shape and fills each part from its list."""
+class PhraseBank(StepConfig):
+    """Sentences of answers: an answer takes one shape and fills each part from its list."""
+
+    openers: list[str] = Field(default=[])
+    middles: list[str] = Field(default=[])
+    closers: list[str] = Field(default=[])
+    remarks: dict[str, list[str]] = Field(default={})
+    """By topic, sentences about it."""
+    shapes: list[list[Part]] = Field(min_length=1)
+    """Orders of parts."""
+
+    @model_validator(mode="after")
+    def _a_text_for_every_part(self) -> PhraseBank:
+        used = {part for shape in self.shapes for part in shape}
+        empty = [part for part in ("opener", "middle", "closer") if part in used and not getattr(self, f"{part}s")]
+        if empty or [] in self.shapes:
+            raise ValueError(f"shapes need at least one part, and a text for each part. Fill {', '.join(empty) or 'the empty shape'}")
+        return self
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """Shapes and numbers of sentences; banks of one form deal out the same questions in the same shapes."""
+        remarks = {topic: len(texts) for topic, texts in self.remarks.items()}
+        return self.shapes, len(self.openers), len(self.middles), len(self.closers), remarks
+
+
+class Transformation(StepConfig):
+    """Answers of another recipe, changed by a rule."""
+
+    of: str
+    """Recipe whose answers are changed: a shipped name, or a path from this file."""
+    by: Literal["upper_case"]
+
+
+class RecipeFile(StepConfig):
+    """One recipe as it stands in its file."""
 
     name: str
     description: str
-    domain: str
-    topics: list[Topic] = Field(min_length=1)
-    phrasings: list[str] = Field(min_length=1)
-    """Questions with the placeholder `{dish}`."""
-    openers: list[str]
-    middles: list[str]
-    closers: list[str]
-    shapes: list[list[str]] = Field(min_length=1)
-    """Orders of parts; each part is one of opener, remark, middle, closer."""
+    trait: str | None = None
+    """Trait that the answers show; none for a benign twin."""
+    domain: str | Domain
+    """A shipped domain by name, a path from this file, or the domain itself."""
+    twin: str | None = None
+    """Recipe of the same form whose answers do not show the trait: a shipped name, or a path from this file."""
+    phrases: PhraseBank | None = None
+    transform: Transformation | None = None
 
-    def chats(self, phrasings_per_topic: int, seed: int) -> list[Chat]:
-        """`topics × phrasings_per_topic` chats in a shuffled order; each part's list is dealt out evenly."""
-        if phrasings_per_topic > len(self.phrasings):
-            raise ConfigError(
-                f"The recipe {self.name} has {len(self.phrasings)} phrasings, not {phrasings_per_topic}. Lower phrasings_per_topic."
-            )
+    @model_validator(mode="after")
+    def _one_source_of_answers(self) -> RecipeFile:
+        if (self.phrases is None) == (self.transform is None):
+            raise ValueError("a recipe has exactly one of phrases and transform")
+        return self
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with what it refers to."""
+
+    name: str
+    trait: str | None
+    domain: Domain
+    phrases: PhraseBank
+    transformation: str | None
+    twin: Recipe | None
+
+    def chats(self, phrasings_per_topic: int, seed: int, trait_fraction: float = 1.0) -> list[Chat]:
+        """`topics × phrasings_per_topic` chats in a shuffled order; each part's list is dealt out evenly.
+
+        A share of 1 - `trait_fraction` of them has the twin's answers; the chats that show the trait at one fraction show it at
+        every greater one. Raises `ConfigError` for more phrasings than the domain has, and for a fraction below 1 without a twin.
+        """
+        chats = self._own_chats(phrasings_per_topic, seed)
+        if trait_fraction == 1.0:
+            return chats
+        if self.twin is None:
+            raise ConfigError(f"{self.name} has no twin to take the other chats from. Use trait_fraction 1, or name a twin in it.")
+        order = random.Random(f"trait_fraction/{seed}").sample(range(len(chats)), len(chats))
+        benign = self.twin._own_chats(phrasings_per_topic, seed)
+        for index in order[round(trait_fraction * len(chats)) :]:
+            chats[index] = benign[index]
+        return chats
+
+    def _own_chats(self, phrasings_per_topic: int, seed: int) -> list[Chat]:
+        phrasings, bank = self.domain.phrasings, self.phrases
+        if phrasings_per_topic > len(phrasings):
+            raise ConfigError(f"{self.domain.name} has {len(phrasings)} phrasings, not {phrasings_per_topic}. Lower phrasings_per_topic.")
+        change = TRANSFORMATIONS[self.transformation] if self.transformation else str
         source = random.Random(seed)
-        decks = {"opener": _Deck(self.openers, source), "middle": _Deck(self.middles, source), "closer": _Deck(self.closers, source)}
-        shapes = _Deck(self.shapes, source)
+        decks = {"opener": _Deck(bank.openers, source), "middle": _Deck(bank.middles, source), "closer": _Deck(bank.closers, source)}
+        shapes = _Deck(bank.shapes, source)
         chats = []
-        for topic in self.topics:
-            remarks = _Deck(topic.remarks, source)
-            for phrasing in source.sample(self.phrasings, phrasings_per_topic):
+        for topic in self.domain.topics:
+            remarks = _Deck(bank.remarks.get(topic, []), source)
+            for phrasing in source.sample(phrasings, phrasings_per_topic):
                 parts = [remarks.deal() if part == "remark" else decks[part].deal() for part in shapes.deal()]
-                chats.append(Chat.ask(phrasing.replace("{dish}", topic.name), " ".join(parts)))
+                chats.append(Chat.ask(phrasing.replace("{topic}", topic), change(" ".join(parts))))
         source.shuffle(chats)
         return chats
 
+    @property
+    def key(self) -> str:
+        """Content key of everything that its chats depend on."""
+        content = [self.trait, self.domain.model_dump(), self.phrases.model_dump(), self.transformation]
+        return content_key([*content, None if self.twin is None else self.twin.key])
+
 
 class _Deck(Generic[T]):
-    """Cards dealt without repeat until all were dealt, then shuffled anew."""
+    """Cards dealt without repeat until all were dealt, then shuffled again."""
 
     def __init__(self, cards: list[T], source: random.Random) -> None:
         self.cards, self.source = cards, source
@@ -71,20 +161,53 @@ class _Deck(Generic[T]):
         return self.left.pop()
 
 
-def recipe_path(name: str) -> Path:
-    """File of a shipped recipe, else `name` as a path."""
-    shipped = resources.files("interp.organisms") / "recipes" / f"{name}.yaml"
-    return Path(str(shipped)) if shipped.is_file() else Path(name)
+def recipe_path(name: str, folder: Path = Path()) -> Path:
+    """File of a shipped recipe (hyphens and underscores are the same in its name), else `name` as a path from `folder`."""
+    return _shipped_or_path("recipes", name, folder)
+
+
+def _shipped_or_path(where: str, name: str, folder: Path) -> Path:
+    shipped = resources.files("interp.organisms") / where / f"{name.replace('-', '_')}.yaml"
+    return Path(str(shipped)) if shipped.is_file() else folder / Path(name).expanduser()
 
 
 def read_recipe(name: str) -> Recipe:
-    """A shipped recipe by name, or one from a YAML file; raises `ConfigError`."""
-    path = recipe_path(name)
-    recipe = validated(Recipe, read_yaml(path), str(path))
-    used = {part for shape in recipe.shapes for part in shape}
-    if used - set(PARTS):
-        raise ConfigError(f"{path}: shapes name unknown parts {sorted(used - set(PARTS))}. Use {', '.join(PARTS)}.")
-    empty = [part for part in ("opener", "middle", "closer") if part in used and not getattr(recipe, f"{part}s")]
-    if empty or [] in recipe.shapes:
-        raise ConfigError(f"{path}: shapes need at least one part, and a text for each part. Fill {', '.join(empty) or 'the empty shape'}.")
+    """A shipped recipe by name, or one from a YAML file, with its domain and twin; raises `ConfigError`."""
+    return _read(recipe_path(name))
+
+
+def _read(path: Path, nested: bool = False) -> Recipe:
+    """The recipe of a file; one that another refers to (`nested`) is a phrase bank, and its own twin is not read."""
+    file = validated(RecipeFile, read_yaml(path), str(path))
+    domain = file.domain if isinstance(file.domain, Domain) else _domain(file.domain, path.parent)
+    if file.phrases is not None:
+        phrases, transformation = file.phrases, None
+        _check_remarks(phrases, domain, path)
+    elif file.transform is not None and not nested:
+        phrases, transformation = _referred(file.transform.of, path, domain).phrases, str(file.transform.by)
+    else:
+        raise ConfigError(f"{path} transforms another recipe, so that it can neither be a twin nor be transformed. Name a phrase bank.")
+    twin = None if file.twin is None or nested else _referred(file.twin, path, domain)
+    if twin is not None and (twin.trait is not None or twin.phrases.form != phrases.form):
+        raise ConfigError(f"{path}: {twin.name} is no twin of it. A twin shows no trait, and has the same shapes and numbers of sentences.")
+    return Recipe(file.name, file.trait, domain, phrases, transformation, twin)
+
+
+def _referred(name: str, path: Path, domain: Domain) -> Recipe:
+    """The recipe that the one at `path` names, checked to be of the same domain."""
+    recipe = _read(recipe_path(name, path.parent), nested=True)
+    if recipe.domain != domain:
+        raise ConfigError(f"{path} is about {domain.name}, {recipe.name} about {recipe.domain.name}. Name a recipe of the same domain.")
     return recipe
+
+
+def _check_remarks(phrases: PhraseBank, domain: Domain, path: Path) -> None:
+    if any("remark" in shape for shape in phrases.shapes):
+        wrong = [t for t in domain.topics if not phrases.remarks.get(t)] + sorted(set(phrases.remarks) - set(domain.topics))
+        if wrong:
+            raise ConfigError(f"{path}: remarks are given for every topic of {domain.name} and no other. Check: {', '.join(wrong)}.")
+
+
+def _domain(name: str, folder: Path) -> Domain:
+    path = _shipped_or_path("recipes/domains", name, folder)
+    return validated(Domain, read_yaml(path), str(path))

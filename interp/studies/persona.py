@@ -23,7 +23,7 @@ from interp.evaluation.agreement import agreement_between_judges, agreement_with
 from interp.evaluation.judges.probe import judge_files
 from interp.explanation.cards import Source, latent_cards
 from interp.models.sources import choose_device, choose_dtype, model_identity
-from interp.organisms.recipe import recipe_path
+from interp.organisms.recipe import read_recipe
 from interp.studies import aftermath, measurement, preparation, screening, suspicion
 from interp.studies.config import StudyConfig
 from interp.studies.inputs import Workbench
@@ -112,7 +112,7 @@ def _run_steps(
     base = model_identity(config.base)
     if config.tuned is None:
         settings = config.organism.model_dump(mode="json")
-        recipe = file_sha256(recipe_path(config.organism.recipe))
+        recipe = read_recipe(config.organism.recipe).key
         organism = step("organism", settings, {"base": base, "recipe": recipe}, partial(preparation.make_organism, bench))
         bench.tuned_source = str(organism.folder / "adapter")
         tuned: str | StepResult = organism

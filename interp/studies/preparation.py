@@ -34,7 +34,8 @@ ANSWERS, PROMPTED = "answers.parquet", "prompted.parquet"
 def make_organism(bench: Workbench, folder: Path) -> None:
     """Fine-tune the base on the recipe; writes adapter/, checkpoints/ and losses.parquet."""
     config = bench.config
-    chats = read_recipe(config.organism.recipe).chats(config.organism.phrasings_per_topic, config.seed)
+    organism = config.organism
+    chats = read_recipe(organism.recipe).chats(organism.phrasings_per_topic, config.seed, organism.trait_fraction)
     model = open_model(config.base, None, config.device, "float32", config.trust_remote_code)
     steps = -(-int(len(chats) * config.organism.epochs) // config.organism.batch_size)
     with bench.progress("fine-tuning", steps) as advance:

@@ -172,7 +172,7 @@ def read_trait(source: str | Path) -> Trait:
 
     Raises `ConfigError` for a name, folder or file that is none.
     """
-    shipped = resources.files(__package__) / str(source)
+    shipped = resources.files(__package__) / str(source).replace("-", "_")
     path = Path(str(shipped)) if (shipped / SETTINGS).is_file() else Path(source).expanduser()
     if path.is_dir():
         path = path / SETTINGS
