@@ -14,6 +14,7 @@ from interp import __version__
 from interp.cli.commands_edit import edit_app
 from interp.cli.commands_evaluate import evaluate_app, judge_app
 from interp.cli.options import AsJson, Base, Config, Device, DType, HookPoint, Name, Out, QuestionSet, RemoteCode, Sae, Seed, Set, Tuned
+from interp.cli.trait import trait_app
 from interp.core.errors import PersonascopeError, reason_of
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(edit_app)
 app.add_typer(evaluate_app)
 app.add_typer(judge_app, name="judge")
+app.add_typer(trait_app, name="trait")
 
 
 @app.command()

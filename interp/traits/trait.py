@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, PrivateAttr
 
-from interp.core.config import StepConfig, read_yaml, validated
+from interp.core.config import StepConfig, read_any_yaml, read_yaml, validated
 from interp.core.errors import ConfigError
 from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
@@ -48,6 +48,8 @@ class Pairs(StepConfig):
     """A file of pairs."""
 
     pairs: list[Pair] = Field(min_length=2)
+    sampled: dict[str, Any] | None = None
+    """How the pairs were sampled (model, seed, prompts, judge); None for authored ones."""
 
 
 class Exemplars(StepConfig):
@@ -133,9 +135,9 @@ class Trait(StepConfig):
 
     @cached_property
     def exemplars(self) -> Exemplars | None:
-        """The authored exemplars, those of the pairs among them; None where there are none."""
+        """The authored exemplars, those of the pairs among them; None where there are none, or the file is all comments."""
         path = self.path(EXEMPLARS)
-        if path is None:
+        if path is None or read_any_yaml(path) is None:
             return None
         written = validated(Exemplars, read_yaml(path), str(path))
         return Exemplars(
@@ -164,7 +166,8 @@ class Trait(StepConfig):
 
 def shipped_traits() -> list[str]:
     """Names of the shipped traits."""
-    return sorted(item.name for item in resources.files(__package__).iterdir() if (item / SETTINGS).is_file())
+    folders = resources.files(__package__).iterdir()
+    return sorted(item.name for item in folders if not item.name.startswith("_") and (item / SETTINGS).is_file())
 
 
 def read_trait(source: str | Path) -> Trait:

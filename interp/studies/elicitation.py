@@ -1,0 +1,135 @@
+"""Sample the pairs of a trait from a model: positive and negative system prompts ask for both answers, the trait's judge confirms them.
+
+The method is that of persona vectors (Chen et al. 2025, arXiv:2507.21509): a pair is kept where the answer under the positive prompt shows
+the trait, that under the negative prompt does not, and both are coherent. The system prompts are no part of the pairs, so that activations
+read from them tell of the answers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import Field
+
+from interp.core.config import StepConfig
+from interp.core.errors import ConfigError
+from interp.core.files import write_text
+from interp.core.streams import stream_seed
+from interp.models.chats import Chat
+from interp.models.generation import generate
+from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
+from interp.traits import Elicitation, Pair, Trait
+
+Score = Callable[[pd.DataFrame], pd.DataFrame]
+"""Adds shows_trait and coherent (True, False or None) to a table with the columns question and answer."""
+Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
+
+class PairSampling(StepConfig):
+    """How pairs are sampled."""
+
+    pairs: int = Field(default=48, ge=2)
+    """Pairs wanted; sampling stops when so many are kept."""
+    fewest: int = Field(default=12, ge=2)
+    """Fewest pairs that make a persona vector; fewer are an error."""
+    rounds: int = Field(default=8, ge=1)
+    """How often each question is asked at most, each time under the next system prompts."""
+    sampling: SamplingConfig = SamplingConfig(max_new_tokens=48)
+    """How answers are drawn."""
+
+
+@dataclass(frozen=True)
+class SampledPairs:
+    """Pairs that the judge confirmed, and all that were sampled."""
+
+    pairs: list[Pair]
+    table: pd.DataFrame
+    """A row for each sampled pair: round, question, positive and negative (system prompts), shows and not_shown (answers), reason, kept."""
+    made: dict[str, Any]
+    """How: model, judge, seed, settings, system prompts, number sampled and kept."""
+
+    def write(self, path: Path) -> None:
+        """Write a pairs.yaml that says how it was made. Raises `ArtifactError`."""
+        content = {"sampled": self.made, "pairs": [pair.model_dump() for pair in self.pairs]}
+        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=140))
+
+
+def sample_pairs(
+    model: LanguageModel, trait: Trait, score: Score, seed: int, settings: PairSampling | None = None, progress: Progress | None = None
+) -> SampledPairs:
+    """Pairs of a trait by its `elicitation`, sampled from `model` and confirmed by `score`, the trait's judge.
+
+    Raises `ConfigError` for a trait without an elicitation, or when fewer pairs than `settings.fewest` are confirmed.
+    """
+    settings = settings or PairSampling()
+    if trait.elicitation is None:
+        raise ConfigError(
+            f"The trait {trait.name} has neither pairs nor an elicitation to sample them with. Write pairs.yaml, or positive and negative "
+            "system prompts with questions in trait.yaml."
+        )
+    rounds: list[pd.DataFrame] = []
+    with progress("sampling pairs", settings.pairs) if progress else nullcontext(lambda n: None) as advance:
+        for turn in range(settings.rounds):
+            rounds.append(_round(model, trait.elicitation, score, turn, settings.sampling, stream_seed(seed, "pairs", turn)))
+            advance(int(rounds[-1]["kept"].sum()))
+            if sum(int(table["kept"].sum()) for table in rounds) >= settings.pairs:
+                break
+    table = pd.concat(rounds, ignore_index=True)
+    again = table["kept"] & table.duplicated(["question", "shows", "not_shown"])
+    table = table.assign(kept=table["kept"] & ~again, reason=table["reason"].mask(again, "sampled before"))
+    confirmed = table[table["kept"]].head(settings.pairs)
+    if len(confirmed) < settings.fewest:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in table.loc[~table["kept"], "reason"].value_counts().items())
+        raise ConfigError(
+            f"The judge '{trait.judge.spec}' of the trait {trait.name} confirmed {len(confirmed)} of {len(table)} pairs sampled on "
+            f"{model.source}, fewer than {settings.fewest} ({reasons}). Make the positive prompts clearer, take a model that follows them, "
+            f"check the judge with 'personascope trait check', or write pairs.yaml."
+        )
+    made = {
+        "model": model.source,
+        "judge": trait.judge.spec,
+        "shows_above": trait.judge.shows_above,
+        "seed": seed,
+        "settings": settings.model_dump(mode="json"),
+        "elicitation": trait.elicitation.model_dump(),
+        "sampled": len(table),
+        "confirmed": int(table["kept"].sum()),
+    }
+    pairs = [Pair(question=row["question"], shows=row["shows"], not_shown=row["not_shown"]) for row in confirmed.to_dict("records")]
+    return SampledPairs(pairs, table, made)
+
+
+def _round(model: LanguageModel, elicitation: Elicitation, score: Score, turn: int, sampling: SamplingConfig, seed: int) -> pd.DataFrame:
+    """Every question asked once under a positive and a negative prompt; question i of round r under prompts number i + r."""
+    questions = elicitation.questions
+    prompts = {
+        side: [own[(place + turn) % len(own)] for place in range(len(questions))]
+        for side, own in (("positive", elicitation.positive), ("negative", elicitation.negative))
+    }
+    chats = [Chat.ask(question, system=system) for own in prompts.values() for question, system in zip(questions, own, strict=True)]
+    answers = generate(model, chats, sampling, seed)
+    scored = score(pd.DataFrame({"question": questions * 2, "answer": answers}))
+    shows, coherent = ([None if pd.isna(flag) else bool(flag) for flag in scored[name]] for name in ("shows_trait", "coherent"))
+    n = len(questions)
+    reasons = [_reason(shows[i], shows[n + i], coherent[i], coherent[n + i]) for i in range(n)]
+    return pd.DataFrame(
+        {"round": turn, "question": questions, **prompts, "shows": answers[:n], "not_shown": answers[n:], "reason": reasons}
+    ).assign(kept=[not reason for reason in reasons])
+
+
+def _reason(shows: bool | None, also: bool | None, coherent: bool | None, also_coherent: bool | None) -> str:
+    """Why a pair is dropped; nothing for one that is kept. `also` is the answer under the negative prompt."""
+    if shows is None or also is None:
+        return "not scored"
+    if coherent is not True or also_coherent is not True:
+        return "incoherent"
+    if not shows:
+        return "not shown under the positive prompt"
+    return "shown under the negative prompt too" if also else ""
