@@ -22,7 +22,7 @@ import torch
 from capture import cut
 from timing import PeakMemory, in_turns, load, say
 
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.diffing.pairings import Answers, collect
 from interp.models.activations import capture, content_tokens
 from interp.models.chats import Chat
@@ -51,7 +51,7 @@ def noisy_copy(model: LanguageModel) -> LanguageModel:
     return LanguageModel(network, copy.deepcopy(model.tokenizer), f"{model.source} with noise")
 
 
-def dictionary_of(model: LanguageModel, chats: list[Chat], layer: int, latents: int, k: int) -> Dictionary:
+def dictionary_of(model: LanguageModel, chats: list[Chat], layer: int, latents: int, k: int) -> SAE:
     """A TopK dictionary whose rows are residuals, centred and of norm one."""
     rows = torch.cat(
         [found.residuals[resid_post(layer)][content_tokens(found.batch)] for found in capture(model, chats, [resid_post(layer)])]
@@ -63,7 +63,7 @@ def dictionary_of(model: LanguageModel, chats: list[Chat], layer: int, latents: 
     mean = rows.mean(0)
     directions = torch.nn.functional.normalize(rows[chosen] - mean, dim=1)
     zeros = torch.zeros(latents, device=rows.device)
-    return Dictionary(directions.T.contiguous(), zeros, directions, mean, "topk", k, None, True, resid_post(layer), source=model.source)
+    return SAE(directions.T.contiguous(), zeros, directions, mean, "topk", k, None, True, resid_post(layer), source=model.source)
 
 
 def bare(models: list[LanguageModel], batches: list[Any], layer: int) -> None:
@@ -126,7 +126,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def growth_of_memory(base: LanguageModel, tuned: LanguageModel, dictionary: Dictionary, chats: list[Chat], rows: int) -> dict[str, Any]:
+def growth_of_memory(base: LanguageModel, tuned: LanguageModel, dictionary: SAE, chats: list[Chat], rows: int) -> dict[str, Any]:
     """Peak growth of resident memory, in bytes, over a text and over four times as much, in batches all alike."""
     longest = max(chats, key=lambda chat: sum(len(message.content) for message in chat.messages))
     growth, tokens = {}, {}

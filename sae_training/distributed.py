@@ -47,7 +47,7 @@ class World:
         """Whether it is so in any process: what one process stops for, all stop for."""
         return here if self.size == 1 else bool(self.sum(torch.tensor(int(here), device=device)))
 
-    def everyones(self, values: torch.Tensor) -> torch.Tensor:
+    def all_gather(self, values: torch.Tensor) -> torch.Tensor:
         """Numbers of all processes in one row, each its own count of them."""
         if self.size == 1:
             return values

@@ -55,7 +55,7 @@ class Learner:
             dead=dead,
             ramp=min(1.0, (step + 1) / max(1.0, config.sparsity_warmup * self.steps)),
             mean=lambda value: world.mean(value * weight),
-            everyones=world.everyones if world.size > 1 else None,
+            all_gather=world.all_gather if world.size > 1 else None,
             tokens=kept,
         )
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):

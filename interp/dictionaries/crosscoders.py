@@ -7,25 +7,27 @@ belongs to the other model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.files import CROSSCODERS, read_dictionary
-from interp.dictionaries.sae import Dictionary, active, finite, packed, product
-from interp.sparse.sparse_codes import SparseCodes, tokens_a_chunk
+from interp.dictionaries.encoder import Encoder
+from interp.dictionaries.protocol import TUNED, content_hash, unit_rows
+from interp.sparse import Codes, decode
 
 BASE_ONLY, SHARED, TUNED_ONLY = "base-only", "shared", "tuned-only"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Crosscoder:
-    """A dictionary over the residuals of several models (base, tuned) at one hook point."""
+    """A dictionary over the residuals of several models (base, tuned) at one hook point; see `Dictionary`."""
 
     w_enc: Float[torch.Tensor, "n_models d_in latents"]
     b_enc: Float[torch.Tensor, " latents"]
@@ -55,30 +57,60 @@ class Crosscoder:
         """Number of latents."""
         return int(self.w_enc.shape[2])
 
-    @torch.inference_mode()
-    def encode(self, pair: Float[torch.Tensor, "tokens n_models d_in"], chunk: int | None = None) -> SparseCodes:
-        """Active latents of each token, from the sum over models of `x_m W_enc_m`, plus `b_enc`; `chunk` as in `Dictionary`.
+    reads = ""
+
+    def encode(self, pair: Float[torch.Tensor, "tokens n_models d_in"], chunk: int | None = None) -> Codes:
+        """Active latents of each token, from the sum over models of `x_m W_enc_m`, plus `b_enc`; `chunk` as in `Encoder`.
 
         Raises `DictionaryError` for residuals of another shape or values that are not finite.
         """
         if pair.ndim != 3 or pair.shape[1:] != self.b_dec.shape:
             wanted = f"[tokens, {self.n_models} models, {self.d_in}]"
             raise DictionaryError(f"Residuals of shape {list(pair.shape)} do not fit a crosscoder that reads {wanted}.")
-        return SparseCodes.joined([
-            self._encode(finite(part).flatten(1)) for part in pair.split(chunk or tokens_a_chunk(self.n_latents))
-        ])  # fmt: skip
-
-    def _encode(self, x: torch.Tensor) -> SparseCodes:
-        pre = product(x, self.w_enc.flatten(0, 1), self.b_enc, self._packed)
-        return active(pre, self.k, torch.zeros_like(self.b_enc) if self.threshold is None else self.threshold.clamp(min=0.0))
+        return self._encoder(rearrange(pair, "tokens models d_in -> tokens (models d_in)"), chunk)
 
     @cached_property
-    def _packed(self) -> torch.Tensor | None:
-        return packed(self.w_enc.flatten(0, 1))
+    def _encoder(self) -> Encoder:
+        return Encoder(rearrange(self.w_enc, "models d_in latents -> (models d_in) latents"), self.b_enc, self.k, self.threshold)
 
-    def decode(self, codes: SparseCodes) -> Float[torch.Tensor, "tokens n_models d_in"]:
+    def decode(self, codes: Codes) -> Float[torch.Tensor, "tokens n_models d_in"]:
         """Reconstruction of every model's residuals."""
-        return codes.weighted_rows(self.w_dec.flatten(1)).unflatten(1, (self.n_models, self.d_in)) + self.b_dec
+        flat = decode(codes, rearrange(self.w_dec, "latents models d_in -> latents (models d_in)"))
+        return rearrange(flat, "tokens (models d_in) -> tokens models d_in", models=self.n_models) + self.b_dec
+
+    def encode_models(self, residuals: Float[torch.Tensor, "tokens models d_in"]) -> list[Codes]:
+        """See `Dictionary`: one code for all models."""
+        return [self.encode(residuals)] * self.n_models
+
+    def decode_model(self, codes: Codes, model: int = TUNED) -> Float[torch.Tensor, "tokens d_in"]:
+        """See `Dictionary`."""
+        return decode(codes, self.decoder_rows(model)) + self.b_dec[model]
+
+    def decoder_rows(self, model: int = TUNED) -> Float[torch.Tensor, "latents d_in"]:
+        """See `Dictionary`."""
+        return self._rows[model]
+
+    @cached_property
+    def _rows(self) -> Float[torch.Tensor, "n_models latents d_in"]:
+        return rearrange(self.w_dec, "latents models d_in -> models latents d_in").contiguous()
+
+    def decoder_bias(self, model: int = TUNED) -> Float[torch.Tensor, " d_in"]:
+        """See `Dictionary`."""
+        return self.b_dec[model]
+
+    def directions(self, latents: list[int], model: int = TUNED) -> Float[torch.Tensor, "n d_in"]:
+        """See `Dictionary`."""
+        return unit_rows(self.decoder_rows(model), latents)
+
+    def at(self, hook_point: str) -> Crosscoder:
+        """See `Dictionary`."""
+        return replace(self, hook_point=hook_point)
+
+    @cached_property
+    def content(self) -> str:
+        """See `Dictionary`."""
+        weights = {"w_enc": self.w_enc, "b_enc": self.b_enc, "w_dec": self.w_dec, "b_dec": self.b_dec, "threshold": self.threshold}
+        return content_hash((self.architecture, self.k, self.hook_point), weights)
 
     def relative_norms(self) -> Float[torch.Tensor, " latents"]:
         """Each latent's share of the tuned model: ‖tuned row‖ / (‖base row‖ + ‖tuned row‖), 0.5 where both rows are zero.
@@ -102,35 +134,10 @@ class Crosscoder:
         norms = self.relative_norms().cpu().numpy()
         return np.where(norms < low, BASE_ONLY, np.where(norms > high, TUNED_ONLY, SHARED))
 
-    def of_model(self, index: int) -> Dictionary:
-        """One model's encoder and decoder as a dictionary: its rows are the directions to steer that model with.
 
-        Its activations see one model only and are not the crosscoder's, which sum over models: encode pairs for those.
-        Raises `DictionaryError` for a model it does not have.
-        """
-        if not 0 <= index < self.n_models:
-            raise DictionaryError(f"The crosscoder has models 0 to {self.n_models - 1}, not {index}.")
-        return Dictionary(
-            w_enc=self.w_enc[index],
-            b_enc=self.b_enc,
-            w_dec=self.w_dec[:, index].contiguous(),
-            b_dec=self.b_dec[index],
-            architecture=self.architecture.removeprefix("crosscoder_"),
-            k=self.k,
-            threshold=self.threshold,
-            subtract_b_dec=False,
-            hook_point=self.hook_point,
-            source=self.models[index] if self.models else "",
-        )
-
-
-def load_crosscoder(folder: Path, device: torch.device | str = "cpu") -> Crosscoder:
-    """Read a crosscoder from a folder; raises `DictionaryError` naming what is missing or not supported."""
-    weights, config = read_dictionary(folder)
+def crosscoder_from(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Crosscoder:
+    """A crosscoder from checked weights and config."""
     architecture = config["architecture"]
-    if architecture not in CROSSCODERS:
-        raise DictionaryError(f"{folder} is an SAE ({architecture}), not a crosscoder. Load it with load_dictionary.")
-    weights = {name: tensor.to(device) for name, tensor in weights.items()}
     return Crosscoder(
         w_enc=weights["W_enc"],
         b_enc=weights["b_enc"],

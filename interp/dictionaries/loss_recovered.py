@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.crosscoders import Crosscoder
-from interp.dictionaries.sae import Dictionary
-from interp.models.activations import capture_batch, content_tokens
+from interp.dictionaries.protocol import Dictionary
+from interp.dictionaries.reading import residuals_for
+from interp.models.activations import content_tokens
 from interp.models.chats import Chat, TokenBatch
 from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel, chat_reader
@@ -41,7 +41,7 @@ class SplicedLoss:
 
 def spliced_loss(
     models: Sequence[LanguageModel],
-    dictionary: Dictionary | Crosscoder,
+    dictionary: Dictionary,
     chats: Sequence[Chat],
     which: int = 0,
     rows: int = 4,
@@ -55,13 +55,9 @@ def spliced_loss(
     sums, count = torch.zeros(3, dtype=torch.float64), 0
     for indices, batch in chat_reader(models).batches(chats, rows, max_tokens):
         chosen = content_tokens(batch)
-        stacked = torch.stack([capture_batch(each, batch, [point], indices).residuals[point][chosen] for each in models], dim=1).float()
-        if isinstance(dictionary, Crosscoder):
-            reconstructed = dictionary.decode(dictionary.encode(stacked))[:, which]
-            mean = dictionary.b_dec[which]
-        else:
-            reconstructed = dictionary.decode(dictionary.encode(stacked[:, which]))
-            mean = dictionary.b_dec
+        codes = dictionary.encode_models(residuals_for(dictionary, models, which, batch, indices, chosen))
+        reconstructed = dictionary.decode_model(codes[which if dictionary.n_models > 1 else 0], which)
+        mean = dictionary.decoder_bias(which)
         for place, replacement in enumerate((None, reconstructed, mean.expand_as(reconstructed))):
             total, n_tokens = _loss(model, batch, indices, point, chosen, replacement)
             sums[place] += total

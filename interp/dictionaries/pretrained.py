@@ -21,7 +21,7 @@ from interp.core.errors import DictionaryError
 from interp.core.fingerprints import content_key
 from interp.dictionaries.files import CONFIG_FILE, SAES, check_dictionary
 from interp.dictionaries.hub import download, network_errors
-from interp.dictionaries.sae import Dictionary, dictionary_from, save_dictionary
+from interp.dictionaries.sae import SAE, sae_from
 from interp.models.sources import cache_folder
 
 RELEASE, HUB = "sae-lens:", "hub:"
@@ -58,17 +58,17 @@ def _converted(release: str, sae_id: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not (folder / CONFIG_FILE).is_file():
-                save_dictionary(folder, load_pretrained(release, sae_id), {"release": release, "sae_id": sae_id, "sae_lens": version})
+                load_pretrained(release, sae_id).save(folder, {"release": release, "sae_id": sae_id, "sae_lens": version})
     return folder
 
 
-def load_pretrained(release: str, sae_id: str, device: torch.device | str = "cpu") -> Dictionary:
+def load_pretrained(release: str, sae_id: str, device: torch.device | str = "cpu") -> SAE:
     """A published SAE of sae-lens' list (or of a hub repository in its format, as `OWNER/REPO`), fetched where it is not cached.
 
     Raises `DictionaryError` for a release or id that is not known, naming the nearest, for one that cannot be fetched, and for
-    one that `Dictionary` cannot express (transcoders, inputs normalised token by token).
+    one that `SAE` cannot express (transcoders, inputs normalised token by token).
     """
-    from sae_lens import SAE
+    from sae_lens import SAE as LensSAE
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     known = get_pretrained_saes_directory()
@@ -80,7 +80,7 @@ def load_pretrained(release: str, sae_id: str, device: torch.device | str = "cpu
     try:
         with warnings.catch_warnings():  # what they warn of is refused below, or said in our own words
             warnings.simplefilter("ignore")
-            sae = SAE.from_pretrained(release, sae_id, device="cpu")
+            sae = LensSAE.from_pretrained(release, sae_id, device="cpu")
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DictionaryError(
@@ -95,8 +95,8 @@ def _check_known(name: str, known: Collection[str], what: str) -> None:
         raise DictionaryError(f"{what} '{name}'. The nearest: {', '.join(near)}.")
 
 
-def from_sae_lens(sae: Any, name: str = "The SAE", device: torch.device | str = "cpu") -> Dictionary:
-    """An sae-lens SAE for inference as a `Dictionary`; raises `DictionaryError`, naming it, for what cannot be expressed."""
+def from_sae_lens(sae: Any, name: str = "The SAE", device: torch.device | str = "cpu") -> SAE:
+    """An sae-lens SAE for inference as an `SAE`; raises `DictionaryError`, naming it, for what cannot be expressed."""
     config = sae.cfg.to_dict()
     if config["architecture"] not in SAES or hasattr(sae, "training_forward_pass"):
         kind = type(sae).__name__
@@ -109,15 +109,15 @@ def from_sae_lens(sae: Any, name: str = "The SAE", device: torch.device | str = 
     weights = {key: tensor.detach().float().to(device) for key, tensor in sae.state_dict().items()}
     check_dictionary(weights, config, name, "Choose another.")
     words = {key: config["metadata"].get(key) or "" for key in ("hook_name", "model_name", "reads")}
-    return dictionary_from(weights, config | {"metadata": words})
+    return sae_from(weights, config | {"metadata": words})
 
 
-def to_sae_lens(dictionary: Dictionary) -> Any:
+def to_sae_lens(dictionary: SAE) -> Any:
     """The dictionary as an sae-lens `SAE`, on the same device, for its own tools; the weights are copies."""
-    from sae_lens import SAE
+    from sae_lens import SAE as LensSAE
 
     weights, config = dictionary.as_files()
     device = str(dictionary.w_enc.device)
-    sae = SAE.from_dict(config | {"device": device})
+    sae = LensSAE.from_dict(config | {"device": device})
     sae.load_state_dict({name: tensor.clone() for name, tensor in weights.items()})
     return sae

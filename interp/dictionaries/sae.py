@@ -1,8 +1,4 @@
-"""Dictionaries (sparse autoencoders) of all of sae-lens' plain architectures, encoding sparsely: only what is active is kept.
-
-The files are those of `files.py`; a dictionary over two models at once is in `crosscoders.py`, one that is published under a name comes
-through `pretrained.py`.
-"""
+"""Sparse autoencoders of all of sae-lens' plain architectures, on one model's residuals. Their files are those of `files.py`."""
 
 from __future__ import annotations
 
@@ -16,16 +12,18 @@ import torch
 from jaxtyping import Float
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.files import CROSSCODERS, dictionary_key, read_dictionary, sae_config, write_dictionary
-from interp.models.cpu.packed_linear import apply_packed, can_pack, pack_weight
-from interp.sparse.sparse_codes import SparseCodes, entries, starts_of, strongest, tokens_a_chunk
+from interp.dictionaries.encoder import Encoder
+from interp.dictionaries.files import sae_config, write_dictionary
+from interp.dictionaries.protocol import TUNED, content_hash, unit_rows
+from interp.sparse import Codes, decode
 
-__all__ = ["Dictionary", "SparseCodes", "dictionary_from", "dictionary_key", "load_dictionary", "save_dictionary", "save_topk"]
+PER_LATENT = {"w_enc": 1, "b_enc": 0, "w_dec": 0, "threshold": 0, "r_mag": 0, "b_mag": 0}
+"""Weights with an axis of latents, and which axis it is."""
 
 
-@dataclass(frozen=True)
-class Dictionary:
-    """An SAE at one hook point."""
+@dataclass(frozen=True, eq=False)
+class SAE:
+    """A sparse autoencoder at one hook point; see `Dictionary` for what it has in common with a crosscoder."""
 
     w_enc: Float[torch.Tensor, "d_in latents"]
     b_enc: Float[torch.Tensor, " latents"]
@@ -48,6 +46,7 @@ class Dictionary:
     """`difference` when it reads tuned minus base residuals in place of one model's."""
     source: str = ""
     """The model it was trained on, where the file says so."""
+    n_models = 1
 
     @property
     def d_in(self) -> int:
@@ -59,55 +58,70 @@ class Dictionary:
         """Number of latents."""
         return int(self.w_enc.shape[1])
 
-    @torch.inference_mode()
-    def encode(self, residuals: Float[torch.Tensor, "tokens d_in"], chunk: int | None = None) -> SparseCodes:
-        """Active latents of each token, `chunk` tokens at a time (default: as many as 128 MiB of pre-activations hold).
+    def encode(self, residuals: Float[torch.Tensor, "tokens d_in"], chunk: int | None = None) -> Codes:
+        """Active latents of each token, `chunk` tokens at a time; see `Encoder`.
 
-        TopK: the k largest pre-activations, rectified. Standard: the positive ones; JumpReLU: those above the threshold too
-        (Rajamanoharan et al. 2024, arXiv:2407.14435). Gated: where the gate `x W_enc + b_gate` is positive, the rectified
-        magnitude `exp(r_mag) (x W_enc) + b_mag` (Rajamanoharan et al. 2024, arXiv:2404.16014).
         Raises `DictionaryError` for residuals of another width or values that are not finite.
         """
         if residuals.shape[-1] != self.d_in:
             raise DictionaryError(f"Residuals of width {residuals.shape[-1]} do not fit a dictionary of width {self.d_in}.")
-        return SparseCodes.joined([
-            self._encode(finite(part)) for part in residuals.split(chunk or tokens_a_chunk(self.n_latents))
-        ])  # fmt: skip
-
-    def _encode(self, x: torch.Tensor) -> SparseCodes:
-        x = x - self.b_dec if self.subtract_b_dec else x
-        if self.r_mag is not None and self.b_mag is not None:
-            return self._encode_gated(product(x, self.w_enc, None, self._packed), self.r_mag, self.b_mag)
-        pre = product(x, self.w_enc, self.b_enc, self._packed)
-        return active(pre, self.k, torch.zeros_like(self.b_enc) if self.threshold is None else self.threshold.clamp(min=0.0))
+        return self._encoder(residuals, chunk)
 
     @cached_property
-    def _packed(self) -> torch.Tensor | None:
-        return packed(self.w_enc)
+    def _encoder(self) -> Encoder:
+        centre = self.b_dec if self.subtract_b_dec else None
+        return Encoder(self.w_enc, self.b_enc, self.k, self.threshold, centre, self.r_mag, self.b_mag)
 
-    def _encode_gated(self, pre: torch.Tensor, r_mag: torch.Tensor, b_mag: torch.Tensor) -> SparseCodes:
-        """Magnitudes are computed where the gate is open only."""
-        open_ = active(pre, None, -self.b_enc)
-        latents = open_.flat_indices
-        magnitudes = open_.flat_values * r_mag.exp()[latents] + b_mag[latents]
-        on = magnitudes > 0
-        return SparseCodes(magnitudes[on], latents[on], starts_of(open_.tokens[on], len(pre)))
-
-    def decode(self, codes: SparseCodes) -> Float[torch.Tensor, "tokens d_in"]:
+    def decode(self, codes: Codes) -> Float[torch.Tensor, "tokens d_in"]:
         """Reconstruction of the residuals."""
-        return codes.weighted_rows(self.w_dec) + self.b_dec
+        return decode(codes, self.w_dec) + self.b_dec
 
-    def at(self, hook_point: str) -> Dictionary:
-        """The same dictionary, said to read at `hook_point`."""
+    def encode_models(self, residuals: Float[torch.Tensor, "tokens models d_in"]) -> list[Codes]:
+        """See `Dictionary`: each model by itself."""
+        tokens, models, _ = residuals.shape
+        codes = self.encode(residuals.transpose(0, 1).flatten(0, 1))
+        return [codes] if models == 1 else [codes.of_tokens(m * tokens, (m + 1) * tokens) for m in range(models)]
+
+    def decode_model(self, codes: Codes, model: int = TUNED) -> Float[torch.Tensor, "tokens d_in"]:
+        """See `Dictionary`: alike for every model."""
+        return self.decode(codes)
+
+    def decoder_rows(self, model: int = TUNED) -> Float[torch.Tensor, "latents d_in"]:
+        """See `Dictionary`: alike for every model."""
+        return self.w_dec
+
+    def decoder_bias(self, model: int = TUNED) -> Float[torch.Tensor, " d_in"]:
+        """See `Dictionary`: alike for every model."""
+        return self.b_dec
+
+    def directions(self, latents: list[int], model: int = TUNED) -> Float[torch.Tensor, "n d_in"]:
+        """See `Dictionary`."""
+        return unit_rows(self.w_dec, latents)
+
+    def relative_norms(self) -> None:
+        """See `Dictionary`: there is one row for all models."""
+
+    def at(self, hook_point: str) -> SAE:
+        """See `Dictionary`."""
         return replace(self, hook_point=hook_point)
 
-    def directions(self, latents: list[int]) -> Float[torch.Tensor, "n d_in"]:
-        """Decoder rows of `latents`, scaled to norm one. Raises `DictionaryError` for a latent it does not have."""
-        bad = [latent for latent in latents if not 0 <= latent < self.n_latents]
-        if bad:
-            raise DictionaryError(f"The dictionary has latents 0 to {self.n_latents - 1}, not {bad}.")
-        rows = self.w_dec[latents]
-        return rows / rows.norm(dim=-1, keepdim=True)
+    def to(self, device: torch.device) -> SAE:
+        """The same on another device; a copy only where it is not there yet."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return self if all(moved[name] is tensors[name] for name in moved) else replace(self, **moved)
+
+    def some_latents(self, latents: torch.Tensor) -> SAE:
+        """The SAE of these latents alone; for TopK they would compete with fewer."""
+        weights = {name: tensor for name in PER_LATENT if (tensor := getattr(self, name)) is not None}
+        chosen: dict[str, Any] = {name: tensor.index_select(PER_LATENT[name], latents) for name, tensor in weights.items()}
+        return replace(self, **chosen)
+
+    @cached_property
+    def content(self) -> str:
+        """See `Dictionary`."""
+        settings = (self.architecture, self.k, self.subtract_b_dec, self.hook_point)
+        return content_hash(settings, {name: getattr(self, name) for name in (*PER_LATENT, "b_dec")})
 
     def as_files(self, made: Mapping[str, Any] | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Weights and config in sae-lens' naming; `made` says how it was made."""
@@ -123,71 +137,19 @@ class Dictionary:
         )
         return weights, config | {"apply_b_dec_to_input": self.subtract_b_dec}
 
-
-def finite(residuals: torch.Tensor) -> torch.Tensor:
-    """`residuals` in float32; raises `DictionaryError` for values that are not finite, which would light up no latent at all."""
-    if residuals.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(residuals))).all()):  # one pass: NaN is both extremes
-        raise DictionaryError("The residuals hold values that are not finite. Run the model in float32 or bfloat16.")
-    return residuals.float()
+    def save(self, folder: Path, made: Mapping[str, Any] | None = None) -> None:
+        """Write it as sae-lens does; raises `DictionaryError` when it cannot be written."""
+        write_dictionary(folder, *self.as_files(made))
 
 
-def packed(w_enc: Float[torch.Tensor, "d_in latents"]) -> torch.Tensor | None:
-    """A copy of an encoder's weight in oneDNN's layout, about twice as fast on a CPU; None where it cannot be had."""
-    return pack_weight(w_enc.T) if can_pack(w_enc) else None
-
-
-def product(
-    x: Float[torch.Tensor, "tokens d_in"],
-    w_enc: Float[torch.Tensor, "d_in latents"],
-    bias: Float[torch.Tensor, " latents"] | None,
-    packed_weight: torch.Tensor | None,
-) -> Float[torch.Tensor, "tokens latents"]:
-    """Pre-activations `x W_enc + bias`, by `packed_weight` where there is one."""
-    if packed_weight is not None:
-        return apply_packed(x, packed_weight, bias)
-    return x @ w_enc if bias is None else torch.addmm(bias, x, w_enc)
-
-
-def active(pre: Float[torch.Tensor, "tokens latents"], k: int | None, bound: Float[torch.Tensor, " latents"]) -> SparseCodes:
-    """The `k` largest pre-activations of each token, rectified; without k all that exceed their latent's `bound`."""
-    if pre.device.type != "cpu":
-        return entries(pre, pre > bound) if k is None else strongest(pre, k)
-    from interp.sparse.cpu import KERNELS  # importing numba takes a moment
-
-    if k is not None:
-        values, latents = KERNELS.largest(pre, k)
-        return SparseCodes.of_rows(torch.relu(values), latents.long())
-    above, latents, per_token = KERNELS.above(pre, bound)
-    return SparseCodes(above, latents.long(), torch.cat([per_token.new_zeros(1), per_token.cumsum(0)]))
-
-
-def save_dictionary(folder: Path, dictionary: Dictionary, made: Mapping[str, Any] | None = None) -> None:
-    """Write a dictionary as sae-lens does; raises `DictionaryError` when it cannot be written."""
-    write_dictionary(folder, *dictionary.as_files(made))
-
-
-def save_topk(folder: Path, weights: dict[str, torch.Tensor], k: int, hook_point: str, source: str) -> None:
-    """Write a TopK dictionary as sae-lens does; `source` names the model it was trained on."""
-    d_in, d_sae = weights["W_enc"].shape
-    write_dictionary(folder, weights, sae_config("topk", d_in, d_sae, hook_point, source, k))
-
-
-def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Dictionary:
-    """Read a dictionary from a folder; raises `DictionaryError` naming what is missing or not supported."""
-    weights, config = read_dictionary(folder)
-    if config["architecture"] in CROSSCODERS:
-        raise DictionaryError(f"{folder} is a crosscoder, which reads {config.get('n_models', 2)} models at once. Give an SAE of one.")
-    return dictionary_from({name: tensor.to(device) for name, tensor in weights.items()}, config)
-
-
-def dictionary_from(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Dictionary:
-    """A dictionary from checked weights and config in sae-lens' naming."""
+def sae_from(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> SAE:
+    """An SAE from checked weights and config in sae-lens' naming."""
     architecture, gated = config["architecture"], config["architecture"] == "gated"
     w_enc, b_enc, w_dec = weights["W_enc"], weights["b_gate" if gated else "b_enc"], weights["W_dec"]
     if architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False):  # a setting of TopK alone
         norms = w_dec.norm(dim=-1).clamp(min=1e-8)
         w_enc, b_enc, w_dec = w_enc * norms, b_enc * norms, w_dec / norms[:, None]
-    return Dictionary(
+    return SAE(
         w_enc=w_enc,
         b_enc=b_enc,
         w_dec=w_dec,

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 
-from interp.core.errors import ActivationError
-from interp.dictionaries.sae import Dictionary
+from interp.core.errors import ActivationError, DictionaryError
+from interp.dictionaries.protocol import TUNED, Dictionary
 from interp.diffing.sums import add_at, dots
-from interp.models.activations import content_tokens
+from interp.models.activations import capture_batch, content_tokens
 from interp.models.chats import Chat, TokenBatch
 from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel, Positions
@@ -22,6 +22,7 @@ def attribution(
     dictionary: Dictionary,
     pairs: Sequence[tuple[Chat, Chat]],
     rows: int = 16,
+    base: LanguageModel | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Float[torch.Tensor, " latents"]:
     """Gradient × activation of a behaviour's log-odds, in nats a token; above zero where a latent pushes toward the behaviour.
@@ -30,20 +31,25 @@ def attribution(
     log-probability of the first answer's tokens minus that of the second's. Latent j gets Σ_t a_jt ⟨d_j, ∂log-odds/∂x_t⟩ over the
     content tokens of both chats, averaged over pairs: to first order what the log-odds lose when the latent is subtracted there
     (attribution patching: Nanda 2023; Syed et al. 2023, arXiv:2310.10348; of latents: Marks et al. 2024, arXiv:2403.19647).
-    Gradients do not pass through the encoder. Raises `ActivationError` for no pair, an answer without a token, or a gradient
-    that is not finite.
+    Gradients do not pass through the encoder. A crosscoder's activations need `base` to read the same tokens. Raises `ActivationError`
+    for no pair, an answer without a token, or a gradient that is not finite, and `DictionaryError` for a crosscoder without `base`.
     """
     chats = [chat for pair in pairs for chat in pair]
     if not chats:
         raise ActivationError("There is no pair of answers to attribute to. Give at least one.")
+    if dictionary.n_models > 1 and base is None:
+        raise DictionaryError("A crosscoder's activations need the base's residuals as well. Give base.")
     total = torch.zeros(dictionary.n_latents, dtype=torch.float64, device=model.device)
     for indices, batch in model.batches(chats, rows):
         signs = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in indices], device=model.device)
         residual, gradient = residual_gradient(model, dictionary.hook_point, batch, signs)
         chosen = content_tokens(batch)
-        codes = dictionary.encode(residual[chosen])
-        along = dots(gradient[chosen].float(), codes, dictionary.w_dec)
-        add_at(total, codes.flat_indices, along.double() * codes.flat_values)
+        pair = [residual[chosen]]
+        if dictionary.n_models > 1 and base is not None:
+            pair.insert(0, capture_batch(base, batch, [dictionary.hook_point], indices).residuals[dictionary.hook_point][chosen])
+        codes = dictionary.encode_models(torch.stack(pair, dim=1))[TUNED]
+        along = dots(gradient[chosen].float(), codes, dictionary.decoder_rows())
+        add_at(total, codes.latents, along.double() * codes.values)
         if progress:
             progress(len(indices))
     return total / len(pairs)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 
 from interp import __version__
 from interp.core.errors import ActivationError, ArtifactError, DictionaryError
 from interp.core.fingerprints import content_key
-from interp.dictionaries.crosscoders import Crosscoder
 from interp.dictionaries.files import DIFFERENCE
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.protocol import BASE, Dictionary
 from interp.diffing.moments import PAIRINGS, Diff, TextMoments, load_diff
 from interp.diffing.sums import add_at, dots
 from interp.models.activations import capture_batch, content_tokens, response_phase
 from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
-from interp.sparse.sparse_codes import SparseCodes
+from interp.sparse import Codes
 
 STATE = "diff.safetensors"
 WRITERS = ("base", "tuned")
@@ -40,7 +39,7 @@ class Answers:
 def collect(
     base: LanguageModel,
     tuned: LanguageModel,
-    dictionary: Dictionary | Crosscoder,
+    dictionary: Dictionary,
     answers: Mapping[str, Answers],
     pairings: Sequence[str] = PAIRINGS,
     *,
@@ -63,7 +62,7 @@ def collect(
     Raises `ActivationError` for a pairing that lacks its answers, `DictionaryError` for an SAE of differences, and `ArtifactError`
     when the folder holds the state of another diff.
     """
-    if isinstance(dictionary, Dictionary) and dictionary.reads == DIFFERENCE:
+    if dictionary.reads == DIFFERENCE:
         raise DictionaryError("The SAE reads tuned minus base residuals, so its latents have no activation in either model. Give another.")
     read = {writer: names for writer in WRITERS if (names := _readers(writer, pairings, dictionary))}
     lacking = [writer for writer in read if writer not in answers or not answers[writer].chats]
@@ -93,35 +92,30 @@ def collect(
     return diff
 
 
-def _readers(writer: str, pairings: Sequence[str], dictionary: Dictionary | Crosscoder) -> tuple[str, ...]:
+def _readers(writer: str, pairings: Sequence[str], dictionary: Dictionary) -> tuple[str, ...]:
     """Which models read what `writer` wrote, base first."""
     unknown = [name for name in pairings if name not in PAIRINGS]
     if unknown or not pairings:
         raise ActivationError(f"There is no pairing '{', '.join(unknown)}'. Name some of {', '.join(PAIRINGS)}.")
     same_text, own = f"{writer}_text" in pairings, "on_policy" in pairings
-    if same_text or (own and isinstance(dictionary, Crosscoder)):  # it has no activations without both
+    if same_text or (own and dictionary.n_models > 1):  # a crosscoder has no activations without both
         return ("base", "tuned")
     return (writer,) if own else ()
 
 
-def _empty(dictionary: Dictionary | Crosscoder, read: Mapping[str, tuple[str, ...]], pairings: tuple[str, ...], clusters: int) -> Diff:
-    rows = _tuned_rows(dictionary)
-    squared = rows.double().square().sum(-1)
-    of_base = dictionary.w_dec[:, 0] if isinstance(dictionary, Crosscoder) else rows
-    overlap = torch.stack([(rows.double() * of_base.double()).sum(-1) / squared, torch.ones_like(squared)])
+def _empty(dictionary: Dictionary, read: Mapping[str, tuple[str, ...]], pairings: tuple[str, ...], clusters: int) -> Diff:
+    rows = dictionary.decoder_rows().double()
+    squared = rows.square().sum(-1)
+    overlap = torch.stack([(rows * dictionary.decoder_rows(BASE).double()).sum(-1) / squared, torch.ones_like(squared)])
     texts = {writer: TextMoments.empty(len(names), clusters, dictionary.n_latents, rows.device) for writer, names in read.items()}
     return Diff(texts, pairings, overlap, squared)
-
-
-def _tuned_rows(dictionary: Dictionary | Crosscoder) -> Float[torch.Tensor, "latents d_model"]:
-    return dictionary.w_dec[:, 1].contiguous() if isinstance(dictionary, Crosscoder) else dictionary.w_dec
 
 
 @torch.inference_mode()
 def _add_batch(
     into: TextMoments,
     readers: Sequence[LanguageModel],
-    dictionary: Dictionary | Crosscoder,
+    dictionary: Dictionary,
     batch: TokenBatch,
     rows: Sequence[int],
     owners: Int[torch.Tensor, " batch"],
@@ -134,76 +128,52 @@ def _add_batch(
     part = torch.where(column < batch.response_start[row], 0, torch.where(column == batch.response_start[row], 1, 2))
     point = dictionary.hook_point
     x = torch.stack([capture_batch(model, batch, [point], rows).residuals[point][row, column].float() for model in readers])
-    codes = _encode(dictionary, x)
-    _add_activations(into, codes, part, owners[row])
+    codes = dictionary.encode_models(rearrange(x, "models tokens d_model -> tokens models d_model"))
+    for model, own in enumerate(codes):
+        _add_activations(into, model, own, part, owners[row])
+    add_at(into.tokens, part * into.tokens.shape[1] + owners[row], torch.ones_like(part))
     if len(readers) == 2:
-        _add_pairs(into, codes, part)
-        _add_unexplained(into, dictionary, x, codes, len(before))
-
-
-def _encode(dictionary: Dictionary | Crosscoder, x: Float[torch.Tensor, "models tokens d_model"]) -> SparseCodes:
-    """Codes of the first reader's tokens, then of the second's; a crosscoder's are the same for both."""
-    if isinstance(dictionary, Crosscoder):
-        joint = dictionary.encode(x.transpose(0, 1))
-        return SparseCodes.joined([joint, joint])
-    return dictionary.encode(x.flatten(0, 1))
+        _add_pairs(into, codes[0], codes[1], part)
+        _add_unexplained(into, dictionary, x[:, len(before) :], [own.of_tokens(len(before), own.n_tokens) for own in codes])
 
 
 def _add_activations(
-    into: TextMoments, codes: SparseCodes, part: Int[torch.Tensor, " tokens"], owner: Int[torch.Tensor, " tokens"]
+    into: TextMoments, model: int, codes: Codes, part: Int[torch.Tensor, " tokens"], owner: Int[torch.Tensor, " tokens"]
 ) -> None:
-    models, parts, clusters, latents = into.sums.shape
-    model = torch.arange(models, device=part.device).repeat_interleave(len(part))
-    stretch = model * parts + part.repeat(models)  # of each token; entries take their token's
-    token, values = codes.tokens, codes.flat_values
-    place = stretch[token] * latents + codes.flat_indices
-    add_at(into.sums, (stretch * clusters + owner.repeat(models))[token] * latents + codes.flat_indices, values)
-    add_at(into.squares, place, values.double().square())
-    add_at(into.fired, place, values > 0)
-    into.peaks.view(-1).scatter_reduce_(0, place, values, "amax")
-    add_at(into.tokens, part * clusters + owner, torch.ones_like(part))
+    """What one model's latents do, by part of the chat and question."""
+    _, _, clusters, latents = into.sums.shape
+    place = part[codes.tokens] * latents + codes.latents
+    add_at(into.sums[model], (part * clusters + owner)[codes.tokens] * latents + codes.latents, codes.values)
+    add_at(into.squares[model], place, codes.values.double().square())
+    add_at(into.fired[model], place, codes.values > 0)
+    into.peaks[model].view(-1).scatter_reduce_(0, place, codes.values, "amax")
 
 
-def _add_pairs(into: TextMoments, codes: SparseCodes, part: Int[torch.Tensor, " tokens"]) -> None:
+def _add_pairs(into: TextMoments, base: Codes, tuned: Codes, part: Int[torch.Tensor, " tokens"]) -> None:
     """Products of base and tuned activations where both hold an entry for a latent."""
-    latents = into.cross.shape[1]
-    edge = int(codes.starts[len(part)])
-    key = codes.tokens * latents + codes.flat_indices
-    known, order = key[:edge].sort()
-    wanted = key[edge:] - len(part) * latents
-    place = torch.searchsorted(known, wanted)
-    met = (
-        (place < edge).logical_and_(known[place.clamp(max=max(edge - 1, 0))] == wanted)
-        if edge
-        else torch.zeros_like(wanted, dtype=torch.bool)
-    )
-    place, tuned, wanted = place[met], codes.flat_values[edge:][met], wanted[met]
-    base = codes.flat_values[order[place]]
-    add_at(into.cross, part[wanted // latents] * latents + wanted % latents, base.double() * tuned)
+    if not len(base.values):
+        return
+    n = base.n_latents
+    keys, order = (base.tokens * n + base.latents).sort()
+    wanted = tuned.tokens * n + tuned.latents
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    both = keys[place] == wanted
+    products = base.values[order[place[both]]].double() * tuned.values[both]
+    add_at(into.cross, part[tuned.tokens[both]] * n + tuned.latents[both], products)
 
 
 def _add_unexplained(
     into: TextMoments,
-    dictionary: Dictionary | Crosscoder,
+    dictionary: Dictionary,
     x: Float[torch.Tensor, "models tokens d_model"],
-    codes: SparseCodes,
-    n_prompt: int,
+    codes: Sequence[Codes],
 ) -> None:
     """Over the response: each model's reconstruction error along the decoder rows that are active in the tuned model."""
-    tokens = x.shape[1]
-    sides = [_stretch(codes, model * tokens + n_prompt, (model + 1) * tokens) for model in (0, 1)]
-    active = sides[1]
-    for model, side in enumerate(sides):
-        decoded = dictionary.decode(side)
-        error = x[model, n_prompt:] - (decoded[:, model] if isinstance(dictionary, Crosscoder) else decoded)
-        along = dots(error, active, _tuned_rows(dictionary))
-        add_at(into.unexplained[model], active.flat_indices, active.flat_values.double() * along)
-
-
-def _stretch(codes: SparseCodes, first: int, last: int) -> SparseCodes:
-    """Codes of the tokens from `first` to before `last`."""
-    begin, end = (codes.starts[torch.tensor([first, last])]).tolist()
-    return SparseCodes(codes.flat_values[begin:end], codes.flat_indices[begin:end], codes.starts[first : last + 1] - begin, codes.width)
+    active = codes[1]
+    for model, own in enumerate(codes):
+        error = x[model] - dictionary.decode_model(own, model)
+        along = dots(error, active, dictionary.decoder_rows())
+        add_at(into.unexplained[model], active.latents, active.values.double() * along)
 
 
 @dataclass
@@ -231,15 +201,11 @@ class _State:
 
 
 def _plan(
-    dictionary: Dictionary | Crosscoder,
+    dictionary: Dictionary,
     tokenised: Mapping[str, list[TokenisedChat]],
     questions: Mapping[str, list[int]],
     settings: list[Any],
 ) -> str:
     """What a diff is made from, as a hash."""
-    digest = hashlib.sha256()
-    for field in fields(dictionary):
-        value = getattr(dictionary, field.name)
-        digest.update(value.detach().cpu().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
     chats = {writer: [[chat.ids, chat.n_prompt] for chat in part] for writer, part in tokenised.items()}
-    return content_key([__version__, digest.hexdigest(), dictionary.w_dec.device.type, chats, questions, settings])
+    return content_key([__version__, dictionary.content, str(dictionary.decoder_bias().device.type), chats, questions, settings])

@@ -15,8 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp.core.errors import ActivationError
-from interp.dictionaries.crosscoders import Crosscoder
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.protocol import Dictionary
 from interp.diffing.moments import Diff, Moments
 from interp.stats.false_discovery import bootstrap_means, q_values
 
@@ -101,7 +100,7 @@ def beta_ratio(diff: Diff, pairing: str) -> Float[np.ndarray, " latents"]:
 
 def latent_table(
     diff: Diff,
-    dictionary: Dictionary | Crosscoder,
+    dictionary: Dictionary,
     seed: int,
     *,
     persona_vector: Float[torch.Tensor, " d_model"] | None = None,
@@ -119,7 +118,7 @@ def latent_table(
     base, tuned = diff.pairing("on_policy")
     columns: dict[str, np.ndarray[Any, Any]] = {"latent": np.arange(dictionary.n_latents)}
     same_text = [name for name in diff.pairings if name != "on_policy"]
-    for pairing in ("on_policy", *([] if isinstance(dictionary, Crosscoder) else same_text)):  # a crosscoder has one code for both models
+    for pairing in ("on_policy", *(same_text if dictionary.n_models == 1 else [])):  # a crosscoder has one code for both models
         differences = rise_in_mean(*diff.pairing(pairing))
         low, high = bootstrap_means(differences, seed)
         found = {"rise": differences.mean(axis=0), "rise_low": low, "rise_high": high, "q_value": q_values(differences)}
@@ -134,13 +133,12 @@ def latent_table(
         held = diff.beta(pairing).cpu().numpy()
         columns |= {"beta_base": held[0], "beta_tuned": held[1], "beta_ratio": beta_ratio(diff, pairing)}
         columns |= {"correlation": diff.correlation(pairing).cpu().numpy()}
-    rows = dictionary.w_dec
-    if isinstance(dictionary, Crosscoder):
-        rows = dictionary.w_dec[:, 1]
-        columns["relative_norm"] = dictionary.relative_norms().double().cpu().numpy()  # Lindsey et al. 2024
+    norms = dictionary.relative_norms()
+    if norms is not None:
+        columns["relative_norm"] = norms.double().cpu().numpy()  # Lindsey et al. 2024
     for name, direction in (("cosine_persona", persona_vector), ("cosine_mean_difference", mean_difference)):
         if direction is not None:
-            columns[name] = cosine_with(rows, direction)
+            columns[name] = cosine_with(dictionary.decoder_rows(), direction)
     if attribution is not None:
         columns["attribution"] = attribution.double().cpu().numpy()
     table = pd.DataFrame(columns)

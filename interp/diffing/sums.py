@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 
-from interp.sparse.autograd import kernels_for
-from interp.sparse.codes import Structure
-from interp.sparse.dense import DenseKernels, crowded
-from interp.sparse.sparse_codes import SparseCodes
+from interp.sparse import Codes
+from interp.sparse.autograd import products_for
 
 
 def add_at(target: torch.Tensor, place: Int[torch.Tensor, " entries"], values: torch.Tensor) -> None:
@@ -21,9 +19,7 @@ def add_at(target: torch.Tensor, place: Int[torch.Tensor, " entries"], values: t
 
 
 def dots(
-    rows: Float[torch.Tensor, "tokens d_model"], codes: SparseCodes, table: Float[torch.Tensor, "latents d_model"]
+    rows: Float[torch.Tensor, "tokens d_model"], codes: Codes, table: Float[torch.Tensor, "latents d_model"]
 ) -> Float[torch.Tensor, " entries"]:
     """For each entry of `codes` the product of its token's row and its latent's row of `table`."""
-    structure = Structure(codes.flat_indices.int(), codes.starts, len(table))
-    kernels = DenseKernels() if crowded(structure) else kernels_for(rows.device)
-    return kernels.gather_dot(rows, structure, table)
+    return products_for(codes).gather_dot(rows, codes, table)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.dictionaries.sae import Dictionary
-from interp.models.activations import capture, content_tokens
+from interp.dictionaries.protocol import Dictionary
+from interp.dictionaries.reading import residuals_for
+from interp.models.activations import content_tokens
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
 
@@ -21,10 +22,11 @@ BINS = 40
 
 @dataclass(frozen=True)
 class Source:
-    """Chats to look for examples in, and the model that reads them."""
+    """Chats to look for examples in, and which model reads them. A crosscoder reads with both, whichever it is."""
 
     name: str
-    model: LanguageModel
+    which: int
+    """0: the base reads them. 1: the tuned model."""
     chats: Sequence[Chat]
     histogram: str | None = None
     """`base` or `tuned` where the tokens count for that histogram."""
@@ -39,29 +41,37 @@ class _Found:
 
 
 def latent_cards(
-    dictionary: Dictionary, latents: Sequence[int], sources: Sequence[Source], statistics: Mapping[int, Mapping[str, float]]
+    dictionary: Dictionary,
+    models: Sequence[LanguageModel],
+    latents: Sequence[int],
+    sources: Sequence[Source],
+    statistics: Mapping[int, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
-    """One card a latent, as plain JSON: top examples (one a chat at most), histograms, nearest decoder rows, `statistics`."""
+    """One card a latent, as plain JSON: top examples (one a chat at most), histograms, nearest decoder rows, `statistics`.
+
+    `models` are base and tuned.
+    """
     found = {latent: _Found() for latent in latents}
     order = 0
     for source in sources:
-        for captured in capture(source.model, source.chats, [dictionary.hook_point]):
-            selected = content_tokens(captured.batch)
-            codes = dictionary.encode(captured.residuals[dictionary.hook_point][selected])
+        model = models[source.which]
+        for rows, batch in model.batches(source.chats, 32):
+            selected = content_tokens(batch)
+            codes = dictionary.encode_models(residuals_for(dictionary, models, source.which, batch, rows, selected))[-1]
             for latent, record in found.items():
                 dense = torch.zeros(selected.shape)
                 dense[selected.cpu()] = codes.column(latent).float().cpu()
                 if source.histogram:
                     record.values[source.histogram].append(dense[selected.cpu()])
-                for row in range(len(captured.rows)):
+                for row in range(len(rows)):
                     order += 1
                     peak = float(dense[row].max())
                     if peak <= 0 or (len(record.examples) == EXAMPLES and peak <= record.examples[0][0]):
                         continue
-                    ids = captured.batch.ids[row][selected[row]]
+                    ids = batch.ids[row][selected[row]]
                     example = {
                         "text_source": source.name,
-                        "tokens": [source.model.tokenizer.decode([int(i)]) for i in ids],
+                        "tokens": [model.tokenizer.decode([int(i)]) for i in ids],
                         "activations": [round(float(a), 4) for a in dense[row][selected[row].cpu()]],
                     }
                     push = heapq.heappushpop if len(record.examples) == EXAMPLES else heapq.heappush
@@ -79,7 +89,8 @@ def _card(dictionary: Dictionary, latent: int, found: _Found, statistics: Mappin
         active = data[data > 0]
         histogram[name] = np.histogram(active, bins=edges)[0].tolist()
         histogram[f"zero_{name}"] = float((data <= 0).mean()) if len(data) else 1.0
-    cosines = torch.nn.functional.cosine_similarity(dictionary.w_dec, dictionary.w_dec[latent][None], dim=-1)
+    decoder_rows = dictionary.decoder_rows()
+    cosines = torch.nn.functional.cosine_similarity(decoder_rows, decoder_rows[latent][None], dim=-1)
     nearest = cosines.topk(min(6, dictionary.n_latents)).indices.tolist()
     return {
         "latent": latent,

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 
 from interp.core.errors import EditError
 from interp.core.vocabulary import Phase
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.protocol import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.models.hook_points import SITES, HookPoint
 
 Kind = Literal["add", "project_out", "set_latents"]
@@ -24,9 +24,9 @@ Kind = Literal["add", "project_out", "set_latents"]
 
 @dataclass(frozen=True, eq=False)
 class LatentValues:
-    """Latents of a dictionary, and the activation that each is set to."""
+    """Latents of an SAE, and the activation that each is set to."""
 
-    dictionary: Dictionary
+    dictionary: SAE
     latents: tuple[int, ...]
     values: Float[torch.Tensor, " n"]
 
@@ -35,7 +35,7 @@ class LatentValues:
 class Gate:
     """A condition on a token: the latent's activation, read at the dictionary's hook point, exceeds `above`."""
 
-    dictionary: Dictionary
+    dictionary: SAE
     latent: int
     above: float
 
@@ -71,10 +71,10 @@ class Edit:
         digest = hashlib.sha256(f"{self.kind}|{self.hook_points}|{self.phase}|{self.dose!r}".encode())
         tensors = [self.vectors, self.centres]
         if self.latents is not None:
-            digest.update(f"|latents {self.latents.latents} of {content_of(self.latents.dictionary)}".encode())
+            digest.update(f"|latents {self.latents.latents} of {self.latents.dictionary.content}".encode())
             tensors.append(self.latents.values)
         if self.gate is not None:
-            digest.update(f"|gate {self.gate.latent} > {self.gate.above!r} of {content_of(self.gate.dictionary)}".encode())
+            digest.update(f"|gate {self.gate.latent} > {self.gate.above!r} of {self.gate.dictionary.content}".encode())
         for tensor in tensors:
             digest.update(tensor.contiguous().float().cpu().numpy().tobytes())
         return digest.hexdigest()
@@ -92,12 +92,12 @@ class Edit:
         }
         if (set_to := self.latents) is not None:
             record["latents"] = {
-                "dictionary": content_of(set_to.dictionary),
+                "dictionary": set_to.dictionary.content,
                 "latents": list(set_to.latents),
                 "values": [float(value) for value in set_to.values],
             }
         if (gate := self.gate) is not None:
-            record["gate"] = {"dictionary": content_of(gate.dictionary), "latent": gate.latent, "above": gate.above}
+            record["gate"] = {"dictionary": gate.dictionary.content, "latent": gate.latent, "above": gate.above}
         return record
 
     def only_where(self, dictionary: Dictionary, latent: int, above: float = 0.0) -> Edit:
@@ -109,7 +109,7 @@ class Edit:
         """
         if self.gate is not None:
             raise EditError(f"The edit '{self.label or self.kind}' has a condition already. Put a second condition on an edit of its own.")
-        _check_latents(dictionary, [latent])
+        sae = _readable(dictionary, [latent])
         if not 0 <= above < math.inf:
             raise EditError(f"An activation is never below 0, so 'above {above}' is no condition. Give 0 or a finite positive value.")
         early = [name for name in self.hook_points if _place(name) < _place(dictionary.hook_point)]
@@ -117,7 +117,7 @@ class Edit:
             raise EditError(
                 f"{early[0]} is edited before latent {latent} is read at {dictionary.hook_point}. Edit at that hook point or behind it."
             )
-        return replace(self, gate=Gate(dictionary, latent, float(above)))
+        return replace(self, gate=Gate(sae, latent, float(above)))
 
 
 def add(
@@ -184,16 +184,16 @@ def clamp_latents(
     encoder reads what stands there. Raises `EditError` for latents that the dictionary lacks or that are named twice, a zero
     decoder row, values that are not finite, a dictionary of model differences, or a bad phase.
     """
-    _check_latents(dictionary, latents)
+    sae = _readable(dictionary, latents)
     names = [dictionary.hook_point] if hook_points is None else list(hook_points)
-    rows = dictionary.w_dec[list(latents)].detach().float().cpu()
+    rows = sae.w_dec[list(latents)].detach().float().cpu()
     _check(rows, names, phase)
     if len(set(names)) < len(names) or "" in names:
         raise EditError(f"The hook points {names} hold one twice, or an empty one. Name each place once.")
     targets = torch.as_tensor(values, dtype=torch.float32).detach().cpu()
     if targets.shape not in ((), (len(latents),)) or not bool(torch.isfinite(targets).all()):
         raise EditError(f"Values of shape {list(targets.shape)} for {len(latents)} latents. Give a finite number for all, or one each.")
-    set_to = LatentValues(dictionary, tuple(int(latent) for latent in latents), targets.expand(len(latents)).clone())
+    set_to = LatentValues(sae, tuple(int(latent) for latent in latents), targets.expand(len(latents)).clone())
     centres = torch.zeros(len(names), dictionary.d_in)
     return Edit("set_latents", tuple(names), rows.expand(len(names), -1, -1), centres, phase, 1.0, label, set_to)
 
@@ -204,23 +204,6 @@ def random_directions(n: int, d_model: int, seed: int) -> Float[torch.Tensor, "n
     return drawn / drawn.norm(dim=-1, keepdim=True)
 
 
-def content_of(dictionary: Dictionary) -> str:
-    """Hash of all that a dictionary computes, and of where it reads; the same after saving and loading."""
-    if dictionary not in _CONTENTS:
-        settings = (dictionary.architecture, dictionary.k, dictionary.subtract_b_dec, dictionary.hook_point)
-        digest = hashlib.sha256(repr(settings).encode())
-        for name in ("w_enc", "b_enc", "w_dec", "b_dec", "threshold", "r_mag", "b_mag"):
-            tensor = getattr(dictionary, name)
-            if tensor is not None:
-                digest.update(f"|{name} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().contiguous().float().cpu().numpy())
-        _CONTENTS[dictionary] = digest.hexdigest()
-    return _CONTENTS[dictionary]
-
-
-_CONTENTS: WeakKeyDictionary[Dictionary, str] = WeakKeyDictionary()  # a large one takes a second to hash
-
-
 def _place(name: str) -> HookPoint:
     match = re.fullmatch(r"blocks\.(\d+)\.(\w+)", name)
     if not match or match[2] not in SITES:
@@ -228,7 +211,8 @@ def _place(name: str) -> HookPoint:
     return HookPoint(int(match[1]), match[2])
 
 
-def _check_latents(dictionary: Dictionary, latents: Sequence[int]) -> None:
+def _readable(dictionary: Dictionary, latents: Sequence[int]) -> SAE:
+    """The dictionary, where one model's residuals tell what its latents do there."""
     bad = [latent for latent in latents if not 0 <= latent < dictionary.n_latents]
     if bad or not len(latents):
         raise EditError(f"The dictionary has latents 0 to {dictionary.n_latents - 1}, not {bad or 'none at all'}. Name those that it has.")
@@ -236,6 +220,12 @@ def _check_latents(dictionary: Dictionary, latents: Sequence[int]) -> None:
         raise EditError(f"The latents {list(latents)} hold one twice. Name each once.")
     if dictionary.reads:
         raise EditError(f"The dictionary reads the {dictionary.reads} of two models, and one runs here. Give one of residuals.")
+    if not isinstance(dictionary, SAE):
+        raise EditError(
+            f"The crosscoder reads {dictionary.n_models} models at once, and one runs here, so its latents have no activation. "
+            "Project their directions out (or add them) instead, or give an SAE."
+        )
+    return dictionary
 
 
 def _check(directions: torch.Tensor, hook_points: Sequence[str], phase: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from interp.core.errors import EditError, EditWarning
-from interp.interventions.edits import Edit, content_of
+from interp.interventions.edits import Edit
 from interp.interventions.groups import Group
 from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel
@@ -68,8 +68,8 @@ def _grouped(model: LanguageModel, rows: Sequence[Sequence[Edit]]) -> list[Group
 
 def _likeness(edit: Edit) -> tuple[Any, ...]:
     """Edits with the same can be computed together."""
-    gate = edit.gate and (edit.gate.latent, edit.gate.above, content_of(edit.gate.dictionary))
-    return edit.kind, edit.phase, gate, edit.latents and content_of(edit.latents.dictionary)
+    gate = edit.gate and (edit.gate.latent, edit.gate.above, edit.gate.dictionary.content)
+    return edit.kind, edit.phase, gate, edit.latents and edit.latents.dictionary.content
 
 
 @contextmanager

@@ -12,15 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from interp.core.errors import DictionaryError, EditError
 from interp.core.files import read_json, write_json
-from interp.dictionaries.sae import Dictionary, load_dictionary, save_dictionary
-from interp.interventions.edits import Edit, Gate, LatentValues, content_of
+from interp.dictionaries.load import load_sae
+from interp.dictionaries.sae import SAE
+from interp.interventions.edits import Edit, Gate, LatentValues
 
 
 def save_edit(edit: Edit, folder: Path, name: str) -> None:
     """Write `name.safetensors` and `name.json` into `folder`, and `dictionary-KEY/` once for all edits that read that dictionary."""
     for reads in (edit.latents, edit.gate):
-        if reads is not None and not (place := _dictionary_folder(folder, content_of(reads.dictionary))).exists():
-            save_dictionary(place, reads.dictionary)
+        if reads is not None and not (place := _dictionary_folder(folder, reads.dictionary.content)).exists():
+            reads.dictionary.save(place)
     save_file({"vectors": edit.vectors.contiguous(), "centres": edit.centres.contiguous()}, folder / f"{name}.safetensors")
     write_json(folder / f"{name}.json", edit.as_json())
 
@@ -58,8 +59,8 @@ def _gate(folder: Path, record: Mapping[str, Any]) -> Gate:
     return Gate(_dictionary(folder, record), record["latent"], record["above"])
 
 
-def _dictionary(folder: Path, record: Mapping[str, Any]) -> Dictionary:
-    return load_dictionary(_dictionary_folder(folder, record["dictionary"]))
+def _dictionary(folder: Path, record: Mapping[str, Any]) -> SAE:
+    return load_sae(_dictionary_folder(folder, record["dictionary"]))
 
 
 def _dictionary_folder(folder: Path, key: str) -> Path:

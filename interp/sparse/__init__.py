@@ -6,7 +6,7 @@ The only dense product is that of the pre-activations, and they are made a chunk
 """
 
 from interp.sparse.autograd import decode, encode
-from interp.sparse.codes import Codes, Structure, of_latents
+from interp.sparse.codes import Codes, of_latents
 from interp.sparse.rules import Above, BatchTopK, Rule, TopK
 
-__all__ = ["Above", "BatchTopK", "Codes", "Rule", "Structure", "TopK", "decode", "encode", "of_latents"]
+__all__ = ["Above", "BatchTopK", "Codes", "Rule", "TopK", "decode", "encode", "of_latents"]

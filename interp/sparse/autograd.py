@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from interp.sparse import buffers
-from interp.sparse.codes import ByLatent, Codes, Structure
+from interp.sparse.codes import ByLatent, Codes
 from interp.sparse.dense import DenseKernels, crowded
 from interp.sparse.rules import Rule, Selectors
 
@@ -17,20 +17,17 @@ from interp.sparse.rules import Rule, Selectors
 class Products(Protocol):
     """Products of codes with dense matrices. They take and give plain tensors and know no gradient."""
 
-    def gather_sum(
-        self, values: Float[torch.Tensor, " entries"], structure: Structure, weight: Float[torch.Tensor, "latents d_in"]
-    ) -> Float[torch.Tensor, "tokens d_in"]:
+    def gather_sum(self, codes: Codes, weight: Float[torch.Tensor, "latents d_in"]) -> Float[torch.Tensor, "tokens d_in"]:
         """Each token's sum of value × weight row."""
 
     def gather_dot(
-        self, rows: Float[torch.Tensor, "tokens d_in"], structure: Structure, weight: Float[torch.Tensor, "latents d_in"]
+        self, rows: Float[torch.Tensor, "tokens d_in"], codes: Codes, weight: Float[torch.Tensor, "latents d_in"]
     ) -> Float[torch.Tensor, " entries"]:
         """Each entry's product of its token's row and its latent's weight row."""
 
     def scatter_outer(
         self,
-        values: Float[torch.Tensor, " entries"],
-        structure: Structure,
+        codes: Codes,
         rows: Float[torch.Tensor, "tokens d_in"],
         shift: Float[torch.Tensor, " d_in"] | None,
         out: Float[torch.Tensor, "latents d_in"],
@@ -46,7 +43,7 @@ class Kernels(Selectors, Products, Protocol):
     ) -> Iterator[Float[torch.Tensor, "chunk latents"]]:
         """`x @ weight.T + bias`, a chunk of tokens at a time; a chunk may be overwritten."""
 
-    def by_latent(self, structure: Structure) -> ByLatent:
+    def by_latent(self, codes: Codes) -> ByLatent:
         """Entries in the order of their latents."""
 
 
@@ -80,21 +77,22 @@ def encode(
         with torch.autocast(x.device.type, enabled=False):  # a shift of all tokens must not be rounded
             shift = bias if centre is None else torch.addmv(bias, weight, centre.to(weight.dtype), alpha=-1)
         rows, offsets = (weight, shift) if among is None else (weight[among], shift[among])
-        raw, structure = rule.select(kernels, lambda: kernels.preactivations(x, rows, offsets), (len(x), len(rows)))
+        codes = rule.select(kernels, lambda: kernels.preactivations(x, rows, offsets), (len(x), len(rows)))
         if among is not None:
-            structure = Structure(among[structure.latents.long()].int(), structure.starts, len(weight))
-    return Codes(_Encode.apply(x, weight, bias, centre, raw, structure, _fitting(kernels, structure)), structure)
+            codes = Codes(codes.values, among[codes.latents.long()].int(), codes.row_starts, len(weight))
+    return codes.with_values(_Encode.apply(x, weight, bias, centre, codes.values, codes, products_for(codes, kernels)))
 
 
 def decode(codes: Codes, weight: Float[torch.Tensor, "latents d_in"], kernels: Kernels | None = None) -> Float[torch.Tensor, "tokens d_in"]:
     """Each token's sum of value × decoder row. Gradients reach the values and `weight`."""
-    products = _fitting(kernels or kernels_for(weight.device), codes.structure)
-    decoded: torch.Tensor = _Decode.apply(codes.values, weight, codes.structure, products)
+    plain = codes.with_values(codes.values.detach())
+    decoded: torch.Tensor = _Decode.apply(codes.values, weight, plain, products_for(codes, kernels))
     return decoded
 
 
-def _fitting(kernels: Kernels, structure: Structure) -> Products:
-    return DenseKernels() if crowded(structure) else kernels
+def products_for(codes: Codes, kernels: Kernels | None = None) -> Products:
+    """Dense products where many latents are active at once, else those of `kernels` (default: of the codes' device)."""
+    return DenseKernels() if crowded(codes) else kernels or kernels_for(codes.values.device)
 
 
 class _Encode(torch.autograd.Function):
@@ -106,20 +104,20 @@ class _Encode(torch.autograd.Function):
         bias: torch.Tensor,
         centre: torch.Tensor | None,
         raw: torch.Tensor,
-        structure: Structure,
+        codes: Codes,
         kernels: Products,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight, centre)
-        ctx.structure, ctx.kernels = structure, kernels
+        ctx.codes, ctx.kernels = codes, kernels
         return raw
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, centre = ctx.saved_tensors
-        values = upstream[0].contiguous()
+        codes = ctx.codes.with_values(upstream[0].contiguous())
         weight_grad = buffers.take(weight)
-        sums = ctx.kernels.scatter_outer(values, ctx.structure, x, centre, weight_grad)
-        x_grad = ctx.kernels.gather_sum(values, ctx.structure, weight) if ctx.needs_input_grad[0] else None
+        sums = ctx.kernels.scatter_outer(codes, x, centre, weight_grad)
+        x_grad = ctx.kernels.gather_sum(codes, weight) if ctx.needs_input_grad[0] else None
         # Every token's gradient passes through the same `- centre`: the sum over tokens first, then one product.
         centre_grad = -(sums @ weight) if ctx.needs_input_grad[3] else None
         return x_grad, weight_grad, sums, centre_grad, None, None, None
@@ -127,18 +125,18 @@ class _Encode(torch.autograd.Function):
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor, structure: Structure, kernels: Products) -> torch.Tensor:
+    def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor, codes: Codes, kernels: Products) -> torch.Tensor:
         ctx.save_for_backward(values, weight)
-        ctx.structure, ctx.kernels = structure, kernels
-        return kernels.gather_sum(values, structure, weight)
+        ctx.codes, ctx.kernels = codes, kernels
+        return kernels.gather_sum(codes, weight)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, weight = ctx.saved_tensors
         rows = upstream[0].contiguous()
-        values_grad = ctx.kernels.gather_dot(rows, ctx.structure, weight) if ctx.needs_input_grad[0] else None
+        values_grad = ctx.kernels.gather_dot(rows, ctx.codes, weight) if ctx.needs_input_grad[0] else None
         weight_grad = None
         if ctx.needs_input_grad[1]:
             weight_grad = buffers.take(weight)
-            ctx.kernels.scatter_outer(values, ctx.structure, rows, None, weight_grad)
+            ctx.kernels.scatter_outer(ctx.codes.with_values(values), rows, None, weight_grad)
         return values_grad, weight_grad, None, None

@@ -1,6 +1,6 @@
 """Memory of the last step's gradients, used again for the next.
 
-A fresh tensor of tens of megabytes costs more than filling it: the system maps and zeroes every page anew.
+A fresh tensor of tens of megabytes costs more than filling it: the system maps and zeroes every page again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Which latents are active at which token, and how strongly."""
+"""Codes: which latents are active at which token, and how strongly, as a matrix in compressed sparse rows (CSR).
+
+The one type of everything that encodes, trains, decodes or diffs. Memory follows the active latents, not the busiest token: a
+JumpReLU dictionary lets some tokens activate thousands of latents, and a table padded to that width would be mostly zeros.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 
 @dataclass(frozen=True)
 class ByLatent:
-    """The entries of a `Structure` in the order of their latents, tokens ascending within one."""
+    """The entries of `Codes` in the order of their latents, tokens ascending within one (compressed columns)."""
 
     order: Int[torch.Tensor, " entries"]
-    """Index of each entry in the structure, int64."""
+    """Index of each entry in the codes, int64."""
     starts: Int[torch.Tensor, " latents_plus_1"]
     """Where each latent's entries begin in `order`, int64; the last is the number of entries."""
 
@@ -23,86 +27,109 @@ class ByLatent:
 class Sorter(Protocol):
     """Kernels that can sort."""
 
-    def by_latent(self, structure: Structure) -> ByLatent:
+    def by_latent(self, codes: Codes) -> ByLatent:
         """Entries in the order of their latents."""
 
 
-@dataclass(frozen=True)
-class Structure:
-    """Active latents of each token, in compressed rows: token t has entries `starts[t]` to `starts[t + 1]`."""
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Latent activations [tokens, latents] in CSR: token t has entries `row_starts[t]` to `row_starts[t + 1]`.
 
+    Gradients flow through `values`. An entry may have value 0 (TopK rectifies what it chose): such a latent is off.
+    """
+
+    values: Float[torch.Tensor, " entries"]
     latents: Int[torch.Tensor, " entries"]
-    """Latent of each entry, int32."""
-    starts: Int[torch.Tensor, " tokens_plus_1"]
+    """Latent of each entry (the column index), int32."""
+    row_starts: Int[torch.Tensor, " tokens_plus_1"]
     """Where each token's entries begin, int64; the last is the number of entries."""
     n_latents: int
-    _memo: list[ByLatent] = field(default_factory=list, repr=False, compare=False)
+    _pattern: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What was worked out from the places alone, shared by all codes at the same places."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Codes]) -> Codes:
+        """The tokens of all parts, in order."""
+        ends, n_entries = [], 0
+        for part in parts:
+            ends.append(part.row_starts[1:] + n_entries)
+            n_entries += len(part.values)
+        values, latents = (torch.cat(side) for side in zip(*((part.values, part.latents) for part in parts), strict=True))
+        return cls(values, latents, torch.cat([parts[0].row_starts[:1], *ends]), parts[0].n_latents)
 
     @property
     def n_tokens(self) -> int:
         """Number of tokens."""
-        return len(self.starts) - 1
+        return len(self.row_starts) - 1
+
+    @property
+    def tokens(self) -> Int[torch.Tensor, " entries"]:
+        """Token of each entry, int64."""
+        if "tokens" not in self._pattern:
+            rows = torch.arange(self.n_tokens, device=self.row_starts.device)
+            self._pattern["tokens"] = torch.repeat_interleave(rows, self.row_starts.diff(), output_size=len(self.latents))
+        tokens: torch.Tensor = self._pattern["tokens"]
+        return tokens
 
     def by_latent(self, kernels: Sorter) -> ByLatent:
         """The entries by latent, sorted once: both weight gradients walk them so."""
-        if not self._memo:
-            self._memo.append(kernels.by_latent(self))
-        return self._memo[0]
+        if "by_latent" not in self._pattern:
+            self._pattern["by_latent"] = kernels.by_latent(self)
+        order: ByLatent = self._pattern["by_latent"]
+        return order
 
-    @cached_property
-    def tokens(self) -> Int[torch.Tensor, " entries"]:
-        """Token of each entry, int64."""
-        counts = self.starts.diff()
-        rows = torch.arange(self.n_tokens, device=self.starts.device)
-        return torch.repeat_interleave(rows, counts, output_size=len(self.latents))
+    def with_values(self, values: Float[torch.Tensor, " entries"]) -> Codes:
+        """Other values at the same places."""
+        return replace(self, values=values)
+
+    def keep(self, chosen: Bool[torch.Tensor, " entries"]) -> Codes:
+        """Only the chosen entries."""
+        n_before = row_starts_of(chosen.long())
+        places = chosen.nonzero()[:, 0]
+        return Codes(self.values[places], self.latents[places], n_before[self.row_starts], self.n_latents)
+
+    def of_tokens(self, first: int, last: int) -> Codes:
+        """The tokens from `first` to before `last`."""
+        begin, end = self.row_starts[torch.tensor([first, last])].tolist()
+        return Codes(self.values[begin:end], self.latents[begin:end], self.row_starts[first : last + 1] - begin, self.n_latents)
+
+    def column(self, latent: int) -> Float[torch.Tensor, " tokens"]:
+        """Activation of one latent at every token."""
+        here = self.latents == latent
+        return self.values.new_zeros(self.n_tokens).index_add_(0, self.tokens[here], self.values[here])
+
+    def dense(self) -> Float[torch.Tensor, "tokens latents"]:
+        """As a dense matrix, for small and explicit uses."""
+        empty = torch.zeros(self.n_tokens, self.n_latents, dtype=self.values.dtype, device=self.values.device)
+        return empty.index_put((self.tokens, self.latents.long()), self.values, accumulate=True)
+
+    def sums(self) -> Float[torch.Tensor, " latents"]:
+        """Sum of each latent's values over all tokens."""
+        empty = torch.zeros(self.n_latents, dtype=self.values.dtype, device=self.values.device)
+        return empty.index_add(0, self.latents, self.values)
+
+    def counts(self) -> Int[torch.Tensor, " latents"]:
+        """Number of tokens at which each latent is above zero."""
+        return torch.bincount(self.latents[self.values > 0], minlength=self.n_latents)
 
 
-def of_latents(per_latent: Float[torch.Tensor, " latents"], structure: Structure) -> Float[torch.Tensor, " entries"]:
+def row_starts_of(counts: Int[torch.Tensor, " rows"]) -> Int[torch.Tensor, " rows_plus_1"]:
+    """Where each row's entries begin, from the number of entries in each."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def of_latents(per_latent: Float[torch.Tensor, " latents"], codes: Codes) -> Float[torch.Tensor, " entries"]:
     """Each entry's value of its latent. The gradient is summed in a fixed order, which plain indexing does not promise."""
-    gathered: torch.Tensor = _OfLatents.apply(per_latent, structure)
+    gathered: torch.Tensor = _OfLatents.apply(per_latent, codes.with_values(codes.values.detach()))
     return gathered
 
 
 class _OfLatents(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, per_latent: torch.Tensor, structure: Structure) -> torch.Tensor:
-        ctx.structure = structure
-        return per_latent[structure.latents.long()]
+    def forward(ctx: Any, per_latent: torch.Tensor, codes: Codes) -> torch.Tensor:
+        ctx.codes = codes
+        return per_latent[codes.latents.long()]
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return Codes(upstream[0], ctx.structure).sums(), None
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Values at the active latents of each token; gradients flow through `values`."""
-
-    values: Float[torch.Tensor, " entries"]
-    structure: Structure
-
-    def with_values(self, values: Float[torch.Tensor, " entries"]) -> Codes:
-        """Other values at the same places."""
-        return Codes(values, self.structure)
-
-    def keep(self, chosen: Bool[torch.Tensor, " entries"]) -> Codes:
-        """Only the chosen entries."""
-        kept = torch.cat([chosen.new_zeros(1, dtype=torch.long), chosen.long().cumsum(0)])
-        places = chosen.nonzero()[:, 0]
-        structure = Structure(self.structure.latents[places], kept[self.structure.starts], self.structure.n_latents)
-        return Codes(self.values[places], structure)
-
-    def dense(self) -> Float[torch.Tensor, "tokens latents"]:
-        """As a dense matrix, for small and explicit uses."""
-        shape = (self.structure.n_tokens, self.structure.n_latents)
-        empty = torch.zeros(shape, dtype=self.values.dtype, device=self.values.device)
-        return empty.index_put((self.structure.tokens, self.structure.latents.long()), self.values, accumulate=True)
-
-    def sums(self) -> Float[torch.Tensor, " latents"]:
-        """Sum of each latent's values over all tokens."""
-        empty = torch.zeros(self.structure.n_latents, dtype=self.values.dtype, device=self.values.device)
-        return empty.index_add(0, self.structure.latents, self.values)
-
-    def counts(self) -> Int[torch.Tensor, " latents"]:
-        """Number of tokens at which each latent is above zero."""
-        return torch.bincount(self.structure.latents[self.values > 0], minlength=self.structure.n_latents)
+        return ctx.codes.with_values(upstream[0]).sums(), None

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from interp.models.cpu.packed_linear import apply_packed, can_pack, pack_weight
-from interp.sparse.codes import ByLatent, Structure
+from interp.sparse.codes import ByLatent, Codes
 
 CHUNK_ENTRIES = 2**22
 """Pre-activations made at a time: few enough to stay in the cache until the largest are found."""
@@ -56,40 +56,38 @@ class CpuKernels:
         _in_parallel(_write_above, _even(len(chunk)), _array(chunk), bounds, _array(ends - per_row), _array(values), _array(latents))
         return values, latents, per_row
 
-    def by_latent(self, structure: Structure) -> ByLatent:
+    def by_latent(self, codes: Codes) -> ByLatent:
         """By counting."""
-        starts, order = torch.zeros(structure.n_latents + 1, dtype=torch.long), torch.empty(len(structure.latents), dtype=torch.long)
-        _count_sort(_array(structure.latents), _array(starts), _array(order))
+        starts, order = torch.zeros(codes.n_latents + 1, dtype=torch.long), torch.empty(len(codes.latents), dtype=torch.long)
+        _count_sort(_array(codes.latents), _array(starts), _array(order))
         return ByLatent(order, starts)
 
-    def gather_sum(self, values: torch.Tensor, structure: Structure, weight: torch.Tensor) -> torch.Tensor:
+    def gather_sum(self, codes: Codes, weight: torch.Tensor) -> torch.Tensor:
         """By torch's embedding bag."""
         return torch.nn.functional.embedding_bag(
-            structure.latents,
+            codes.latents,
             weight.detach(),
-            structure.starts.int(),
-            per_sample_weights=values.detach(),
+            codes.row_starts.int(),
+            per_sample_weights=codes.values.detach(),
             mode="sum",
             include_last_offset=True,
         )
 
-    def gather_dot(self, rows: torch.Tensor, structure: Structure, weight: torch.Tensor) -> torch.Tensor:
+    def gather_dot(self, rows: torch.Tensor, codes: Codes, weight: torch.Tensor) -> torch.Tensor:
         """See `autograd.Kernels`."""
-        out = rows.new_empty(len(structure.latents))
-        starts = _array(structure.starts)
-        _in_parallel(_gather_dot, _balanced(starts), _array(rows), starts, _array(structure.latents), _array(weight), _array(out))
+        out = rows.new_empty(len(codes.latents))
+        starts = _array(codes.row_starts)
+        _in_parallel(_gather_dot, _balanced(starts), _array(rows), starts, _array(codes.latents), _array(weight), _array(out))
         return out
 
-    def scatter_outer(
-        self, values: torch.Tensor, structure: Structure, rows: torch.Tensor, shift: torch.Tensor | None, out: torch.Tensor
-    ) -> torch.Tensor:
+    def scatter_outer(self, codes: Codes, rows: torch.Tensor, shift: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
         """Latent by latent, so that every row of `out` is written once."""
-        by_latent = structure.by_latent(self)
-        sums = values.new_empty(structure.n_latents)
+        by_latent = codes.by_latent(self)
+        sums = codes.values.new_empty(codes.n_latents)
         shifted = _array(rows.new_zeros(rows.shape[1]) if shift is None else shift.to(rows.dtype))
         starts = _array(by_latent.starts)
         _in_parallel(
-            _scatter_outer, _balanced(starts), _array(values), _array(by_latent.order), starts, _array(structure.tokens), _array(rows),
+            _scatter_outer, _balanced(starts), _array(codes.values), _array(by_latent.order), starts, _array(codes.tokens), _array(rows),
             shifted, shift is not None, _array(out), _array(sums),
         )  # fmt: skip
         return sums

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from interp.core.errors import TrainingError
-from interp.sparse.codes import ByLatent, Structure
+from interp.sparse.codes import ByLatent, Codes
 
 try:
     import triton
@@ -63,45 +63,43 @@ class CudaKernels:
         places = found.flatten().nonzero()[:, 0]
         return _wide(chunk.flatten()[places]), (places % chunk.shape[1]).int(), found.sum(1)
 
-    def by_latent(self, structure: Structure) -> ByLatent:
+    def by_latent(self, codes: Codes) -> ByLatent:
         """By torch's stable sort."""
-        latents, order = structure.latents.sort(stable=True)
-        edges = torch.arange(structure.n_latents + 1, dtype=torch.int32, device=latents.device)
+        latents, order = codes.latents.sort(stable=True)
+        edges = torch.arange(codes.n_latents + 1, dtype=torch.int32, device=latents.device)
         return ByLatent(order, torch.searchsorted(latents, edges))
 
-    def gather_sum(self, values: torch.Tensor, structure: Structure, weight: torch.Tensor) -> torch.Tensor:
-        """In the wider type of `values` and `weight`."""
+    def gather_sum(self, codes: Codes, weight: torch.Tensor) -> torch.Tensor:
+        """In the wider type of the values and `weight`."""
         d_in = weight.shape[1]
-        out = weight.new_empty(structure.n_tokens, d_in, dtype=torch.promote_types(values.dtype, weight.dtype))
+        out = weight.new_empty(codes.n_tokens, d_in, dtype=torch.promote_types(codes.values.dtype, weight.dtype))
         columns = _columns(weight, warps=1)
         _launch(
-            triton_kernels.gather_sum, (structure.n_tokens, triton.cdiv(d_in, columns)), 1,
-            values, structure.latents, structure.starts, weight, out, d_in, ENTRIES_EACH, columns, _sum_type(out),
+            triton_kernels.gather_sum, (codes.n_tokens, triton.cdiv(d_in, columns)), 1,
+            codes.values, codes.latents, codes.row_starts, weight, out, d_in, ENTRIES_EACH, columns, _sum_type(out),
         )  # fmt: skip
         return out
 
-    def gather_dot(self, rows: torch.Tensor, structure: Structure, weight: torch.Tensor) -> torch.Tensor:
+    def gather_dot(self, rows: torch.Tensor, codes: Codes, weight: torch.Tensor) -> torch.Tensor:
         """In the wider type of `rows` and `weight`."""
-        out = rows.new_empty(len(structure.latents), dtype=torch.promote_types(rows.dtype, weight.dtype))
+        out = rows.new_empty(len(codes.latents), dtype=torch.promote_types(rows.dtype, weight.dtype))
         warps = _warps(weight)
         _launch(
-            triton_kernels.gather_dot, (structure.n_tokens,), warps,
-            rows, structure.latents, structure.starts, weight, out, weight.shape[1], ENTRIES_EACH, _columns(weight, warps), _sum_type(out),
+            triton_kernels.gather_dot, (codes.n_tokens,), warps,
+            rows, codes.latents, codes.row_starts, weight, out, weight.shape[1], ENTRIES_EACH, _columns(weight, warps), _sum_type(out),
         )  # fmt: skip
         return out
 
-    def scatter_outer(
-        self, values: torch.Tensor, structure: Structure, rows: torch.Tensor, shift: torch.Tensor | None, out: torch.Tensor
-    ) -> torch.Tensor:
+    def scatter_outer(self, codes: Codes, rows: torch.Tensor, shift: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
         """The sums of the values come in the type of `out`."""
         assert out.is_contiguous()
-        by_latent, d_in = structure.by_latent(self), rows.shape[1]
-        sums = out.new_empty(structure.n_latents)
+        by_latent, d_in = codes.by_latent(self), rows.shape[1]
+        sums = out.new_empty(codes.n_latents)
         warps = _warps(rows)
         columns = _columns(rows, warps)
         _launch(
-            triton_kernels.scatter_outer, (structure.n_latents, triton.cdiv(d_in, columns)), warps,
-            values[by_latent.order], structure.tokens[by_latent.order], by_latent.starts, rows, shift, out, sums,
+            triton_kernels.scatter_outer, (codes.n_latents, triton.cdiv(d_in, columns)), warps,
+            codes.values[by_latent.order], codes.tokens[by_latent.order], by_latent.starts, rows, shift, out, sums,
             d_in, ENTRIES_EACH, columns, _sum_type(out),
         )  # fmt: skip
         return sums

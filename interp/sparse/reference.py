@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 
-from interp.sparse.codes import Codes, Structure
+from interp.sparse.codes import Codes, row_starts_of
 from interp.sparse.rules import Above, BatchTopK, Rule, TopK
 
 
@@ -17,19 +17,18 @@ def encode(
     centre: Float[torch.Tensor, " d_in"] | None = None,
     among: Int[torch.Tensor, " some"] | None = None,
 ) -> Codes:
-    """As `sparse_ops.encode`."""
+    """As `interp.sparse.encode`."""
     pre = (x if centre is None else x - centre) @ weight.T + bias
     allowed = torch.ones(len(weight), dtype=torch.bool) if among is None else torch.zeros(len(weight), dtype=torch.bool)
     if among is not None:
         allowed[among] = True
     chosen = _chosen(pre.detach().masked_fill(~allowed, -torch.inf), rule)
     tokens, latents = chosen.nonzero(as_tuple=True)
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), chosen.sum(1).cumsum(0)])
-    return Codes(pre[tokens, latents], Structure(latents.int(), starts, len(weight)))
+    return Codes(pre[tokens, latents], latents.int(), row_starts_of(chosen.sum(1)), len(weight))
 
 
 def decode(codes: Codes, weight: Float[torch.Tensor, "latents d_in"]) -> Float[torch.Tensor, "tokens d_in"]:
-    """As `sparse_ops.decode`."""
+    """As `interp.sparse.decode`."""
     return codes.dense() @ weight
 
 

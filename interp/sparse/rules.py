@@ -9,11 +9,10 @@ from typing import Protocol
 import torch
 from jaxtyping import Float, Int
 
-from interp.sparse.codes import Structure
+from interp.sparse.codes import Codes, row_starts_of
 
 Chunks = Callable[[], Iterable[Float[torch.Tensor, "chunk latents"]]]
 """Makes the pre-activations, a chunk of tokens at a time."""
-Selected = tuple[Float[torch.Tensor, " entries"], Structure]
 
 
 class Selectors(Protocol):
@@ -33,8 +32,8 @@ class Selectors(Protocol):
 class Rule(Protocol):
     """Chooses the active latents of each token."""
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
-        """Pre-activations that stay, and where they stand. `chunks` may be overwritten; `shape` is (tokens, latents)."""
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
+        """Codes of the pre-activations that stay, as they are. `chunks` may be overwritten; `shape` is (tokens, latents)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class TopK:
     scale: Float[torch.Tensor, " latents"] | None = None
     """Compare pre-activation × scale instead; positive. Crosscoders compare by decoder norm."""
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
         """See `Rule`."""
 
         def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,8 +52,8 @@ class TopK:
 
         parts = list(map(choose, chunks()))  # a loop would hold each chunk until the next is made
         values, latents = (torch.cat(side) for side in zip(*parts, strict=True))
-        starts = torch.arange(0, values.numel() + 1, self.k, device=values.device)
-        return _unscaled(values.flatten(), latents.flatten(), self.scale), Structure(latents.flatten(), starts, shape[1])
+        row_starts = torch.arange(0, values.numel() + 1, self.k, device=values.device)
+        return Codes(_unscaled(values.flatten(), latents.flatten(), self.scale), latents.flatten(), row_starts, shape[1])
 
 
 @dataclass(frozen=True)
@@ -64,41 +63,40 @@ class BatchTopK:
     k: int
     scale: Float[torch.Tensor, " latents"] | None = None
     """As in `TopK`."""
-    everyones: Callable[[torch.Tensor], torch.Tensor] | None = None
+    all_gather: Callable[[torch.Tensor], torch.Tensor] | None = None
     """Gathers candidate values from all data-parallel processes, so that the bound is that of the global batch."""
     tokens: int | None = None
     """Tokens of the global batch, where it is more than what is encoded here."""
     floor: Float[torch.Tensor, ""] | None = None
     """A score that the weakest chosen one is thought to exceed. A good guess saves time; a wrong one costs some and changes nothing."""
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
         """See `Rule`."""
         count = self.k * (self.tokens or shape[0])
-        found, rivals = self._candidates(kernels, chunks, count, self.floor)
+        chosen, rivals = self._candidates(kernels, chunks, count, self.floor)
         if self.floor is not None and len(rivals) < count:
-            found, rivals = self._candidates(kernels, chunks, count, None)
+            chosen, rivals = self._candidates(kernels, chunks, count, None)
         if len(rivals) > count:
-            found = found.at_least(_kth_largest(rivals, count))
-        ends = torch.bincount(found.tokens, minlength=shape[0]).cumsum(0)
-        structure = Structure(found.latents, torch.cat([ends.new_zeros(1), ends]), shape[1])
-        return _unscaled(found.values, found.latents, self.scale), structure
+            chosen = chosen.at_least(_kth_largest(rivals, count))
+        row_starts = row_starts_of(torch.bincount(chosen.tokens, minlength=shape[0]))
+        return Codes(_unscaled(chosen.values, chosen.latents, self.scale), chosen.latents, row_starts, shape[1])
 
     def _candidates(
         self, kernels: Selectors, chunks: Chunks, count: int, floor: torch.Tensor | None
-    ) -> tuple[_Candidates, Float[torch.Tensor, " everyones"]]:
+    ) -> tuple[_Candidates, Float[torch.Tensor, " gathered"]]:
         """Entries among which the `count` largest are, and the values of all processes' such entries."""
-        found: _Candidates | None = None
+        candidates: _Candidates | None = None
         begin = 0
         for chunk in chunks():
             bound = chunk.new_zeros(()) if floor is None else floor.clamp(min=0).to(chunk.dtype)
             fresh = _Candidates.of(*kernels.above(_scaled(chunk, self.scale), bound), begin)
-            found = fresh if found is None else found.joined(fresh)
+            candidates = fresh if candidates is None else candidates.joined(fresh)
             begin += len(chunk)
-            if len(found.values) > 2 * count:  # what falls behind so many others never comes back
-                floor = _kth_largest(found.values, count)
-                found = found.at_least(floor)
-        assert found is not None  # there is at least one token
-        return found, found.values if self.everyones is None else self.everyones(found.values)
+            if len(candidates.values) > 2 * count:  # what falls behind so many others never comes back
+                floor = _kth_largest(candidates.values, count)
+                candidates = candidates.at_least(floor)
+        assert candidates is not None  # there is at least one token
+        return candidates, candidates.values if self.all_gather is None else self.all_gather(candidates.values)
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class Above:
 
     bound: Float[torch.Tensor, "*latents"]
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Selected:
+    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
         """See `Rule`."""
 
         def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -115,7 +113,7 @@ class Above:
 
         parts = list(map(choose, chunks()))
         values, latents, per_row = (torch.cat(side) for side in zip(*parts, strict=True))
-        return values, Structure(latents, torch.cat([per_row.new_zeros(1), per_row.cumsum(0)]), shape[1])
+        return Codes(values, latents, row_starts_of(per_row), shape[1])
 
 
 @dataclass(frozen=True)

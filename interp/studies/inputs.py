@@ -12,8 +12,9 @@ import torch
 from interp.core.errors import ConfigError, DictionaryError
 from interp.core.progress import progress
 from interp.dictionaries.files import DIFFERENCE
+from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import resolve_dictionary
-from interp.dictionaries.sae import Dictionary, load_dictionary
+from interp.dictionaries.protocol import Dictionary
 from interp.evaluation.grading import Grader
 from interp.evaluation.questions import QuestionSet, read_questions
 from interp.models.hook_points import parse_hook_point, resid_post
@@ -52,6 +53,8 @@ class Workbench:
                     f"The SAE {self.config.sae} reads tuned minus base residuals, this job reads one model at a time. "
                     "Give an SAE that was trained on a model's own residuals."
                 )
+            if sae.n_models > 2:
+                raise DictionaryError(f"The crosscoder {self.config.sae} reads {sae.n_models} models, here are two. Give one of a pair.")
             if sae.d_in != self.d_model:
                 raise DictionaryError(
                     f"The SAE {self.config.sae} reads residuals of width {sae.d_in}, {self.config.base} has {self.d_model}. "

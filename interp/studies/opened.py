@@ -22,7 +22,7 @@ from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
 from interp.core.steps import RunDirectory, StepResult
 from interp.core.vocabulary import Phase
-from interp.dictionaries.sae import dictionary_key
+from interp.dictionaries.files import dictionary_key
 from interp.evaluation.judges.probe import judge_files
 from interp.interventions.edits import Edit, add, clamp_latents, project_out, random_directions, subtract_latents
 from interp.interventions.export import everywhere

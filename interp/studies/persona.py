@@ -18,7 +18,7 @@ from interp.core.fingerprints import content_key, installed_versions
 from interp.core.formatting import plain
 from interp.core.memory import give_back_memory, peak_memory_bytes
 from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
-from interp.dictionaries.sae import dictionary_key
+from interp.dictionaries.files import dictionary_key
 from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
 from interp.evaluation.judges.probe import judge_files
 from interp.explanation.cards import Source, latent_cards
@@ -192,11 +192,11 @@ def _make_cards(bench: Workbench, answers: Path, diff: Path, screen: Path, folde
         statistics = {latent: {new: float(table.loc[latent, old]) for old, new in names.items()} for latent in latents}
         own = pd.read_parquet(answers / preparation.ANSWERS)
         sources = [
-            Source("tuned model's answer", bench.tuned, preparation.as_chats(own, "tuned"), "tuned"),
-            Source("base's answer", bench.base, preparation.as_chats(own, "base"), "base"),
-            Source("corpus", bench.base, preparation.spread(read_corpus(), 60)),
+            Source("tuned model's answer", 1, preparation.as_chats(own, "tuned"), "tuned"),
+            Source("base's answer", 0, preparation.as_chats(own, "base"), "base"),
+            Source("corpus", 0, preparation.spread(read_corpus(), 60)),
         ]
-        cards = latent_cards(bench.dictionary, latents, sources, statistics)
+        cards = latent_cards(bench.dictionary, [bench.base, bench.tuned], latents, sources, statistics)
     write_json(folder / "cards.json", cards)
 
 

@@ -11,7 +11,8 @@ import torch
 
 from interp.core.files import read_json, write_json
 from interp.core.streams import stream_seed
-from interp.dictionaries.sae import load_dictionary
+from interp.dictionaries.load import load_dictionary
+from interp.dictionaries.reading import residuals_for
 from interp.evaluation.sampling import sample_answers
 from interp.models.activation_store import ActivationStore, StoreWriter
 from interp.models.activations import capture, content_tokens
@@ -128,30 +129,27 @@ def make_dictionary(bench: Workbench, residuals: Path, folder: Path) -> None:
 def measure_dictionary(bench: Workbench, answers: Path, folder: Path) -> None:
     """For a dictionary that the user gave: how much of both models' own answers it leaves unexplained."""
     prompted = pd.read_parquet(answers / PROMPTED)
-    dictionary = bench.dictionary
-    rows_of = {
-        name: torch.cat(
-            [
-                captured.residuals[bench.hook_point][content_tokens(captured.batch)].float()
-                for captured in capture(model, as_chats(prompted, name), [bench.hook_point])
-            ]
+    dictionary, models = bench.dictionary, [bench.base, bench.tuned]
+    rows_of = {}
+    for which, name in enumerate(("base", "tuned")):
+        batches = models[which].batches(as_chats(prompted, name), 32)
+        rows_of[name] = torch.cat(
+            [residuals_for(dictionary, models, which, batch, rows, content_tokens(batch)).float() for rows, batch in batches]
         )
-        for name, model in (("base", bench.base), ("tuned", bench.tuned))
-    }
     residuals = torch.cat(list(rows_of.values()))
-    codes = dictionary.encode(residuals)
-    error = (dictionary.decode(codes) - residuals).square().sum()
+    codes = dictionary.encode_models(residuals)
+    error = sum(float((dictionary.decode_model(own, m) - residuals[:, m]).square().sum()) for m, own in enumerate(codes))
     write_json(
         folder / "info.json",
         {
-            "fvu": float(error / (residuals - residuals.mean(0)).square().sum()),
-            "dead_share": float((codes.counts(dictionary.n_latents) == 0).float().mean()),
+            "fvu": error / float((residuals - residuals.mean(0)).square().sum()),
+            "dead_share": float((codes[0].counts() == 0).float().mean()),
             "n_tokens": len(residuals),
             "n_latents": dictionary.n_latents,
             "k": dictionary.k,
             "parts": {
-                "base's answers, read by the base": len(rows_of["base"]),
-                "tuned model's answers, read by the tuned model": len(rows_of["tuned"]),
+                f"{writer}'s answers, read by {'both models' if dictionary.n_models > 1 else 'the ' + writer}": len(rows_of[name])
+                for name, writer in (("base", "base"), ("tuned", "tuned model"))
             },
         },
     )

@@ -82,7 +82,7 @@ def make_diff(bench: Workbench, answers: Path, directions_folder: Path, folder: 
         diff = collect(
             bench.base, bench.tuned, bench.dictionary, written, progress=advance, folder=bench.unfinished, identity=str(bench.tuned_source)
         )
-        attributed = attribution(bench.tuned, bench.dictionary, pairs, progress=advance)
+        attributed = attribution(bench.tuned, bench.dictionary, pairs, base=bench.base, progress=advance)
     directions = read_directions(directions_folder)
     latents = latent_table(
         diff,

@@ -12,9 +12,8 @@ from typing import Any
 from interp.core.config import validated
 from interp.core.errors import ConfigError
 from interp.core.files import write_json
-from interp.dictionaries.crosscoders import load_crosscoder
+from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.loss_recovered import spliced_loss
-from interp.dictionaries.sae import load_dictionary
 from interp.models.activation_store import ActivationStore, StoreWriter
 from interp.models.adapter_pair import open_pair
 from interp.models.chats import Chat
@@ -125,9 +124,7 @@ def train_dictionaries(config: TrainingConfig, folder: Path, progress: Progress)
 
 def _quality(config: TrainingConfig, reading: Reading, trained: Trained) -> dict[str, Any]:
     """Loss of each model on held-out chats, as it is, with the reconstruction, and with the mean."""
-    folder, device = trained.dictionary, reading.models[0].device
-    crosscoder = config.dictionary.reads == "pair"
-    dictionary = load_crosscoder(folder, device) if crosscoder else load_dictionary(folder, device)
+    dictionary = load_dictionary(trained.dictionary, reading.models[0].device)
     losses = {
         name: spliced_loss(reading.models, dictionary, reading.held_out, i, max_tokens=config.context)
         for i, name in enumerate(reading.names)

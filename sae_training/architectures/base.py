@@ -46,8 +46,8 @@ class Circumstances:
     """Share of its full weight that a sparsity penalty has by now."""
     mean: Callable[[torch.Tensor], torch.Tensor] = lambda value: value
     """Mean of a number over all data-parallel processes."""
-    everyones: Callable[[torch.Tensor], torch.Tensor] | None = None
-    """Gathers numbers of all data-parallel processes."""
+    all_gather: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Gathers values of all data-parallel processes."""
     tokens: int | None = None
     """Tokens of the global batch, where it is more than what this process sees."""
 

@@ -27,12 +27,12 @@ class BatchTopKCoder(SparseCoder):
         """Codes of a whole batch of normalised rows; moves the threshold."""
         plain = self.layout.n_models == 1 and self.shared_config.decoder_norm == "unit"
         norms = None if plain else self.norms()
-        rule = BatchTopK(self.config.k, norms, now.everyones, now.tokens, floor=0.8 * self.threshold)
+        rule = BatchTopK(self.config.k, norms, now.all_gather, now.tokens, floor=0.8 * self.threshold)
         codes = encode(x, self.encoder, self.encoder_bias, rule, self.decoder_bias)
         with torch.no_grad():
-            scores = codes.values if norms is None else codes.values * norms[codes.structure.latents.long()]
+            scores = codes.values if norms is None else codes.values * norms[codes.latents.long()]
             weakest = scores.min() if len(scores) else self.threshold
-            weakest = weakest if now.everyones is None else now.everyones(weakest[None]).min()
+            weakest = weakest if now.all_gather is None else now.all_gather(weakest[None]).min()
             moved = torch.lerp(self.threshold, weakest, self.config.threshold_rate)
             self.threshold.copy_(torch.where(self.threshold > 0, moved, weakest))
         return codes

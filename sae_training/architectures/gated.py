@@ -29,8 +29,8 @@ class GatedCoder(SparseCoder):
     def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
         """See `SparseCoder.outcome`. `gate` is the paper's auxiliary loss: open gates alone must reconstruct, through a frozen decoder."""
         gates = encode(x, self.encoder, self.encoder_bias, Above(x.new_zeros(())), self.decoder_bias)
-        direction = gates.values - of_latents(self.encoder_bias, gates.structure)
-        gain, bias = (of_latents(each, gates.structure) for each in (self.log_gain.exp(), self.magnitude_bias))
+        direction = gates.values - of_latents(self.encoder_bias, gates)
+        gain, bias = (of_latents(each, gates) for each in (self.log_gain.exp(), self.magnitude_bias))
         magnitudes = torch.relu(gain * direction + bias)
         codes = gates.with_values(magnitudes)
         reconstruction = self.decode(codes)

@@ -34,7 +34,7 @@ class JumpReLUCoder(SparseCoder):
         window = self.config.bandwidth / 2
         # Below a threshold, too: what lies in the window pulls at it.
         near = encode(x, self.encoder, self.encoder_bias, Above((thresholds.detach() - window).clamp(min=0)), self.decoder_bias)
-        theta = of_latents(thresholds, near.structure)
+        theta = of_latents(thresholds, near)
         values, active = _Jump.apply(torch.relu(near.values), theta, self.config.bandwidth)
         codes = near.with_values(values)  # entries at zero stay: what the decoder would make of them moves their thresholds
         reconstruction = self.decode(codes)

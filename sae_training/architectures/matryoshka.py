@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 
 from interp.core.errors import TrainingError
-from interp.sparse import Codes, Structure, decode
+from interp.sparse import Codes, decode
+from interp.sparse.codes import row_starts_of
 from sae_training.architectures.aux_k import aux_loss
 from sae_training.architectures.base import Circumstances, Layout, Outcome
 from sae_training.architectures.batch_topk import BatchTopKCoder
@@ -38,8 +39,7 @@ class MatryoshkaCoder(BatchTopKCoder):
 
 def by_group(codes: Codes, edges: list[int]) -> Codes:
     """The same entries with a row for each token and group of latents, so that one `decode` does all groups."""
-    structure, groups = codes.structure, len(edges) - 1
+    groups = len(edges) - 1
     inner = torch.tensor(edges[1:-1], device=codes.values.device)
-    cells = structure.tokens * groups + torch.bucketize(structure.latents.long(), inner, right=True)  # ascends: latents do in a token
-    ends = torch.bincount(cells, minlength=structure.n_tokens * groups).cumsum(0)
-    return Codes(codes.values, Structure(structure.latents, torch.cat([ends.new_zeros(1), ends]), structure.n_latents))
+    cells = codes.tokens * groups + torch.bucketize(codes.latents.long(), inner, right=True)  # ascends: latents do in a token
+    return Codes(codes.values, codes.latents, row_starts_of(torch.bincount(cells, minlength=codes.n_tokens * groups)), codes.n_latents)

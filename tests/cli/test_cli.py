@@ -18,8 +18,8 @@ import interp
 from interp.cli import main as cli
 from interp.cli import run as run_command
 from interp.core.config import read_yaml, validated
-from interp.dictionaries.sae import save_topk
 from interp.studies.config import StudyConfig
+from tests.helpers.saes import save_topk
 from tests.helpers.tiny import D_MODEL, tiny_folder, tiny_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]

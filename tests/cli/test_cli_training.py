@@ -15,9 +15,8 @@ import yaml
 
 from interp.cli import main as cli
 from interp.core.config import validated
-from interp.dictionaries.crosscoders import load_crosscoder
+from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.loss_recovered import spliced_loss
-from interp.dictionaries.sae import load_dictionary
 from interp.models.activation_store import ActivationStore
 from interp.models.activations import capture
 from interp.models.sources import open_model
@@ -95,7 +94,7 @@ def test_several_widths_and_k_are_trained_in_one_pass_and_load(run: Run, place: 
 def test_a_crosscoder_with_dedicated_latents(run: Run, place: Path, tmp_path: Path) -> None:
     options = ("--latents", 64, "--k", 8, "--kind", "batchtopk", "--base-only", 5, "--tuned-only", 7)
     assert run("train", "crosscoder", "--store", place / "store", *options, *QUICK, "--out", tmp_path / "cc")[0] == 0
-    norms = load_crosscoder(tmp_path / "cc" / "dictionary").relative_norms()
+    norms = load_dictionary(tmp_path / "cc" / "dictionary").relative_norms()
     assert norms[:5].tolist() == [0.0] * 5
     assert norms[5:12].tolist() == [1.0] * 7
     assert bool(((norms[12:] > 0) & (norms[12:] < 1)).all())

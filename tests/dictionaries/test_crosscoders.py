@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.crosscoders import Crosscoder, load_crosscoder
-from interp.dictionaries.files import crosscoder_config, sae_config, write_dictionary
-from interp.dictionaries.sae import SparseCodes, load_dictionary
+from interp.dictionaries.crosscoders import Crosscoder
+from interp.dictionaries.files import crosscoder_config, write_dictionary
+from interp.dictionaries.load import load_dictionary, load_sae
+from interp.dictionaries.sae import SAE
 
 HOOK = "blocks.1.hook_resid_post"
 D_IN, LATENTS = 5, 16
@@ -34,10 +36,6 @@ def crosscoder(
         hook_point=HOOK,
         models=tuple(f"model {n}" for n in range(n_models)),
     )
-
-
-def dense(codes: SparseCodes, latents: int) -> torch.Tensor:
-    return torch.zeros(len(codes), latents).index_put_((codes.tokens, codes.flat_indices), codes.flat_values, accumulate=True)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -64,7 +62,7 @@ def test_encoding_and_decoding_equal_einsum(
     else:
         expected = pre.clamp(min=0)
     codes = cross.encode(pair, chunk)
-    torch.testing.assert_close(dense(codes, latents), expected.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(codes.dense(), expected.float(), atol=1e-4, rtol=1e-4)
     reconstruction = torch.einsum("tl,lmd->tmd", expected, cross.w_dec.double()) + cross.b_dec
     assert cross.decode(codes).shape == (tokens, n_models, d_in)
     torch.testing.assert_close(cross.decode(codes), reconstruction.float(), atol=1e-3, rtol=1e-4)
@@ -77,20 +75,14 @@ def test_what_is_written_is_loaded(tmp_path: Path, architecture: str) -> None:
     if made.threshold is not None:
         weights["threshold"] = made.threshold
     write_dictionary(tmp_path / "a", weights, crosscoder_config(architecture, D_IN, LATENTS, HOOK, made.models, made.k))
-    loaded = load_crosscoder(tmp_path / "a")
+    loaded = load_dictionary(tmp_path / "a")
     for name in vars(made):
         mine, theirs = getattr(made, name), getattr(loaded, name)
         assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs, name
     assert (loaded.n_models, loaded.d_in, loaded.n_latents) == (2, D_IN, LATENTS)
+    assert loaded.content == made.content != crosscoder(architecture, seed=1).content
     with pytest.raises(DictionaryError, match=r"is a crosscoder, which reads 2 models at once\. Give an SAE of one"):
-        load_dictionary(tmp_path / "a")
-
-
-def test_an_sae_is_no_crosscoder(tmp_path: Path) -> None:
-    weights = {"W_enc": torch.ones(2, 3), "b_enc": torch.ones(3), "W_dec": torch.ones(3, 2), "b_dec": torch.ones(2)}
-    write_dictionary(tmp_path / "a", weights, sae_config("standard", 2, 3, HOOK, "m"))
-    with pytest.raises(DictionaryError, match=r"is an SAE \(standard\), not a crosscoder\. Load it with load_dictionary"):
-        load_crosscoder(tmp_path / "a")
+        load_sae(tmp_path / "a")
 
 
 def test_labels_say_whose_a_latent_is() -> None:
@@ -108,21 +100,34 @@ def test_labels_say_whose_a_latent_is() -> None:
         crosscoder(n_models=3).labels()
 
 
-def test_one_models_side_is_a_dictionary_to_steer_with() -> None:
-    cross = crosscoder("crosscoder_jumprelu")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_model_has_the_joint_code_and_a_decoder_row_of_its_own(architecture: str) -> None:
+    cross = crosscoder(architecture)
     pair = torch.randn(20, 2, D_IN, generator=torch.Generator().manual_seed(3))
     codes = cross.encode(pair)
-    for index in (0, 1):
-        side = cross.of_model(index)
-        assert (side.architecture, side.hook_point, side.source) == ("jumprelu", HOOK, f"model {index}")
-        torch.testing.assert_close(side.decode(codes), cross.decode(codes)[:, index])
-        torch.testing.assert_close(side.directions([2])[0] * cross.w_dec[2, index].norm(), cross.w_dec[2, index])
-        alone = torch.zeros_like(pair)  # the other model silent, the crosscoder sees what the side sees
-        alone[:, index] = pair[:, index]
-        torch.testing.assert_close(dense(side.encode(pair[:, index]), LATENTS), dense(cross.encode(alone), LATENTS))
-    for bad in (-1, 2):
-        with pytest.raises(DictionaryError, match=rf"has models 0 to 1, not {bad}"):
-            cross.of_model(bad)
+    whole = torch.einsum("tl,lmd->tmd", codes.dense(), cross.w_dec) + cross.b_dec
+    for model, own in enumerate(cross.encode_models(pair)):
+        assert torch.equal(own.dense(), codes.dense())
+        torch.testing.assert_close(cross.decode_model(own, model), whole[:, model], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(cross.directions([2], model)[0] * cross.w_dec[2, model].norm(), cross.w_dec[2, model])
+        assert torch.equal(cross.decoder_bias(model), cross.b_dec[model])
+    assert torch.equal(cross.directions([2, 5]), cross.directions([2, 5], 1))  # unless said otherwise, the tuned model's
+    cross.w_dec[2, 0] = 0
+    with pytest.raises(DictionaryError, match=r"decoder rows of the latents \[2\] are zero in this model"):
+        replace(cross, w_dec=cross.w_dec).directions([2, 5], 0)
+    with pytest.raises(DictionaryError, match=r"has latents 0 to 15, not \[16\]"):
+        cross.directions([16])
+
+
+def test_an_sae_encodes_and_decodes_every_model_by_itself() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(LATENTS, D_IN, generator=torch.Generator().manual_seed(0)), dim=1)
+    sae = SAE(rows.T.contiguous(), torch.zeros(LATENTS), rows, torch.zeros(D_IN), "topk", 3, None, True, HOOK)
+    pair = torch.randn(20, 2, D_IN, generator=torch.Generator().manual_seed(3))
+    for model, own in enumerate(sae.encode_models(pair)):
+        alone = sae.encode(pair[:, model].contiguous())
+        assert torch.equal(own.dense(), alone.dense())
+        assert torch.equal(sae.decode_model(own, model), sae.decode(alone))
+    assert sae.relative_norms() is None
 
 
 @pytest.mark.parametrize("shape", [(4, D_IN), (4, 1, D_IN), (4, 2, D_IN + 1), (4, 2 * D_IN)])

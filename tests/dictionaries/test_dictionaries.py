@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.sae import Dictionary, SparseCodes, dictionary_key, load_dictionary, save_dictionary, save_topk
+from interp.dictionaries.files import dictionary_key
+from interp.dictionaries.load import load_dictionary
+from interp.dictionaries.sae import SAE
+from tests.helpers.saes import save_topk
 
 HOOK = "blocks.1.hook_resid_post"
 D_IN, LATENTS = 12, 40
@@ -39,10 +42,6 @@ def folder_with(folder: Path, weights: dict[str, torch.Tensor], **config: Any) -
     save_file(weights, folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text(json.dumps({"d_in": D_IN, "d_sae": LATENTS, "apply_b_dec_to_input": False, **config}))
     return folder
-
-
-def dense(codes: SparseCodes, latents: int = LATENTS) -> torch.Tensor:
-    return torch.zeros(len(codes), latents).scatter_add(1, codes.indices, codes.values)
 
 
 def topk_by_sorting(pre: torch.Tensor, k: int) -> torch.Tensor:
@@ -81,8 +80,8 @@ def test_topk_encoding_equals_the_dense_formula(tmp_path: Path, k: int, subtract
     loaded = load_dictionary(folder_with(tmp_path, weights, architecture="topk", k=k, apply_b_dec_to_input=subtract))
     codes = loaded.encode(x)
     pre = (x - weights["b_dec"] if subtract else x) @ weights["W_enc"] + weights["b_enc"]
-    assert codes.values.shape == codes.indices.shape == (50, k)
-    torch.testing.assert_close(dense(codes), topk_by_sorting(pre, k))
+    assert codes.row_starts.diff().tolist() == [k] * 50
+    torch.testing.assert_close(codes.dense(), topk_by_sorting(pre, k))
     torch.testing.assert_close(loaded.decode(codes), topk_by_sorting(pre, k) @ weights["W_dec"] + weights["b_dec"])
 
 
@@ -97,8 +96,8 @@ def test_jumprelu_and_standard_equal_the_dense_formula(tmp_path: Path, architect
     codes = loaded.encode(x)
     pre = (x - weights["b_dec"] if subtract else x) @ weights["W_enc"] + weights["b_enc"]
     expected = pre.clamp(min=0) * (pre > threshold) if architecture == "jumprelu" else pre.clamp(min=0)
-    assert codes.values.shape[1] < LATENTS  # never dense
-    torch.testing.assert_close(dense(codes), expected)
+    assert int(codes.row_starts.diff().max()) < LATENTS  # never dense
+    torch.testing.assert_close(codes.dense(), expected)
     torch.testing.assert_close(loaded.decode(codes), expected @ weights["W_dec"] + weights["b_dec"])
 
 
@@ -117,10 +116,10 @@ def test_gated_equals_the_dense_formula(tmp_path: Path, subtract: bool) -> None:
     magnitude = (pre * weights["r_mag"].exp() + weights["b_mag"]).clamp(min=0)
     expected = magnitude * (pre + weights["b_gate"] > 0)
     codes = loaded.encode(x)
-    torch.testing.assert_close(dense(codes), expected)
+    torch.testing.assert_close(codes.dense(), expected)
     torch.testing.assert_close(loaded.decode(codes), expected @ weights["W_dec"] + weights["b_dec"])
     assert int(((pre + weights["b_gate"] > 0) & (magnitude == 0)).sum()) > 0  # some gates open on nothing
-    assert bool((codes.flat_values > 0).all())  # and those leave no entry
+    assert bool((codes.values > 0).all())  # and those leave no entry
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
@@ -140,7 +139,7 @@ def test_every_architecture_encodes_as_its_dense_formula(
     weights = gated_weights(seed, d_in, latents) | random_weights(seed, d_in, latents)
     k = 1 + seed % latents
     threshold = torch.randn(latents, generator=generator)
-    sae = Dictionary(
+    sae = SAE(
         weights["W_enc"],
         weights["b_gate" if architecture == "gated" else "b_enc"],
         weights["W_dec"],
@@ -163,29 +162,29 @@ def test_every_architecture_encodes_as_its_dense_formula(
         "gated": lambda: (raw * weights["r_mag"].exp() + weights["b_mag"]).clamp(min=0) * (raw + weights["b_gate"] > 0),
     }[architecture]()
     codes = sae.encode(x, chunk)
-    torch.testing.assert_close(dense(codes, latents), expected.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(codes.dense(), expected.float(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(sae.decode(codes), (expected @ weights["W_dec"].double() + weights["b_dec"]).float(), atol=1e-3, rtol=1e-4)
-    assert len(codes) == tokens
+    assert codes.n_tokens == tokens
     if architecture != "topk":  # memory follows what is active
-        assert len(codes.flat_values) == int((dense(codes, latents) > 0).sum())
-    torch.testing.assert_close(codes.sums(latents), dense(codes, latents).double().sum(0))
-    assert torch.equal(codes.counts(latents), (dense(codes, latents) > 0).sum(0))
+        assert len(codes.values) == int((codes.dense() > 0).sum())
+    torch.testing.assert_close(codes.sums(), codes.dense().sum(0))
+    assert torch.equal(codes.counts(), (codes.dense() > 0).sum(0))
 
 
 def test_one_busy_token_does_not_widen_the_others(tmp_path: Path) -> None:
     """A first token that lights up every latent is common; what is kept grows by its latents, not by tokens x latents."""
-    sae = Dictionary(torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64), "standard", None, None, False, HOOK)
+    sae = SAE(torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64), "standard", None, None, False, HOOK)
     x = torch.zeros(1000, 64)
     x[0] = 1.0
     x[torch.arange(1, 1000), torch.arange(1, 1000) % 64] = 2.0
     codes = sae.encode(x, 128)
-    assert len(codes.flat_values) == len(codes.flat_indices) == 64 + 999
+    assert len(codes.values) == len(codes.latents) == 64 + 999
     torch.testing.assert_close(sae.decode(codes), x)
     assert codes.column(5)[[0, 5, 6]].tolist() == [1.0, 2.0, 0.0]
 
 
 def test_residuals_that_are_not_finite_are_refused() -> None:
-    sae = Dictionary(torch.eye(3), torch.zeros(3), torch.eye(3), torch.zeros(3), "standard", None, None, False, HOOK)
+    sae = SAE(torch.eye(3), torch.zeros(3), torch.eye(3), torch.zeros(3), "standard", None, None, False, HOOK)
     for bad in (torch.nan, torch.inf):
         with pytest.raises(DictionaryError, match=r"not finite\. Run the model in"):  # they would light up nothing, or everything
             sae.encode(torch.tensor([[0.0, bad, 1.0]]))
@@ -198,7 +197,7 @@ def test_what_is_saved_comes_back_the_same(tmp_path: Path, architecture: str) ->
     if architecture == "topk":
         extra |= {"k": 5}
     first = load_dictionary(folder_with(tmp_path / "a", weights, architecture=architecture, apply_b_dec_to_input=True, **extra))
-    save_dictionary(tmp_path / "b", first, {"steps": 3})
+    first.save(tmp_path / "b", {"steps": 3})
     again = load_dictionary(tmp_path / "b")
     for name in vars(first):
         mine, theirs = getattr(first, name), getattr(again, name)
@@ -211,8 +210,8 @@ def test_a_pre_activation_at_the_threshold_is_off(tmp_path: Path) -> None:
     weights = {"W_enc": torch.eye(3), "b_enc": torch.zeros(3), "W_dec": torch.eye(3), "b_dec": torch.zeros(3), "threshold": torch.ones(3)}
     loaded = load_dictionary(folder_with(tmp_path, weights, architecture="jumprelu"))
     codes = loaded.encode(torch.tensor([[1.0, 1.0000001, 0.5], [0.0, 0.0, 0.0]]))
-    torch.testing.assert_close(dense(codes, 3), torch.tensor([[0.0, 1.0000001, 0.0], [0.0, 0.0, 0.0]]))
-    assert codes.counts(3).tolist() == [0, 1, 0]
+    torch.testing.assert_close(codes.dense(), torch.tensor([[0.0, 1.0000001, 0.0], [0.0, 0.0, 0.0]]))
+    assert codes.counts().tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu", "standard"])
@@ -220,10 +219,10 @@ def test_chunks_make_no_difference_and_no_tokens_give_no_codes(tmp_path: Path, a
     weights = random_weights() | {"threshold": torch.full((LATENTS,), 2.0)}
     loaded = load_dictionary(folder_with(tmp_path, weights, architecture=architecture, k=4))
     whole, parts = loaded.encode(residuals()), loaded.encode(residuals(), chunk=7)
-    torch.testing.assert_close(dense(parts), dense(whole))
+    torch.testing.assert_close(parts.dense(), whole.dense())
     empty = loaded.encode(residuals(0))
     assert len(empty.values) == 0
-    assert empty.counts(LATENTS).sum() == 0
+    assert empty.counts().sum() == 0
     assert loaded.decode(empty).shape == (0, D_IN)
 
 
@@ -235,14 +234,14 @@ def test_rescaling_by_decoder_norms_is_folded_in(tmp_path: Path) -> None:
     acts = topk_by_sorting((x @ weights["W_enc"] + weights["b_enc"]) * norms, 6)
     codes = loaded.encode(x)
     torch.testing.assert_close(loaded.w_dec.norm(dim=1), torch.ones(LATENTS))
-    torch.testing.assert_close(dense(codes), acts)
+    torch.testing.assert_close(codes.dense(), acts)
     torch.testing.assert_close(loaded.decode(codes), (acts / norms) @ weights["W_dec"] + weights["b_dec"], atol=1e-4, rtol=1e-5)
 
 
 def test_half_precision_residuals_are_encoded_in_float32(tmp_path: Path) -> None:
     loaded = load_dictionary(folder_with(tmp_path, random_weights(), architecture="topk", k=3))
     x = residuals().bfloat16()
-    torch.testing.assert_close(dense(loaded.encode(x)), dense(loaded.encode(x.float())))
+    torch.testing.assert_close(loaded.encode(x).dense(), loaded.encode(x.float()).dense())
     assert loaded.encode(x).values.dtype == torch.float32
 
 
@@ -251,13 +250,13 @@ def test_half_precision_residuals_are_encoded_in_float32(tmp_path: Path) -> None
 def test_counts_sums_and_columns_equal_the_dense_ones(tokens: int, latents: int, k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weights = random_weights(seed, latents=latents)
-    sae = Dictionary(weights["W_enc"], weights["b_enc"], weights["W_dec"], weights["b_dec"], "topk", min(k, latents), None, False, HOOK)
-    codes = sae.encode(torch.randn(tokens, D_IN, generator=generator))
-    table = dense(codes, latents)
-    assert torch.equal(codes.counts(latents), (table > 0).sum(0))
-    torch.testing.assert_close(codes.sums(latents), table.double().sum(0))
+    sae = SAE(weights["W_enc"], weights["b_enc"], weights["W_dec"], weights["b_dec"], "topk", min(k, latents), None, False, HOOK)
+    x = torch.randn(tokens, D_IN, generator=generator)
+    codes, table = sae.encode(x), topk_by_sorting(x @ weights["W_enc"] + weights["b_enc"], min(k, latents))
+    assert torch.equal(codes.counts(), (table > 0).sum(0))
+    torch.testing.assert_close(codes.sums(), table.sum(0), atol=1e-4, rtol=1e-4)
     for latent in range(latents):
-        assert torch.equal(codes.column(latent), table[:, latent])
+        torch.testing.assert_close(codes.column(latent), table[:, latent], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sae.decode(codes), table @ weights["W_dec"] + weights["b_dec"], atol=1e-4, rtol=1e-4)
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.files import FILES, sae_config, write_dictionary
+from interp.dictionaries.files import FILES, dictionary_key, sae_config, write_dictionary
 from interp.dictionaries.hub import download, upload
+from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import resolve_dictionary
-from interp.dictionaries.sae import dictionary_key, load_dictionary
 from tests.helpers.small_hub import Hub, Repository, small_hub
 
 REPO = "somebody/saes"

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.dictionaries.crosscoders import load_crosscoder
-from interp.dictionaries.sae import SparseCodes, load_dictionary
+from interp.dictionaries.load import load_dictionary
 from sae_training.architectures import base
 from sae_training.architectures.base import Circumstances, Normaliser, SparseCoder
 from sae_training.architectures.batch_topk import BatchTopKCoder
@@ -21,11 +20,6 @@ from sae_training.learner import Learner
 from sae_training.normalise import Input
 from tests.helpers.small_coders import CASES, D_IN, DEAD, KINDS, LATENTS, TOKENS, all_cases, as_if_trained, made, preactivations, randn
 from tests.helpers.toy_features import HOOK
-
-
-def as_dense(codes: SparseCodes) -> torch.Tensor:
-    empty = torch.zeros(len(codes), LATENTS)
-    return empty.index_put_((codes.tokens, codes.flat_indices.long()), codes.flat_values, accumulate=True)
 
 
 def activations(coder: SparseCoder, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +56,7 @@ def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_norma
     assert 1 < float((acts > 0).sum(1).double().mean()) < LATENTS - 1
     export(learner, HOOK, ["base", "tuned"][:n_models], {"steps": 1}, tmp_path / "a")
     if n_models == 2:
-        crosscoder = load_crosscoder(tmp_path / "a")
+        crosscoder = load_dictionary(tmp_path / "a")
         assert (crosscoder.hook_point, crosscoder.models) == (HOOK, ("base", "tuned"))
         codes = crosscoder.encode(raw)
         decoded = crosscoder.decode(codes).flatten(1)
@@ -78,7 +72,7 @@ def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_norma
         codes = dictionary.encode(raw[:, 0])
         decoded = dictionary.decode(codes)
         torch.testing.assert_close(dictionary.w_dec.norm(dim=1), torch.ones(LATENTS))
-    torch.testing.assert_close(as_dense(codes), acts * norms / scale, atol=1e-5 / scale, rtol=1e-4)
+    torch.testing.assert_close(codes.dense(), acts * norms / scale, atol=1e-5 / scale, rtol=1e-4)
     torch.testing.assert_close(decoded, reconstruction, atol=1e-5 / scale, rtol=1e-4)
 
 

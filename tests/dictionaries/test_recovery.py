@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.dictionaries.crosscoders import TUNED_ONLY, load_crosscoder
-from interp.dictionaries.sae import load_dictionary
+from interp.dictionaries.crosscoders import TUNED_ONLY
+from interp.dictionaries.load import load_dictionary
 from sae_training.architectures import build
 from sae_training.architectures.base import Layout
 from sae_training.config import BatchTopKConfig, TopKConfig, TrainConfig
@@ -39,12 +39,12 @@ def test_the_directions_that_residuals_are_sums_of_are_recovered(kind: str, tmp_
     codes = dictionary.encode(x[:1000, 0])
     fvu = (dictionary.decode(codes) - x[:1000, 0]).square().sum() / (x[:1000, 0] - x.mean(0)).square().sum()
     assert float(fvu) < 0.08
-    assert float((codes.flat_values > 0).sum() / 1000) == pytest.approx(4, rel=0.1)
+    assert float((codes.values > 0).sum() / 1000) == pytest.approx(4, rel=0.1)
 
 
 def tuned_only(trained: Trained, planted: torch.Tensor, least_rate: float) -> tuple[float, float]:
     """Shares: planted features that a latent labelled tuned-only matches, and latents so labelled that match none."""
-    crosscoder = load_crosscoder(trained.dictionary)
+    crosscoder = load_dictionary(trained.dictionary)
     rates = pd.read_parquet(trained.folder / "latents.parquet")["rate"].to_numpy()
     labelled = torch.tensor((crosscoder.labels() == TUNED_ONLY) & (rates >= least_rate))
     matches = cosines(crosscoder.w_dec[labelled, 1], planted) >= 0.95

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from interp.core.errors import DictionaryError
 from interp.dictionaries.files import sae_config, write_dictionary
+from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import from_sae_lens, load_pretrained, resolve_dictionary, to_sae_lens
-from interp.dictionaries.sae import Dictionary, load_dictionary, save_dictionary
+from interp.dictionaries.sae import SAE
 from tests.helpers.small_hub import Hub, Repository, small_hub
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -45,11 +46,11 @@ def residuals(tokens: int = 200, seed: int = 1) -> torch.Tensor:
     return torch.randn(tokens, D_IN, generator=torch.Generator().manual_seed(seed))
 
 
-def agree(dictionary: Dictionary, sae: Any) -> None:
+def agree(dictionary: SAE, sae: Any) -> None:
     """The same latents, activations and reconstructions."""
     x = residuals()
     codes = dictionary.encode(x)
-    mine = torch.zeros(len(x), dictionary.n_latents).index_put_((codes.tokens, codes.flat_indices), codes.flat_values, accumulate=True)
+    mine = codes.dense()
     with torch.no_grad():
         acts = sae.encode(x)
         reconstruction = sae.decode(acts)
@@ -274,5 +275,5 @@ def test_a_release_that_cannot_be_fetched_is_one_sentence(lens: Any, hub: Hub, m
 def test_a_loaded_release_can_be_saved_again(lens: Any, tmp_path: Path) -> None:
     sae = lens.SAE.from_dict({"architecture": "topk", "d_in": D_IN, "d_sae": LATENTS, "k": 6, "rescale_acts_by_decoder_norm": True})
     sae.load_state_dict(random_weights("topk"))
-    save_dictionary(tmp_path / "a", from_sae_lens(sae))
+    from_sae_lens(sae).save(tmp_path / "a")
     agree(load_dictionary(tmp_path / "a"), sae)

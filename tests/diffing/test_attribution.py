@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp.core.errors import ActivationError
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.diffing.attribution import attribution, residual_gradient
 from interp.models.activations import content_tokens
 from interp.models.chats import Chat, pad_left
@@ -54,7 +54,7 @@ def test_it_equals_autograd_through_a_dense_network(architecture: str) -> None:
 
 
 @contextmanager
-def scaled(model: LanguageModel, dictionary: Dictionary, latent: int, factor: float) -> Iterator[None]:
+def scaled(model: LanguageModel, dictionary: SAE, latent: int, factor: float) -> Iterator[None]:
     """The latent's part of the residual is stronger by `factor` at content tokens."""
 
     def visit(residual: torch.Tensor) -> torch.Tensor:

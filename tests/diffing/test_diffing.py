@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from interp.core.errors import ActivationError, ArtifactError, DictionaryError
 from interp.dictionaries.crosscoders import Crosscoder
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.diffing import pairings
 from interp.diffing.moments import PAIRINGS, Diff, load_diff
 from interp.diffing.pairings import STATE, Answers, collect
@@ -27,7 +27,7 @@ MODELS = tiny_model(0), tiny_model(1)
 WRITTEN = {"base": as_answers(texts()), "tuned": as_answers(texts(3))}
 
 
-def collected(dictionary: Dictionary | Crosscoder, **options: Any) -> Diff:
+def collected(dictionary: SAE | Crosscoder, **options: Any) -> Diff:
     return collect(*MODELS, dictionary, WRITTEN, **options)
 
 
@@ -87,7 +87,7 @@ def made_residuals(monkeypatch: pytest.MonkeyPatch, make: Callable[[int, int], t
 def test_latent_scaling_tells_a_new_latent_from_one_that_sparsity_hid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latent 5 is in the tuned model alone; 7 is in both, but in the base others leave it no place among the k."""
     rows = torch.eye(D_MODEL)
-    dictionary = Dictionary(rows.clone(), torch.zeros(D_MODEL), rows, torch.zeros(D_MODEL), "topk", 2, None, False, HOOK)
+    dictionary = SAE(rows.clone(), torch.zeros(D_MODEL), rows, torch.zeros(D_MODEL), "topk", 2, None, False, HOOK)
     generator = torch.Generator().manual_seed(0)
 
     def make(model: int, tokens: int) -> torch.Tensor:

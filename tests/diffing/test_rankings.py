@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from interp.core.errors import ActivationError
 from interp.dictionaries.crosscoders import Crosscoder
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.diffing.pairings import Answers, collect
 from interp.diffing.rankings import (
     NoDifferenceWarning,
@@ -39,10 +39,10 @@ from tests.helpers.tiny import D_MODEL, QUESTIONS, tiny_model
 WRITTEN = {"base": as_answers(texts()), "tuned": as_answers(texts(3))}
 
 
-def rows_of(latents: int, seed: int = 0) -> Dictionary:
+def rows_of(latents: int, seed: int = 0) -> SAE:
     """Random decoder rows; nothing is encoded with them."""
     rows = torch.randn(latents, 8, generator=torch.Generator().manual_seed(seed))
-    return Dictionary(rows.T.contiguous(), torch.zeros(latents), rows, torch.zeros(8), "standard", None, None, False, HOOK)
+    return SAE(rows.T.contiguous(), torch.zeros(latents), rows, torch.zeros(8), "standard", None, None, False, HOOK)
 
 
 def copies(rng: np.random.Generator, questions: int, latents: int) -> tuple[np.ndarray, np.ndarray]:

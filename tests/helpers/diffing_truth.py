@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.diffing.moments import Diff, TextMoments
 from interp.diffing.pairings import Answers
 from interp.models.chats import Chat
@@ -27,12 +27,12 @@ ANSWERS = (
 Texts = Sequence[tuple[str, str, int]]
 
 
-def random_dictionary(seed: int = 0, architecture: str = "topk", d_model: int = D_MODEL) -> Dictionary:
+def random_dictionary(seed: int = 0, architecture: str = "topk", d_model: int = D_MODEL) -> SAE:
     """Random rows of norm one; about as many latents are active under every architecture."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.nn.functional.normalize(torch.randn(LATENTS, d_model, generator=generator), dim=1)
     bias, centre = torch.full((LATENTS,), -4.0), 0.1 * torch.randn(d_model, generator=generator)
-    plain = Dictionary(rows.T.contiguous(), bias, rows, centre, "standard", None, None, True, HOOK)
+    plain = SAE(rows.T.contiguous(), bias, rows, centre, "standard", None, None, True, HOOK)
     if architecture == "topk":
         return replace(plain, architecture="topk", k=K, b_enc=torch.zeros(LATENTS))
     return plain
@@ -57,7 +57,7 @@ def tokens_of(question: str, answer: str) -> tuple[list[int], int, int]:
     return ids + tokenizer(answer + "<|im_end|>")["input_ids"], content, len(ids)
 
 
-def dense_codes(dictionary: Dictionary, x: torch.Tensor) -> torch.Tensor:
+def dense_codes(dictionary: SAE, x: torch.Tensor) -> torch.Tensor:
     """Activations as a dense matrix, by sorting or comparing."""
     pre = (x - dictionary.b_dec) @ dictionary.w_enc + dictionary.b_enc
     if dictionary.k is None:
@@ -83,7 +83,7 @@ def dense_read(seed: int, found: Texts) -> dict[str, torch.Tensor]:
     return {"x": torch.cat(rows), "owner": torch.cat(owners), "part": torch.cat(phases)}
 
 
-def made_diff(base: np.ndarray, tuned: np.ndarray, dictionary: Dictionary, noise: float = 1.0) -> Diff:
+def made_diff(base: np.ndarray, tuned: np.ndarray, dictionary: SAE, noise: float = 1.0) -> Diff:
     """A diff with these question means (questions × latents) in the response, half of them at the prompt's end."""
     sides = []
     for means in (base, tuned):

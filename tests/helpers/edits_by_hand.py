@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from interp.core.vocabulary import Phase
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.interventions.edits import Edit, add, clamp_latents, project_out, random_directions, subtract_latents
 from interp.models.chats import Chat
 from interp.models.hook_points import resid_post
@@ -46,14 +46,14 @@ def gated(phase: Phase = "all", seed: int = 0, architecture: str = "gated") -> E
     return adding(phase, seed, 3.0).only_where(small_dictionary(architecture).at(WINDOW[0]), 3 + seed, 0.1)
 
 
-def small_dictionary(architecture: str, seed: int = 0) -> Dictionary:
+def small_dictionary(architecture: str, seed: int = 0) -> SAE:
     """Random weights: at residuals of norm 3 to 10 each latent fires at a part of the tokens."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return Dictionary(
+    return SAE(
         w_enc=drawn(D_MODEL, N_LATENTS) / 3,
         b_enc=drawn(N_LATENTS) / 3,
         w_dec=drawn(N_LATENTS, D_MODEL) / 4,
@@ -68,7 +68,7 @@ def small_dictionary(architecture: str, seed: int = 0) -> Dictionary:
     )
 
 
-def activations(dictionary: Dictionary, x: torch.Tensor) -> torch.Tensor:
+def activations(dictionary: SAE, x: torch.Tensor) -> torch.Tensor:
     """All latents' activations `[..., latents]` at `x [..., d_in]`, in float64."""
     inside = x.double() - dictionary.b_dec.double() if dictionary.subtract_b_dec else x.double()
     product = inside @ dictionary.w_enc.double()

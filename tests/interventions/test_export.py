@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.core.errors import ArtifactError, EditError, HookPointError
 from interp.core.files import file_sha256
-from interp.dictionaries.sae import Dictionary
+from interp.dictionaries.sae import SAE
 from interp.interventions import export
 from interp.interventions.edits import Edit, add, project_out, subtract_latents
 from interp.interventions.export import MANIFEST_FILE, TOLERANCE, everywhere, export_model
@@ -260,9 +260,7 @@ def test_centres_that_differ_are_refused_where_no_bias_can_be(name: str, tmp_pat
 def test_what_no_weight_can_do_is_refused(tmp_path: Path) -> None:
     model = made("llama")
     names = everywhere(model)
-    sae = Dictionary(
-        randn(D_MODEL, 8, seed=1), torch.zeros(8), randn(8, D_MODEL, seed=2), torch.zeros(D_MODEL), "topk", 2, None, False, PRE
-    )
+    sae = SAE(randn(D_MODEL, 8, seed=1), torch.zeros(8), randn(8, D_MODEL, seed=2), torch.zeros(D_MODEL), "topk", 2, None, False, PRE)
     response = project_out(randn(1, D_MODEL, seed=0), dict.fromkeys(names, torch.zeros(D_MODEL)), phase="response", label="late")
     refused(model, response, tmp_path, r"'late' acts in the phase 'response', weights act at every token\. Exact is phase 'all'")
     refused(model, subtract_latents(sae, [3], label="latent"), tmp_path, "'latent' depends on the activation of latents, which no weight")

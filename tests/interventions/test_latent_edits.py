@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import EditError, EditWarning, HookPointError
-from interp.interventions.edits import Edit, clamp_latents, content_of, subtract_latents
+from interp.interventions.edits import Edit, clamp_latents, subtract_latents
 from interp.interventions.hooks import edited, edited_rows
 from interp.interventions.latent_reading import LatentReader
 from interp.interventions.saved import load_edit, save_edit
@@ -330,7 +330,7 @@ def test_the_key_covers_latents_values_dictionary_and_condition() -> None:
     keys = [edit.key for edit in (clamped, conditional, *others)]
     assert len(set(keys)) == len(keys)
     same = small_dictionary("jumprelu")
-    assert content_of(same) == content_of(dictionary)
+    assert same.content == dictionary.content
     assert clamp_latents(same, [3, 4], [1.0, 2.0]).only_where(same, 5, 0.5).key == conditional.key
 
 
@@ -341,7 +341,7 @@ def test_an_edit_survives_the_disk_with_its_dictionary_saved_once(tmp_path: Path
     save_edit(edit, tmp_path, "one")
     save_edit(subtract_latents(dictionary, [2]), tmp_path, "two")
     folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
-    assert folders == [f"dictionary-{content_of(dictionary)[:12]}"]
+    assert folders == [f"dictionary-{dictionary.content[:12]}"]
     back = load_edit(tmp_path, "one")
     assert back.key == edit.key
     assert back.as_json() == edit.as_json() == json.loads((tmp_path / "one.json").read_text())

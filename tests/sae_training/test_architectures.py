@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from interp.core.errors import TrainingError
-from interp.sparse import Codes, Structure, TopK, dense, reference
+from interp.sparse import Codes, TopK, dense, reference
 from sae_training import architectures
 from sae_training.architectures import build
 from sae_training.architectures.base import Circumstances, Layout, SparseCoder
@@ -42,11 +42,10 @@ def strongest_first(x: Any, weight: Any, bias: Any, rule: Any, centre: Any = Non
     codes = reference.encode(x, weight, bias, rule, centre, among)
     if not isinstance(rule, TopK):
         return codes
-    structure = codes.structure
-    scores = codes.values.detach() * (1 if rule.scale is None else rule.scale[structure.latents.long()])
+    scores = codes.values.detach() * (1 if rule.scale is None else rule.scale[codes.latents.long()])
     order = scores.argsort(descending=True)
-    order = order[structure.tokens[order].argsort(stable=True)]
-    return Codes(codes.values[order], Structure(structure.latents[order], structure.starts, structure.n_latents))
+    order = order[codes.tokens[order].argsort(stable=True)]
+    return Codes(codes.values[order], codes.latents[order], codes.row_starts, codes.n_latents)
 
 
 @pytest.fixture

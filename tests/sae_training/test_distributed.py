@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.dictionaries.crosscoders import load_crosscoder
-from interp.dictionaries.sae import load_dictionary
+from interp.dictionaries.load import load_dictionary
 from sae_training.config import BatchTopKConfig, TopKConfig, TrainConfig
 from sae_training.feed import MemorySource, Source
 from sae_training.trainer import train
@@ -104,8 +103,8 @@ def test_two_processes_have_the_loss_curve_of_one(case: str, by_two: Path, tmp_p
     if CASES[case].architecture.kind in ("topk", "batchtopk"):
         assert one["loss_aux"].notna().sum() > 3  # the dead are the same, too
     pd.testing.assert_frame_equal(one, two, check_like=True, rtol=1e-4, atol=1e-7)
-    load, decoded = (load_crosscoder, (600, 2, 12)) if CASES[case].reads == "pair" else (load_dictionary, (600, 12))
-    ours, theirs = load(trained.dictionary), load(by_two / case / "dictionary")
+    decoded = (600, 2, 12) if CASES[case].reads == "pair" else (600, 12)
+    ours, theirs = load_dictionary(trained.dictionary), load_dictionary(by_two / case / "dictionary")
     torch.testing.assert_close(ours.w_dec, theirs.w_dec, atol=1e-3, rtol=0)
     residuals = source_of(case).block(0)[HOOK]
     rows = residuals if CASES[case].reads == "pair" else residuals[:, 0]

@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import TrainingError
-from interp.dictionaries.crosscoders import load_crosscoder
-from interp.dictionaries.sae import load_dictionary
+from interp.dictionaries.load import load_dictionary
 from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
 from sae_training.feed import MemorySource
@@ -143,7 +142,7 @@ def test_the_metrics_tell_what_the_saved_dictionary_does(decay: float, tmp_path:
     codes = dictionary.encode(x[:, 0])
     fvu = (dictionary.decode(codes) - x[:, 0]).square().sum() / (x - x.mean(0)).square().sum()
     assert float(fvu) == pytest.approx(trained.fvu, rel=0.1)
-    counts = codes.counts(96)
+    counts = codes.counts()
     latents = pd.read_parquet(trained.folder / "latents.parquet")
     assert list(latents["latent"]) == list(range(96))
     assert trained.dead_share == float((latents["fired"] == 0).mean())
@@ -169,12 +168,12 @@ def test_what_is_read_decides_what_is_saved(tmp_path: Path) -> None:
     saved = {}
     for reads in ("each", "pair", "difference"):
         saved[reads] = train(changed(reads=reads), source, tmp_path / reads, models=["base", "tuned"]).dictionary
-    assert load_crosscoder(saved["pair"]).models == ("base", "tuned")
+    assert load_dictionary(saved["pair"]).models == ("base", "tuned")
     assert [(load_dictionary(saved[reads]).reads, load_dictionary(saved[reads]).source) for reads in ("each", "difference")] == [
         ("", "base, tuned"),
         ("difference", "base, tuned"),
     ]
-    assert {load_dictionary(saved["each"]).hook_point, load_crosscoder(saved["pair"]).hook_point} == {HOOK}
+    assert {load_dictionary(saved["each"]).hook_point, load_dictionary(saved["pair"]).hook_point} == {HOOK}
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_else_was_drawn(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from interp.sparse import (
     BatchTopK,
     Codes,
     Rule,
-    Structure,
     TopK,
     buffers,
     cpu,
@@ -71,9 +70,9 @@ def outcome(given: Data, codes: Codes, out: torch.Tensor) -> list[torch.Tensor]:
 
 def ours(given: Data, rule: Rule) -> list[torch.Tensor]:
     codes = encode(given.x, given.weight, given.bias, rule, given.centre, given.among)
-    assert codes.structure.latents.dtype == torch.int32
-    assert codes.structure.starts.dtype == torch.int64
-    assert len(codes.values) == len(codes.structure.latents) == codes.structure.starts[-1]
+    assert codes.latents.dtype == torch.int32
+    assert codes.row_starts.dtype == torch.int64
+    assert len(codes.values) == len(codes.latents) == codes.row_starts[-1]
     return outcome(given, codes, decode(codes, given.decoder))
 
 
@@ -160,7 +159,7 @@ def test_data_that_asks_for_no_gradient_gets_none() -> None:
     decoder = given.decoder.detach()
     codes = encode(x, given.weight, given.bias, TopK(2), centre)
     (grad,) = torch.autograd.grad(decode(codes, decoder).sum(), codes.values)
-    torch.testing.assert_close(grad, decoder.sum(1)[codes.structure.latents.long()])
+    torch.testing.assert_close(grad, decoder.sum(1)[codes.latents.long()])
 
 
 @SAMPLED
@@ -215,7 +214,7 @@ def test_the_k_largest_may_be_negative_and_the_largest_of_a_batch_may_not() -> N
     assert bool((encode(given.x, given.weight, given.bias, TopK(5)).values < 0).all())
     for rule in (BatchTopK(5), Above(torch.zeros((), dtype=torch.float64))):
         codes = encode(given.x, given.weight, given.bias, rule)
-        assert codes.structure.starts.tolist() == [0] * 10
+        assert codes.row_starts.tolist() == [0] * 10
         result = ours(given, rule)
         assert not any(bool(tensor.any()) for tensor in result)
         same(result, truth(given, rule))
@@ -257,7 +256,7 @@ def test_the_number_of_threads_changes_no_byte(rule: Rule, dtype: torch.dtype) -
             codes = encode(given.x, given.weight, given.bias, rule)
             out = decode(codes, given.decoder)
             grads = torch.autograd.grad((out * given.pull).sum(), [given.x, given.weight, given.bias, given.decoder])
-            results.append([codes.values.detach(), codes.structure.latents, codes.structure.starts, out.detach(), *grads])
+            results.append([codes.values.detach(), codes.latents, codes.row_starts, out.detach(), *grads])
     for result in results[1:]:
         same_bytes(results[0], result)
 
@@ -279,7 +278,7 @@ def test_processes_choose_together_what_one_would() -> None:
     scores = ((given.x - given.centre) @ given.weight.T + given.bias).detach().flatten()
     everyone = scores[scores > 0]
     parts = [
-        encode(part, given.weight, given.bias, BatchTopK(3, everyones=lambda _: everyone, tokens=60), given.centre).dense()
+        encode(part, given.weight, given.bias, BatchTopK(3, all_gather=lambda _: everyone, tokens=60), given.centre).dense()
         for part in given.x.split([20, 40])
     ]
     torch.testing.assert_close(torch.cat(parts), encode(given.x, given.weight, given.bias, BatchTopK(3), given.centre).dense())
@@ -290,12 +289,12 @@ def test_processes_choose_together_what_one_would() -> None:
 @given(counts=st.lists(st.integers(0, 6), min_size=1, max_size=12), latents=st.integers(1, 9), seed=st.integers(0, 2**20))
 def test_entries_by_latent_keep_the_order_of_tokens(counts: list[int], latents: int, seed: int) -> None:
     entries = torch.randint(latents, (sum(counts),), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
-    structure = Structure(entries, torch.tensor([0, *itertools.accumulate(counts)]), latents)
-    by_latent = structure.by_latent(cpu.KERNELS)
+    codes = Codes(torch.ones(len(entries)), entries, torch.tensor([0, *itertools.accumulate(counts)]), latents)
+    by_latent = codes.by_latent(cpu.KERNELS)
     assert torch.equal(by_latent.order, entries.sort(stable=True).indices)
     assert by_latent.starts.diff().tolist() == torch.bincount(entries, minlength=latents).tolist()
-    assert structure.by_latent(cpu.KERNELS) is by_latent
-    assert structure.tokens.tolist() == [token for token, count in enumerate(counts) for _ in range(count)]
+    assert codes.by_latent(cpu.KERNELS) is by_latent
+    assert codes.tokens.tolist() == [token for token, count in enumerate(counts) for _ in range(count)]
 
 
 @SAMPLED
@@ -306,14 +305,14 @@ def test_codes_are_what_their_dense_matrix_says(tokens: int, latents: int, seed:
     active = matrix != 0
     starts = torch.cat([torch.zeros(1, dtype=torch.long), active.sum(1).cumsum(0)])
     values = matrix[active].requires_grad_()
-    codes = Codes(values, Structure(active.nonzero()[:, 1].int(), starts, latents))
+    codes = Codes(values, active.nonzero()[:, 1].int(), starts, latents)
     assert torch.equal(codes.dense(), matrix)
     torch.testing.assert_close(codes.sums(), matrix.sum(0))
     assert torch.equal(codes.counts(), (matrix > 0).sum(0))
     assert torch.equal(codes.with_values(values * 2).dense(), matrix * 2)
     kept = codes.keep(values > 0)
     assert torch.equal(kept.dense(), matrix.clamp(min=0))
-    assert kept.structure.starts[-1] == len(kept.values) == len(kept.structure.latents)
+    assert kept.row_starts[-1] == len(kept.values) == len(kept.latents)
     pull = torch.arange(tokens * latents, dtype=torch.float64).view(tokens, latents)
     (grad,) = torch.autograd.grad((kept.dense() * pull).sum() + codes.sums().sum(), values)
     torch.testing.assert_close(grad, torch.where(matrix > 0, pull + 1, torch.ones_like(pull))[active])
@@ -357,10 +356,10 @@ def test_a_buffer_of_another_kind_is_not_handed_out() -> None:
 def test_values_of_latents_have_the_gradient_of_indexing_and_repeat_to_the_byte() -> None:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randint(50, (100_000,), generator=generator).int()
-    structure = Structure(latents, torch.arange(0, 100_001, 50), 50)
     pull = torch.randn(100_000, generator=generator)
+    codes = Codes(pull, latents, torch.arange(0, 100_001, 50), 50)
     per_latent = torch.randn(50, generator=generator, requires_grad=True)
-    ours = [torch.autograd.grad((of_latents(per_latent, structure) * pull).sum(), per_latent)[0] for _ in range(5)]
+    ours = [torch.autograd.grad((of_latents(per_latent, codes) * pull).sum(), per_latent)[0] for _ in range(5)]
     true = torch.autograd.grad((per_latent.double()[latents.long()] * pull.double()).sum(), per_latent)[0]
     torch.testing.assert_close(ours[0], true, atol=1e-3, rtol=1e-4)
     assert all(torch.equal(ours[0], other) for other in ours[1:])

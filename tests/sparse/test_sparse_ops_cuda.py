@@ -26,7 +26,7 @@ import pytest
 import torch
 
 from interp.core.errors import TrainingError
-from interp.sparse import Above, BatchTopK, Codes, Rule, Structure, TopK, decode, dense, encode, reference
+from interp.sparse import Above, BatchTopK, Codes, Rule, TopK, decode, dense, encode, reference
 
 RULES: dict[str, Callable[[torch.Tensor], Rule]] = {
     "topk": lambda scale: TopK(3),
@@ -82,18 +82,17 @@ def agree(rule: str, d_in: int, kind: str, among: bool, device: str) -> None:
     grads = torch.autograd.grad(loss, inputs)
 
     true_codes = reference.encode(*truths[:3], RULES[rule](scale.double()), truths[3], some)
-    ours, theirs = codes.structure, true_codes.structure
     if kind == "float32":
-        assert ours.starts.tolist() == theirs.starts.tolist()
-        for begin, end in pairwise(ours.starts.tolist()):
-            assert sorted(ours.latents[begin:end].tolist()) == theirs.latents[begin:end].tolist()
+        assert codes.row_starts.tolist() == true_codes.row_starts.tolist()
+        for begin, end in pairwise(codes.row_starts.tolist()):
+            assert sorted(codes.latents[begin:end].tolist()) == true_codes.latents[begin:end].tolist()
     else:  # rounded pre-activations may choose otherwise where two are nearly equal: the truth at the places that were chosen
         assert codes.values.dtype == torch.float32
         pre = (truths[0] - truths[3]) @ truths[1].T + truths[2]
-        same = Structure(ours.latents.cpu(), ours.starts.cpu(), latents)
-        otherwise = Codes(torch.ones_like(same.latents), same).dense() != Codes(torch.ones_like(theirs.latents), theirs).dense()
+        same = Codes(torch.ones(len(codes.latents)), codes.latents.cpu(), codes.row_starts.cpu(), latents)
+        otherwise = same.dense() != true_codes.with_values(torch.ones(len(true_codes.latents))).dense()
         assert bool((distance_to_cutoff(pre.detach(), RULES[rule](scale.double()), some)[otherwise] < 0.05).all())
-        true_codes = Codes(pre[same.tokens, same.latents.long()], same)
+        true_codes = same.with_values(pre[same.tokens, same.latents.long()])
     true_out = reference.decode(true_codes, truths[4])
     true_loss = (true_out * pull.double()).sum() + (true_codes.dense() * value_pull.double()).sum()
     true_grads = torch.autograd.grad(true_loss, truths)
@@ -151,7 +150,7 @@ def finds_all_above(device: str) -> None:
 
 def sorts_by_latent(device: str) -> None:
     latents = torch.tensor([4, 0, 4, 2, 0, 4], dtype=torch.int32, device=device)
-    sorted_ = kernels().by_latent(Structure(latents, torch.tensor([0, 2, 6], device=device), 6))
+    sorted_ = kernels().by_latent(Codes(latents, latents, torch.tensor([0, 2, 6], device=device), 6))
     assert sorted_.order.tolist() == [1, 4, 3, 0, 2, 5]
     assert sorted_.starts.tolist() == [0, 2, 2, 3, 3, 6, 6]
 
@@ -178,15 +177,16 @@ def makes_preactivations_in_chunks(device: str) -> None:
 def takes_what_is_empty(device: str) -> None:
     """No token; no entry; and one that has a non-contiguous input."""
     weight = torch.randn(5, 6).to(device)
-    nothing = Structure(torch.zeros(0, dtype=torch.int32, device=device), torch.zeros(1, dtype=torch.long, device=device), 5)
-    empty, out = weight.new_empty(0), torch.full_like(weight, 7)
-    assert kernels().gather_sum(empty, nothing, weight).shape == (0, 6)
+    no_latents, row_starts = torch.zeros(0, dtype=torch.int32, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    nothing, out = Codes(weight.new_empty(0), no_latents, row_starts, 5), torch.full_like(weight, 7)
+    assert kernels().gather_sum(nothing, weight).shape == (0, 6)
     assert kernels().gather_dot(weight[:0], nothing, weight).shape == (0,)
-    assert kernels().scatter_outer(empty, nothing, weight[:0], None, out).tolist() == [0] * 5
+    assert kernels().scatter_outer(nothing, weight[:0], None, out).tolist() == [0] * 5
     assert not out.any()
-    one = Structure(torch.ones(1, dtype=torch.int32, device=device), torch.tensor([0, 1], device=device), 5)
+    two, latent = torch.full((1,), 2.0, device=device), torch.ones(1, dtype=torch.int32, device=device)
+    one = Codes(two, latent, torch.tensor([0, 1], device=device), 5)
     across = torch.randn(6, 5).to(device).T
-    close(kernels().gather_sum(torch.full((1,), 2.0, device=device), one, across), 2 * across[1:2].cpu(), 1e-6)
+    close(kernels().gather_sum(one, across), 2 * across[1:2].cpu(), 1e-6)
 
 
 def repeats_its_bytes(device: str) -> None:
@@ -293,13 +293,13 @@ def test_offsets_beyond_two_to_the_31_are_right() -> None:
     latents, d_in = 2**19 + 2**8, 4096
     weight = torch.zeros(latents, d_in, dtype=torch.bfloat16, device="cuda")
     weight[-1] = 1
-    structure = Structure(torch.tensor([latents - 1], dtype=torch.int32, device="cuda"), torch.tensor([0, 1], device="cuda"), latents)
-    value = torch.full((1,), 3.0, device="cuda")
-    assert bool((kernels().gather_sum(value, structure, weight) == 3).all())
+    last = torch.tensor([latents - 1], dtype=torch.int32, device="cuda")
+    codes = Codes(torch.full((1,), 3.0, device="cuda"), last, torch.tensor([0, 1], device="cuda"), latents)
+    assert bool((kernels().gather_sum(codes, weight) == 3).all())
     rows = torch.ones(1, d_in, device="cuda")
-    assert kernels().gather_dot(rows, structure, weight).tolist() == [d_in]
+    assert kernels().gather_dot(rows, codes, weight).tolist() == [d_in]
     out = torch.empty_like(weight)
-    kernels().scatter_outer(value, structure, rows, None, out)
+    kernels().scatter_outer(codes, rows, None, out)
     assert bool((out[-1] == 3).all())
     assert not bool(out[:-1].any())
 
