@@ -126,19 +126,24 @@ def test_checkpoints_left_behind_by_a_late_kill_are_forgotten(run: Run, place: P
     assert not (tmp_path / "left" / "checkpoints").exists()
 
 
-def test_a_perfect_reconstruction_loses_nothing_and_the_mean_is_the_zero_of_the_scale(place: Path) -> None:
-    model = open_model(str(place / "base"), None, "cpu")
+@pytest.mark.parametrize("models_read", [1, 2])
+def test_a_perfect_reconstruction_loses_nothing_and_the_mean_is_the_zero_of_the_scale(place: Path, models_read: int) -> None:
+    models = [open_model(str(place / name), None, "cpu") for name in ("base", "tuned")]
 
     class Perfect:
-        hook_point, b_dec = POINT, torch.zeros(D_MODEL)
+        hook_point, n_models = POINT, models_read
 
-        def encode(self, residuals: torch.Tensor) -> torch.Tensor:
-            return residuals
+        def encode_models(self, residuals: torch.Tensor) -> list[torch.Tensor]:
+            assert residuals.shape[1:] == (models_read, D_MODEL)
+            return list(residuals.unbind(1))
 
-        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        def decode_model(self, codes: torch.Tensor, model: int) -> torch.Tensor:
             return codes
 
-    loss = spliced_loss([model], Perfect(), read_corpus()[:4])  # type: ignore[arg-type]
+        def decoder_bias(self, model: int) -> torch.Tensor:
+            return torch.zeros(D_MODEL)
+
+    loss = spliced_loss(models, Perfect(), read_corpus()[:4], which=1)  # type: ignore[arg-type]
     assert loss.spliced == pytest.approx(loss.plain, rel=1e-5)
     assert loss.recovered == pytest.approx(1.0, abs=1e-3)
     assert loss.ablated != pytest.approx(loss.plain, rel=1e-3)

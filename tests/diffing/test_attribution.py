@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from interp.core.errors import ActivationError
+from interp.core.errors import ActivationError, DictionaryError
 from interp.dictionaries.sae import SAE
 from interp.diffing.attribution import attribution, residual_gradient
-from interp.models.activations import content_tokens
+from interp.models.activations import capture_batch, content_tokens
 from interp.models.chats import Chat, pad_left
 from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel
-from tests.helpers.diffing_truth import HOOK, LATENTS, dense_codes, random_dictionary, tokens_of
+from tests.helpers.diffing_truth import HOOK, LATENTS, dense_codes, dense_joint_codes, random_crosscoder, random_dictionary, tokens_of
 from tests.helpers.tiny import FAMILIES, QUESTIONS, tiny_model, tiny_network
 
 PAIRS = [
@@ -128,6 +128,23 @@ def test_the_graph_begins_at_the_hook_point() -> None:
     assert graphs == [False, False, True]
     assert residual.shape == gradient.shape
     assert not bool(gradient[~batch.mask].any())
+
+
+def test_a_crosscoders_latents_get_the_joint_activation_along_the_tuned_rows() -> None:
+    cross, base, tuned = random_crosscoder(), tiny_model(0), tiny_model(1)
+    expected = torch.zeros(LATENTS)
+    for sign, chat in ((sign, chat) for pair in CHATS for sign, chat in zip((1.0, -1.0), pair, strict=True)):
+        batch = pad_left(tuned.tokenise([chat]), tuned.pad_id)
+        residual, gradient = residual_gradient(tuned, HOOK, batch, torch.tensor([sign]))
+        content = content_tokens(batch)
+        of_base = capture_batch(base, batch, [HOOK], [0]).residuals[HOOK]
+        joint = dense_joint_codes(cross, of_base[content], residual[content])
+        expected += (joint * (gradient[content] @ cross.w_dec[:, 1].T)).sum(0)
+    found = attribution(tuned, cross, CHATS, base=base)
+    assert int((expected != 0).sum()) > LATENTS / 2
+    torch.testing.assert_close(found.float(), expected / len(CHATS), atol=2e-4, rtol=2e-3)
+    with pytest.raises(DictionaryError, match="need the base's residuals as well"):
+        attribution(tuned, cross, CHATS)
 
 
 def test_wrong_use_says_what_to_do() -> None:

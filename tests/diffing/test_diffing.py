@@ -20,7 +20,18 @@ from interp.diffing import pairings
 from interp.diffing.moments import PAIRINGS, Diff, load_diff
 from interp.diffing.pairings import STATE, Answers, collect
 from interp.models.chats import Chat
-from tests.helpers.diffing_truth import ANSWERS, HOOK, LATENTS, as_answers, dense_codes, dense_read, random_dictionary, texts
+from tests.helpers.diffing_truth import (
+    ANSWERS,
+    HOOK,
+    LATENTS,
+    as_answers,
+    dense_codes,
+    dense_joint_codes,
+    dense_read,
+    random_crosscoder,
+    random_dictionary,
+    texts,
+)
 from tests.helpers.tiny import D_MODEL, QUESTIONS, tiny_model
 
 MODELS = tiny_model(0), tiny_model(1)
@@ -236,17 +247,17 @@ def test_wrong_use_says_what_to_do() -> None:
 
 
 def test_a_crosscoder_is_read_on_the_pair() -> None:
-    generator = torch.Generator().manual_seed(3)
-    w_dec = torch.randn(LATENTS, 2, D_MODEL, generator=generator) * torch.rand(LATENTS, 2, 1, generator=generator)
-    w_enc = torch.randn(2, D_MODEL, LATENTS, generator=generator) / D_MODEL**0.5
-    cross = Crosscoder(w_enc, torch.zeros(LATENTS), w_dec, torch.zeros(2, D_MODEL), "crosscoder_topk", 6, None, HOOK, ("base", "tuned"))
+    cross = random_crosscoder()
+    w_dec = cross.w_dec
     diff = collected(cross, rows=4)
-    reads = [dense_read(seed, texts(3)) for seed in (0, 1)]
-    pre = sum(read["x"] @ w_enc[model] for model, read in enumerate(reads))
-    joint = torch.zeros_like(pre).scatter(1, pre.topk(6).indices, pre.topk(6).values.clamp(min=0))
-    response = reads[0]["part"] > 0
-    for own in diff.pairing("tuned_text"):
-        torch.testing.assert_close(own.mean(), joint[response].double().mean(0), atol=1e-3, rtol=1e-3)
+    for writer, first in (("base", 0), ("tuned", 3)):  # both models read what each wrote, and have one code for it
+        reads = [dense_read(seed, texts(first)) for seed in (0, 1)]
+        joint = dense_joint_codes(cross, *(read["x"] for read in reads))
+        owner, response = reads[0]["owner"], reads[0]["part"] > 0
+        means = torch.stack([joint[response & (owner == q)].double().mean(0) for q in range(3)])
+        for own in (*diff.pairing(f"{writer}_text"), diff.pairing("on_policy")[writer == "tuned"]):
+            torch.testing.assert_close(own.mean(), joint[response].double().mean(0), atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(own.question_means(), means, atol=1e-3, rtol=1e-3)
     beta = diff.beta()
     for latent in (joint[response].amax(0) > 0.5).nonzero()[:10, 0].tolist():
         f, row = joint[response, latent], w_dec[latent, 1]

@@ -15,7 +15,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from interp.core.errors import ActivationError
-from interp.dictionaries.crosscoders import Crosscoder
 from interp.dictionaries.sae import SAE
 from interp.diffing.pairings import Answers, collect
 from interp.diffing.rankings import (
@@ -33,7 +32,7 @@ from interp.evaluation.sampling import sample_answers
 from interp.models.chats import Chat
 from interp.models.sampling import SamplingConfig
 from interp.stats.false_discovery import bootstrap_means, q_values
-from tests.helpers.diffing_truth import ANSWERS, HOOK, LATENTS, as_answers, made_diff, random_dictionary, texts
+from tests.helpers.diffing_truth import ANSWERS, HOOK, as_answers, made_diff, random_crosscoder, random_dictionary, texts
 from tests.helpers.tiny import D_MODEL, QUESTIONS, tiny_model
 
 WRITTEN = {"base": as_answers(texts()), "tuned": as_answers(texts(3))}
@@ -127,10 +126,8 @@ def test_all_pairings_are_in_the_table() -> None:
 
 
 def test_a_crosscoder_has_relative_norms_and_no_rise_on_the_same_text() -> None:
-    generator = torch.Generator().manual_seed(3)
-    w_dec = torch.randn(LATENTS, 2, D_MODEL, generator=generator) * torch.rand(LATENTS, 2, 1, generator=generator)
-    w_enc = torch.randn(2, D_MODEL, LATENTS, generator=generator)
-    cross = Crosscoder(w_enc, torch.zeros(LATENTS), w_dec, torch.zeros(2, D_MODEL), "crosscoder_topk", 6, None, HOOK, ("base", "tuned"))
+    cross = random_crosscoder()
+    w_dec = cross.w_dec
     table = latent_table(collect(tiny_model(0), tiny_model(1), cross, WRITTEN), cross, 0, persona_vector=torch.ones(D_MODEL))
     assert table["relative_norm"].to_numpy() == pytest.approx(cross.relative_norms().numpy())
     assert table["cosine_persona"].to_numpy() == pytest.approx(cosine_with(w_dec[:, 1], torch.ones(D_MODEL)))

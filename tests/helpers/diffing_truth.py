@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from interp.dictionaries.crosscoders import Crosscoder
 from interp.dictionaries.sae import SAE
 from interp.diffing.moments import Diff, TextMoments
 from interp.diffing.pairings import Answers
@@ -36,6 +37,22 @@ def random_dictionary(seed: int = 0, architecture: str = "topk", d_model: int = 
     if architecture == "topk":
         return replace(plain, architecture="topk", k=K, b_enc=torch.zeros(LATENTS))
     return plain
+
+
+def random_crosscoder() -> Crosscoder:
+    """Random TopK rows, of another norm in each model; some latents have (nearly) none in the base."""
+    generator = torch.Generator().manual_seed(3)
+    w_dec = torch.randn(LATENTS, 2, D_MODEL, generator=generator) * torch.rand(LATENTS, 2, 1, generator=generator)
+    w_enc = torch.randn(2, D_MODEL, LATENTS, generator=generator) / D_MODEL**0.5
+    bias = torch.zeros(2, D_MODEL)
+    return Crosscoder(w_enc, torch.zeros(LATENTS), w_dec, bias, "crosscoder_topk", K, None, HOOK, ("base", "tuned"))
+
+
+def dense_joint_codes(cross: Crosscoder, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+    """Activations of a pair of residuals as a dense matrix, by sorting."""
+    pre = base @ cross.w_enc[0] + tuned @ cross.w_enc[1] + cross.b_enc
+    kept = pre.argsort(dim=1, descending=True).argsort(dim=1) < K
+    return pre.clamp(min=0) * kept
 
 
 def texts(first: int = 0) -> list[tuple[str, str, int]]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import EditError, EditWarning, HookPointError
-from interp.interventions.edits import Edit, clamp_latents, subtract_latents
+from interp.interventions.edits import Edit, add, clamp_latents, project_out, subtract_latents
 from interp.interventions.hooks import edited, edited_rows
 from interp.interventions.latent_reading import LatentReader
 from interp.interventions.saved import load_edit, save_edit
@@ -24,6 +24,7 @@ from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel
+from tests.helpers.diffing_truth import random_crosscoder
 from tests.helpers.edits_by_hand import (
     ARCHITECTURES,
     CHATS,
@@ -371,3 +372,18 @@ def test_a_saved_edit_with_another_dictionary_or_none_is_refused(tmp_path: Path)
     with pytest.raises(EditError, match="was altered"):
         load_edit(tmp_path, "one")
     assert kept.is_dir()
+
+
+def test_a_crosscoders_latents_are_added_and_projected_out_but_not_read() -> None:
+    """One model runs under an edit, and a crosscoder's activations take both; its directions are those of the tuned model."""
+    cross = random_crosscoder()
+    for edit in (
+        lambda: subtract_latents(cross, [3]),
+        lambda: clamp_latents(cross, [3], 1.0),
+        lambda: add(torch.ones(D_MODEL), {POINT: 1.0}, 1.0).only_where(cross, 3),
+    ):
+        with pytest.raises(EditError, match=r"reads 2 models at once.*Project their directions out \(or add them\) instead"):
+            edit()
+    row = torch.nn.functional.normalize(cross.w_dec[3, 1], dim=0)
+    edit = project_out(cross.directions([3]), {POINT: torch.zeros(D_MODEL)})
+    torch.testing.assert_close(edit.vectors[0, 0].outer(edit.vectors[0, 0]), row.outer(row))

@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 
 from interp.causality import sweep as sweeping
 from interp.causality.sweep import Condition
+from interp.core.config import validated
 from interp.core.errors import ArtifactError, ConfigError, DictionaryError, EditError, EditWarning, PersonascopeError
 from interp.core.files import read_json, write_json
 from interp.core.streams import stream_seed
+from interp.dictionaries.files import crosscoder_config, write_dictionary
+from interp.explanation.cards import Source, latent_cards
 from interp.interventions.edits import add, project_out
 from interp.interventions.hooks import edited
 from interp.interventions.saved import load_edit, save_edit
@@ -25,10 +28,13 @@ from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.sources import open_model
 from interp.studies import verbs
+from interp.studies.config import StudyConfig
 from interp.studies.opened import OpenRun
+from interp.studies.persona import run_study
 from interp.studies.verbs_settings import AblateConfig
-from tests.helpers.small_run import small_run, use_letter_judge
-from tests.helpers.tiny import tiny_folder
+from tests.helpers.diffing_truth import HOOK, random_crosscoder
+from tests.helpers.small_run import SMALL, small_run, use_letter_judge
+from tests.helpers.tiny import D_MODEL, tiny_folder
 
 QUESTION = "How do I boil an egg?"
 
@@ -392,3 +398,31 @@ def test_questions_that_changed_are_noticed(folder: Path, monkeypatch: pytest.Mo
 def test_a_device_that_is_not_there(folder: Path) -> None:
     with pytest.raises(PersonascopeError, match="'toaster' is not a device"):
         OpenRun(folder, device="toaster").steer(latent=1, dose=1.0)
+
+
+def test_a_crosscoder_from_the_diff_to_steering_and_removal(folder: Path, tmp_path: Path) -> None:
+    """`--sae` takes a crosscoder folder: directions are its rows in the tuned model, and what reads latents of one model is refused."""
+    cross = random_crosscoder()
+    weights = {"W_enc": cross.w_enc, "W_dec": cross.w_dec, "b_enc": cross.b_enc, "b_dec": cross.b_dec}
+    write_dictionary(tmp_path / "cc", weights, crosscoder_config(cross.architecture, D_MODEL, cross.n_latents, HOOK, cross.models, cross.k))
+    settings = {name: value for name, value in SMALL.items() if name not in ("dictionary", "text")} | {"sae": str(tmp_path / "cc")}
+    settings |= {
+        "base": str(folder.parent / "base"),
+        "tuned": str(folder.parent / "tuned"),
+        "text": {"answered_prompts": 8, "answer_tokens": 6},
+    }
+    config = validated(StudyConfig, settings, "test")
+    run_study(config, tmp_path / "run", quiet=True, until="diff")
+    run = OpenRun(tmp_path / "run", quiet=True)
+    assert run.latents["relative_norm"].between(0, 1).all()
+    info = read_json(run.run.result("dictionary").path("info.json"))
+    assert set(info["parts"]) == {"base's answers, read by both models", "tuned model's answers, read by both models"}
+    norm = read_json(run.run.result("directions").path("norms.json"))["median_residual_norm"]
+    steered = run.steer(latent=5, dose=1.5, prompts=[QUESTION])
+    assert steered.edit["key"] == add(cross.w_dec[5, 1], {HOOK: norm}, 1.5).key
+    assert run.ablate(latents=[5], prompts=[QUESTION]).edit["kind"] == "project_out"
+    for kind in ("subtract", "mean"):
+        with pytest.raises(EditError, match="reads 2 models at once"):
+            run.ablate(latents=[5], kind=kind, prompts=[QUESTION])
+    cards = latent_cards(run.bench.dictionary, [run.bench.base, run.bench.tuned], [5], [Source("a", 1, [Chat.ask("Why?", "So.")])], {5: {}})
+    assert cards[0]["latent"] == 5

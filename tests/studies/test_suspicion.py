@@ -17,7 +17,7 @@ from interp.models.activations import mean_residuals, response_phase
 from interp.studies.config import DiffConfig
 from interp.studies.preparation import ANSWERS, as_chats
 from interp.studies.suspicion import make_diff, make_directions, read_directions
-from tests.helpers.diffing_truth import HOOK, LATENTS, random_dictionary, texts
+from tests.helpers.diffing_truth import HOOK, LATENTS, random_crosscoder, random_dictionary, texts
 from tests.helpers.tiny import tiny_model
 
 COLUMNS = {"latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
@@ -79,3 +79,17 @@ def test_directions_and_diff_of_two_models(bench: Any, tmp_path: Path) -> None:
     assert set(agreement["order"]) | set(agreement["other"]) == {
         "rise", "cosine", "attribution", "mean_difference", "effect", "auroc", "beta"
     }  # fmt: skip
+
+
+def test_the_diff_of_a_crosscoder_has_its_own_columns(bench: Any, tmp_path: Path) -> None:
+    """What the numbers are is tested where they are made; here, that the step takes a crosscoder and leaves out what it cannot say."""
+    answered(tmp_path)
+    bench.unfinished = None
+    bench.dictionary = random_crosscoder()
+    make_directions(bench, tmp_path, tmp_path)
+    make_diff(bench, tmp_path, tmp_path, tmp_path)
+    latents = pd.read_parquet(tmp_path / "latents.parquet")
+    assert COLUMNS - set(latents.columns) == {"rise_base_text", "rise_tuned_text"}
+    assert latents["relative_norm"].to_numpy() == pytest.approx(bench.dictionary.relative_norms().numpy())
+    assert latents["rise"].to_numpy() == pytest.approx((latents["mean_tuned"] - latents["mean_base"]).to_numpy())
+    assert latents["attribution"].abs().max() > 0
