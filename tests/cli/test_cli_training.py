@@ -128,7 +128,7 @@ def test_checkpoints_left_behind_by_a_late_kill_are_forgotten(run: Run, place: P
 
 @pytest.mark.parametrize("models_read", [1, 2])
 def test_a_perfect_reconstruction_loses_nothing_and_the_mean_is_the_zero_of_the_scale(place: Path, models_read: int) -> None:
-    models = [open_model(str(place / name), None, "cpu") for name in ("base", "tuned")]
+    models = [open_model(str(place / name), None, "cpu") for name in ("tuned", "base")]
 
     class Perfect:
         hook_point, n_models = POINT, models_read
