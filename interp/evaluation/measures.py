@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.choices import LETTERS, LetterPair, MultipleChoice, letter_prompt, short_answer
-from interp.models.chats import Chat, Role, TokenisedChat, batches_by_length, pad_left
+from interp.models.chats import Chat, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
 from interp.traits import Pair
 
@@ -104,7 +104,7 @@ def perplexity(model: LanguageModel, documents: Sequence[Chat | str], rows: int 
     `interp.causality.side_effects` is measured on. Raises `ConfigError` for a document without a token to predict.
     """
     _some(documents)
-    tokenised = [_tokenised(model, document, max_tokens) for document in documents]
+    tokenised = model.tokenise(documents, max_tokens)
     for number, (document, made) in enumerate(zip(documents, tokenised, strict=True), 1):
         if len(made.ids) <= made.n_prompt:
             kind, cure = ("text", "a longer text") if isinstance(document, str) else ("chat", "one with an answer, or allow more tokens")
@@ -192,13 +192,6 @@ def _doubt(logprobs: Float[torch.Tensor, "prompts letters"]) -> str:
     if float(counts.max()) > MOST_ALIKE * len(logprobs):
         return f"prefers {LETTERS[int(counts.argmax())]} in {int(counts.max())} of {len(logprobs)} orders"
     return ""
-
-
-def _tokenised(model: LanguageModel, document: Chat | str, max_tokens: int) -> TokenisedChat:
-    if isinstance(document, Chat):
-        return model.tokenise([document], max_tokens)[0]
-    ids = list(model.tokenizer(document)["input_ids"])[:max_tokens]
-    return TokenisedChat(ids, [int(Role.TEMPLATE), *[int(Role.RESPONSE)] * (len(ids) - 1)][: len(ids)], 1)
 
 
 def _table(items: Sequence[MultipleChoice] | Sequence[LetterPair], **columns: Float[np.ndarray, " items"]) -> pd.DataFrame:

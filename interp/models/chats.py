@@ -147,6 +147,12 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, chat: Chat, max_tokens: int | N
     return TokenisedChat(ids, roles, n_prompt)
 
 
+def tokenise_text(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int | None = None) -> TokenisedChat:
+    """Token ids of a plain text, all of it response but the first token, which nothing predicts."""
+    ids = list(tokenizer(text)["input_ids"])[:max_tokens]
+    return TokenisedChat(ids, [int(Role.TEMPLATE), *[int(Role.RESPONSE)] * (len(ids) - 1)][: len(ids)], 1)
+
+
 def _plain_bos(tokenizer: PreTrainedTokenizerBase) -> str:
     """The BOS token's text where the tokenizer would add one by itself, else nothing."""
     adds = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import ModelError
-from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
+from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise, tokenise_text
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
 from interp.models.hook_points import HookPoint, check_site, find_blocks, parse_hook_point
 
@@ -98,11 +98,16 @@ class LanguageModel:
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
 
-    def tokenise(self, chats: Sequence[Chat], max_tokens: int | None = None) -> list[TokenisedChat]:
-        """Chats as token ids with roles, by the model's own template."""
-        return [tokenise(self.tokenizer, chat, max_tokens) for chat in chats]
+    def tokenise(self, documents: Sequence[Chat | str], max_tokens: int | None = None) -> list[TokenisedChat]:
+        """Token ids with roles: chats by the model's own template, plain texts as the tokenizer reads them."""
+        return [
+            tokenise_text(self.tokenizer, document, max_tokens)
+            if isinstance(document, str)
+            else tokenise(self.tokenizer, document, max_tokens)
+            for document in documents
+        ]
 
-    def batches(self, chats: Sequence[Chat], rows: int = 32, max_tokens: int | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
+    def batches(self, chats: Sequence[Chat | str], rows: int = 32, max_tokens: int | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
         """Padded batches on the model's device, with the index of each row in `chats`; similar lengths together."""
         tokenised = self.tokenise(chats, max_tokens)
         for indices in batches_by_length([len(t.ids) for t in tokenised], rows):
