@@ -208,7 +208,7 @@ class HostedModel:
         settings: Mapping[str, Any],
         seeds: Sequence[int] | None,
         scope: str,
-        tell: Callable[[tuple[int, Reply]], None],
+        deliver: Callable[[tuple[int, Reply]], None],
     ) -> None:
         free, in_a_row = asyncio.Semaphore(self.max_connections), 0
 
@@ -220,7 +220,7 @@ class HostedModel:
                 else:
                     reply = await self._ask(chat, {**settings, **({"seed": seeds[place]} if seeds else {})}, scope)
                     in_a_row = 0 if reply.final else in_a_row + 1
-            tell((place, reply))
+            deliver((place, reply))
 
         tasks = [asyncio.ensure_future(ask(place, chat)) for place, chat in enumerate(chats)]
         try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from interp.core.errors import ModelError
+from interp.core.streams import stream_seed
 from interp.evaluation.hosted import HostedModel, Reply, sound
 from interp.evaluation.questions import Question
 from interp.models.generation import generate
@@ -53,7 +53,7 @@ def sample_hosted(
     settings: dict[str, float] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
     settings |= {"top_p": sampling.top_p} if sampling.top_p < 1.0 else {}
     settings |= {"min_p": sampling.min_p} if sampling.min_p > 0.0 and sampling.temperature > 0.0 else {}
-    seeds = [row_seed(seed, row) for row in range(len(table))]
+    seeds = [stream_seed(seed, "hosted answer", row) % 2**31 for row in range(len(table))]  # some servers take no larger
     replies = model.ask([chats[name] for name in table["question_id"]], settings, seeds, lambda *_: progress(1), scope)
     failed = [reply for reply in replies if not reply.final]
     if failed:
@@ -65,11 +65,6 @@ def sample_hosted(
     if all(reasons):
         raise ModelError(f"{model.name} refuses every prompt, the first because: {reasons[0]}. Change the settings that it names.")
     return table.assign(answer=answers, reason=reasons, not_sent=", ".join(sorted(model.dropped & {*settings, "seed"})))
-
-
-def row_seed(seed: int, row: int) -> int:
-    """The seed of one request, below 2^31: some servers take no larger."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:4], "big") % 2**31
 
 
 def _answer(reply: Reply) -> tuple[str, str]:

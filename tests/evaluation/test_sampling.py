@@ -13,12 +13,12 @@ from interp.core.config import validated
 from interp.core.errors import ModelError
 from interp.evaluation.hosted import HostedModel
 from interp.evaluation.questions import Question
-from interp.evaluation.sampling import row_seed, sample_hosted
+from interp.evaluation.sampling import sample_hosted
 from interp.models.sampling import SamplingConfig
 from interp.studies import evaluating
 from interp.studies.evaluating import evaluate
 from interp.studies.evaluation_config import EvaluateConfig
-from tests.helpers.fake_endpoint import SAMPLING, FakeEndpoint, Reply, Request, completion, echo, error, hosted_environment, quick
+from tests.helpers.fake_endpoint import SAMPLING, FakeEndpoint, Reply, Request, completion, echo, error, hosted_environment, outputs, quick
 from tests.helpers.small_run import letter_bench
 
 QUESTIONS = [Question(id=f"q{i}", group="g", split="held_out", text=f"q{i}", system="Be brief." if i == 1 else "") for i in range(6)]
@@ -41,15 +41,21 @@ def test_answers_are_a_table_in_order() -> None:
         table = sampled(endpoint)
     assert list(table["answer"]) == [f"to q{i}" for _ in range(2) for i in range(6)]
     assert list(table["sample"]) == [0] * 6 + [1] * 6
-    assert {request.body["seed"] for request in endpoint.requests} == {row_seed(3, row) for row in range(12)}
+    assert len({request.body["seed"] for request in endpoint.requests}) == 12
     messages = [m for request in endpoint.requests for m in request.body["messages"] if m["role"] == "system"]
     assert [m["content"] for m in messages] == ["Be brief."] * 2
 
 
-def test_seeds_differ_by_row_and_seed_and_fit_into_31_bits() -> None:
-    seeds = [row_seed(seed, row) for seed in (0, 1, 11, 2**31 - 1) for row in (*range(50), 11, 111)]
-    assert len(set(seeds)) == 4 * 51
-    assert all(0 <= seed < 2**31 for seed in seeds)
+def test_every_request_has_a_seed_of_its_own_that_follows_the_seed() -> None:
+    model = HostedModel("inspect:mockllm/model", model_args={"custom_outputs": outputs(lambda text: "yes")})
+    sent: list[int] = []
+    model.ask = lambda chats, settings, seeds, *_: sent.extend(seeds) or ask(chats, settings, seeds)  # type: ignore[method-assign]
+    ask = HostedModel.ask.__get__(model)
+    for seed in (0, 1, 2**31 - 1, 0):
+        sample_hosted(model, QUESTIONS, 2, SAMPLING, seed, lambda n: None)
+    assert len(set(sent[:36])) == 36
+    assert sent[36:] == sent[:12]
+    assert all(0 <= seed < 2**31 for seed in sent)
 
 
 def test_settings_are_sent_where_they_change_anything() -> None:

@@ -32,7 +32,7 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class NumberSpellings:
-    """How a tokenizer writes the numbers 0 to 100: bare, behind a blank, and behind the line break that ends many templates."""
+    """How a tokenizer writes the numbers 0 to 100: bare, after a blank, and after the line break that ends many templates."""
 
     numbers: dict[Ids, int]
     """The number that each token sequence spells."""
@@ -48,8 +48,8 @@ class NumberSpellings:
 
         line, numbers = encode("\n"), dict[Ids, int]()
         for number in range(101):
-            behind = encode(f"\n{number}")
-            spellings = [encode(str(number)), encode(f" {number}"), behind[len(line) :] if behind[: len(line)] == line else ()]
+            after = encode(f"\n{number}")
+            spellings = [encode(str(number)), encode(f" {number}"), after[len(line) :] if after[: len(line)] == line else ()]
             sound = [ids for ids in spellings if ids and model.tokenizer.decode(list(ids)).strip() == str(number)]
             if not sound:
                 raise ModelError(f"The tokenizer of {model.source} cannot write the number {number}: choose another judge.")
@@ -75,7 +75,7 @@ def number_mass(
 ) -> Iterator[tuple[list[int], Float[np.ndarray, "rows 101"]]]:
     """Batches of indices of `chats` with the probability of each number.
 
-    A batch of prompts is read once; the beginnings of numbers are read behind it, from copies of its KV cache.
+    A batch of prompts is read once; the beginnings of numbers are read after it, from copies of its KV cache.
     """
     for indices, batch in model.batches(chats, rows) if chats else ():
         yield indices, spellings.mass(_branch_probabilities(model, batch, indices, spellings.branches))
