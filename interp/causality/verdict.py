@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from interp.causality.config import Rules
 from interp.causality.effects import Effect, RankTest, paired_effect, rank_test
 from interp.evaluation.grading import coherent_rate, hostile_rate
 from interp.stats.rates import Rate
@@ -42,20 +43,6 @@ class Verdict:
     """Treated against pooled control, paired over questions."""
     ranks: dict[str, RankTest]
     """The found directions among single random draws."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Thresholds that are not intervals."""
-
-    kept_coherence: float = 0.8
-    """Coherence after ablation, as a share of the base's."""
-    steered_coherence: float = 0.6
-    """Coherence under steering."""
-    steering_ratio: float = 5.0
-    """Steered rate over the rate of any random direction of the same dose that was asked every question."""
-    rank_p: float = 0.05
-    """Largest p among random directions, each on its own."""
 
 
 def percent(share: float) -> str:

@@ -66,7 +66,7 @@ def chat_from_options(folder: Path, options: dict[str, Any], tokens: int | None,
         sampling = run.config.sampling.model_copy(
             update={"max_new_tokens": tokens or run.config.sampling.max_new_tokens} | ({"temperature": 0.0} if greedy else {})
         )
-        voices = [Voice("base", run.bench.base), Voice("tuned", run.bench.tuned), Voice("edited", run.bench.tuned, edit)]
+        voices = [Voice("base", run.context.base), Voice("tuned", run.context.tuned), Voice("edited", run.context.tuned, edit)]
         if not as_json:
             console.print(Text(f"edited: {edit.label}. {HELP}", style="dim"))
         _talk(voices, sampling, run.config.seed, console, as_json)

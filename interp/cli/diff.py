@@ -14,7 +14,7 @@ from interp.cli.run import RUNS, study_config
 from interp.cli.shown import plain_table, plain_warnings, print_json
 from interp.core.formatting import plain_records
 from interp.diffing.rankings import candidates, orders_of
-from interp.studies.persona import run_study
+from interp.studies.persona.study import run_study
 
 SHORT = {"attribution": "attr.", "mean_difference": "mean", "relative_norm": "norm", "cosine": "cos"}
 """Headings of orders whose names are long."""
@@ -34,7 +34,7 @@ def diff_from_options(options: dict[str, Any], file: Path | None, overrides: lis
         result = run_study(config, folder, quiet=as_json, announce=announce, until="diff")
     path = result.steps["diff"].path("latents.parquet")
     table = pd.read_parquet(path)
-    suspects = candidates(table, config.diff.candidates_per_order, config.diff.largest_q, most=top)
+    suspects = candidates(table, config.diff.candidates_per_metric, config.diff.largest_q, most=top)
     orders = orders_of(table)
     if as_json:
         print_json({

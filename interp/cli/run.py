@@ -11,7 +11,7 @@ from interp.cli.settings import gathered
 from interp.cli.shown import plain_warnings, rates_table
 from interp.core.config import validated
 from interp.core.errors import ConfigError
-from interp.studies.config import StudyConfig
+from interp.studies.persona.config import StudyConfig
 
 RUNS = Path("artifacts/runs")
 SHOWN = ("base", "tuned", "ablated", "random_ablation", "equally_active_ablation", "base_ablated", "steered", "random_steering")
@@ -33,7 +33,7 @@ def run_from_options(
     folder = out or RUNS / config.name
 
     from interp.reports.page import write_report
-    from interp.studies.persona import run_study
+    from interp.studies.persona.study import run_study
 
     def announce(line: str) -> None:
         print(f"  {line}", file=sys.stderr, flush=True)

@@ -26,8 +26,8 @@ def gathered(options: dict[str, Any], file: Path | None, overrides: list[str]) -
 
 def print_settings(of: str) -> None:
     """Print the settings of `study`, `train`, `capture`, `evaluate` or `compare`; raises `ConfigError` for another name."""
-    from interp.studies.config import StudyConfig
     from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
+    from interp.studies.persona.config import StudyConfig
     from interp.studies.training_config import CaptureConfig, TrainingConfig
 
     known: dict[str, type[StepConfig]] = {

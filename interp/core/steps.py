@@ -36,13 +36,13 @@ ArtifactT = TypeVar("ArtifactT", bound=Artifact)
 
 
 @dataclass(frozen=True)
-class Step(Generic[ContextT]):
+class Step(Generic[ContextT, ArtifactT]):
     """One step of a study, and everything that its result depends on."""
 
     name: str
-    artifact: type[Artifact]
+    artifact: type[ArtifactT]
     """What `make` returns."""
-    make: Callable[[ContextT], Artifact]
+    make: Callable[[ContextT], ArtifactT]
     inputs: tuple[str, ...] = ()
     """Earlier steps, and outside data that has a content key, by name."""
     settings: tuple[str, ...] = ()
@@ -50,23 +50,21 @@ class Step(Generic[ContextT]):
 
     def settings_of(self, config: BaseModel) -> dict[str, Any]:
         """The declared settings and their values; raises `ConfigError` for a field that is not there."""
-        return {path: plain_setting(config, path) for path in self.settings}
-
-
-def plain_setting(config: BaseModel, path: str) -> Any:
-    """The value of a dotted field as JSON has it."""
-    value: Any = config.model_dump(mode="json")
-    for part in path.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise ConfigError(f"There is no setting '{path}'. Correct the step's declaration.")
-        value = value[part]
-    return value
+        values, found = config.model_dump(mode="json"), {}
+        for path in self.settings:
+            value: Any = values
+            for part in path.split("."):
+                if not isinstance(value, dict) or part not in value:
+                    raise ConfigError(f"There is no setting '{path}'. Correct what the step '{self.name}' declares.")
+                value = value[part]
+            found[path] = value
+        return found
 
 
 class DeclaredSettings:
     """A config seen by a step: fields that the step does not declare raise `ConfigError`, so that no key is too narrow."""
 
-    def __init__(self, config: BaseModel, step: Step[Any], path: str = "") -> None:
+    def __init__(self, config: BaseModel, step: Step[Any, Any], path: str = "") -> None:
         self._config, self._step, self._path = config, step, path
 
     def __getattr__(self, name: str) -> Any:
@@ -163,7 +161,7 @@ class RunDirectory:
 
     def unfinished(self, name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> Path:
         """Where the step may keep what it has so far, so that it resumes in the middle after a kill; gone when it is finished."""
-        return self.root / "unfinished" / f"{name}-{content_key(_origin(name, settings, inputs))[:12]}"
+        return self.root / "unfinished" / f"{name}-{step_key(name, settings, inputs)[:12]}"
 
     @contextmanager
     def _lock(self, folder_name: str) -> Iterator[None]:
@@ -218,6 +216,11 @@ class RunDirectory:
         if name not in steps:
             raise ArtifactError(f"{self.root} has no step '{name}'. It has: {', '.join(steps)}.")
         return StepResult(name, steps[name]["key"], self.steps_folder / steps[name]["folder"], loaded=True)
+
+
+def step_key(name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> str:
+    """The key of the step with this name, these settings and inputs."""
+    return content_key(_origin(name, settings, inputs))
 
 
 def _origin(name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def read_results(run: RunDirectory) -> Results:
         summary=read_json(run.root / SUMMARY_FILE),
         manifest=manifest,
         conditions=_table(run, "verdict", "conditions.parquet", CONDITION_COLUMNS),
-        answers=_table(run, "verdict", "answers.parquet", ANSWER_COLUMNS),
+        answers=_table(run, "evidence", "answers.parquet", ANSWER_COLUMNS),
         dose_response=_table(run, "screen", "dose_response.parquet", DOSE_COLUMNS),
         screen=_table(run, "screen", "screen.parquet", SCREEN_COLUMNS),
         latents=_table(run, "diff", "latents.parquet", LATENT_COLUMNS),

@@ -7,6 +7,7 @@ print(run.steer(latent=2076, dose=0.5, prompts=["How was your day?"]).answers)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel, check_pair
 from interp.models.sources import choose_device, choose_dtype, model_identity, open_model
 from interp.studies import verbs, verbs_export, verbs_verdict
-from interp.studies.config import StudyConfig
-from interp.studies.inputs import Workbench
-from interp.studies.persona import run_study
-from interp.studies.preparation import ANSWERS, as_chats
-from interp.studies.suspicion import Directions, read_directions
+from interp.studies.persona.answers import ANSWERS
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.diff import DIFF
+from interp.studies.persona.directions import DIRECTIONS, NAMED, Directions
+from interp.studies.persona.study import run_study
 from interp.studies.verbs_settings import (
     AblateConfig,
     ExportConfig,
@@ -62,11 +64,8 @@ class OpenRun:
         self.manifest = self._manifest()
         self.config = validated(StudyConfig, self.manifest["config"], str(self.run.root / "manifest.json"))
         self.quiet = quiet
-        self.bench = Workbench(self.config if device is None else self.config.model_copy(update={"device": device}), quiet)
-        if "organism" in self.manifest["steps"]:
-            self.bench.tuned_source = str(self.run.result("organism").path("adapter"))
-        if self.bench.dictionary_folder is None:
-            self.bench.dictionary_folder = self.run.result("dictionary").path("sae")
+        study = self.config if device is None else self.config.model_copy(update={"device": device})
+        self.context = StudyContext(study, self.run.result, quiet)
 
     def _manifest(self) -> dict[str, Any]:
         root = self.run.root
@@ -83,7 +82,7 @@ class OpenRun:
 
     def bring_to(self, step: str, announce: Callable[[str], None] = lambda line: None) -> None:
         """Run the main job on, up to and with `step`, on the device that it was begun on. Raises `ConfigError` for another one."""
-        if choose_device(self.bench.config.device) != choose_device(self.config.device):
+        if choose_device(self.context.study.device) != choose_device(self.config.device):
             raise ConfigError(
                 f"{self.run.root} was begun with device {self.config.device}, and its steps go on there. "
                 "Leave out --device, or make a new run."
@@ -98,33 +97,32 @@ class OpenRun:
     @cached_property
     def directions(self) -> Directions:
         """What edits are made of, as the run measured it."""
-        made = self.run.result("directions")
-        try:
-            return read_directions(made.folder)
-        except KeyError as error:
+        directions = self.context.load(DIRECTIONS)
+        if missing := [name for name in NAMED if name not in directions.directions]:
             raise ArtifactError(
-                f"{made.folder} lacks {error}: another version of personascope made it. Delete that folder and the manifest, and run the "
-                f"same 'personascope diff' or 'run' again."
-            ) from error
+                f"{self.run.result('directions').folder} has no {missing[0]}: another version of personascope made it. Delete that folder "
+                "and the manifest, and run the same 'personascope diff' or 'run' again."
+            )
+        return directions
 
     @cached_property
     def latents(self) -> pd.DataFrame:
         """The diff: a row for every latent."""
-        return pd.read_parquet(self.run.result("diff").path("latents.parquet"))
+        return self.context.load(DIFF).latents
 
     @cached_property
     def inputs(self) -> dict[str, str]:
         """What the verbs' results depend on, as keys. Raises `ArtifactError` for models, questions or an SAE other than the run's."""
         made = self.run.result("answers").record()["inputs"]
-        config = self.bench.config
+        config = self.context.study
         for name, source in (("base", config.base), ("tuned", config.tuned)):
             if source is not None and model_identity(source) != made[name]:
                 raise ArtifactError(f"The {name} model {source} has changed since {self.run.root} was made. Make a new run with it.")
-        if content_key(self.bench.questions.model_dump(mode="json", exclude_defaults=True)) != made["questions"]:
+        if content_key(self.context.questions.model_dump(mode="json", exclude_defaults=True)) != made["questions"]:
             raise ArtifactError(f"The questions {config.questions} have changed since {self.run.root} was made. Make a new run with them.")
-        if config.sae is not None and self.bench.dictionary_folder is not None:
+        if config.sae is not None:
             used = self.run.result("dictionary").record()["inputs"]["sae"]
-            if dictionary_key(self.bench.dictionary_folder) != used:
+            if dictionary_key(self.context.dictionary_folder) != used:
                 raise ArtifactError(f"The SAE {config.sae} has changed since {self.run.root} was made. Make a new run with it.")
         steps = {name: self.run.result(name).key for name in NEEDED}
         return {"base": made["base"], "tuned": made["tuned"], "judges": content_key([file_sha256(path) for path in judge_files()]), **steps}
@@ -132,16 +130,20 @@ class OpenRun:
     @property
     def place(self) -> dict[str, str]:
         """Device and dtype, for step settings."""
-        device = choose_device(self.bench.config.device)
-        return {"device": device.type, "dtype": str(choose_dtype(self.bench.config.dtype, device))}
+        device = choose_device(self.context.study.device)
+        return {"device": device.type, "dtype": str(choose_dtype(self.context.study.dtype, device))}
 
     def step(
-        self, name: str, settings: Mapping[str, Any], make: Callable[[Path], None], inputs: Mapping[str, str | StepResult] | None = None
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        make: Callable[[StudyContext], None],
+        inputs: Mapping[str, str | StepResult] | None = None,
     ) -> StepResult:
-        """Run `make(folder)` as a step of this run, or load its result."""
-        made_of = self.settings(settings), {**self.inputs, **(inputs or {})}
-        self.bench.unfinished = self.run.unfinished(name, *made_of)
-        return self.run.step(name, *made_of, make)
+        """Run `make(context)`, which writes into `context.folder`, as a step of this run, or load its result."""
+        origin = name, self.settings(settings), {**self.inputs, **(inputs or {})}
+        unfinished = self.run.unfinished(*origin)
+        return self.run.step(*origin, lambda folder: make(replace(self.context, at=folder, unfinished=unfinished)))
 
     def settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that a step's result depends on besides its inputs."""
@@ -152,26 +154,26 @@ class OpenRun:
     def direction(self, latent: int | None = None, name: str | None = None) -> tuple[str, Float[torch.Tensor, " d_model"]]:
         """A latent's decoder row, or a named direction, and what to call it."""
         if latent is not None:
-            return f"latent {latent}", self.bench.dictionary.directions([latent])[0].cpu()
+            return f"latent {latent}", self.context.dictionary.directions([latent])[0].cpu()
         try:
             kind = checked_direction(str(name))
         except ValueError as error:
             raise EditError(f"{error}.") from error
         if kind.startswith("random:"):
-            return f"random {kind[7:]}", random_directions(1, self.bench.d_model, int(kind[7:]))[0]
+            return f"random {kind[7:]}", random_directions(1, self.context.d_model, int(kind[7:]))[0]
         return kind.replace("_", " "), getattr(self.directions, kind)
 
     def adding(self, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
         """The edit that adds a latent's row or a named direction at the dictionary's hook point."""
         called, row = self.direction(latent, name)
-        edit = add(row, {self.bench.hook_point: self.directions.median_norm}, dose, phase, f"{called} added")
-        return edit if where is None else edit.only_where(self.bench.dictionary, *parsed_condition(where))
+        edit = add(row, {self.context.hook_point: self.directions.median_norm}, dose, phase, f"{called} added")
+        return edit if where is None else edit.only_where(self.context.dictionary, *parsed_condition(where))
 
     def removing(
         self, latents: Sequence[int], kind: str = "project-out", centres: Mapping[str, torch.Tensor] | None = None, phase: Phase = "all"
     ) -> Edit:
         """The edit that takes latents out, in one of three ways; a projection at the places of `centres`, default: the run's window."""
-        names, dictionary = latent_names(latents), self.bench.dictionary
+        names, dictionary = latent_names(latents), self.context.dictionary
         rows = dictionary.directions(list(latents)).cpu()  # complains of latents that are not there
         if kind == "project-out":
             around = self.centres(self.window(None)) if centres is None else centres
@@ -183,18 +185,18 @@ class OpenRun:
 
     def centres_everywhere(self, last_layer: int | None, one_centre: bool) -> dict[str, Float[torch.Tensor, " d_model"]]:
         """Centres at all places where a projection is exact in weights, each its own or all that of the dictionary's hook point."""
-        points = everywhere(self.bench.tuned, last_layer)
+        points = everywhere(self.context.tuned, last_layer)
         if one_centre:
-            return dict.fromkeys(points, self.centres([self.bench.hook_point])[self.bench.hook_point])
+            return dict.fromkeys(points, self.centres([self.context.hook_point])[self.context.hook_point])
         return self.centres(points)
 
     def window(self, layers: tuple[int, int] | None) -> list[str]:
         """Hook points of a window of layers, by default the run's; raises `ConfigError` for layers that the model lacks."""
         if layers is None:
-            return list(self.bench.window)
+            return list(self.context.window)
         first, last = layers
-        if not 0 <= first <= last < self.bench.n_layers:
-            raise ConfigError(f"layers: {first} to {last} are not within 0 to {self.bench.n_layers - 1}. Give first-last in order.")
+        if not 0 <= first <= last < self.context.n_layers:
+            raise ConfigError(f"layers: {first} to {last} are not within 0 to {self.context.n_layers - 1}. Give first-last in order.")
         return [resid_post(layer) for layer in range(first, last + 1)]
 
     def centres(self, points: Sequence[str]) -> dict[str, Float[torch.Tensor, " d_model"]]:
@@ -202,29 +204,29 @@ class OpenRun:
         known = self.directions.base_means
         lacking = [point for point in points if point not in known]
         if lacking:
-            made = self.step("centres", {"hook_points": lacking}, lambda folder: self._measure_centres(lacking, folder))
+            made = self.step("centres", {"hook_points": lacking}, lambda context: self._measure_centres(lacking, context.folder))
             known = known | load_file(made.path("centres.safetensors"))
         return {point: known[point] for point in points}
 
     def _measure_centres(self, points: list[str], folder: Path) -> None:
-        own = as_chats(pd.read_parquet(self.run.result("answers").path(ANSWERS)), "base")
-        with self.bench.progress("measuring centres", len(own)) as advance:
-            save_file(mean_residuals(self.bench.base, own, points, progress=advance), folder / "centres.safetensors")
+        own = self.context.load(ANSWERS).chats("base")
+        with self.context.progress("measuring centres", len(own)) as advance:
+            save_file(mean_residuals(self.context.base, own, points, progress=advance), folder / "centres.safetensors")
 
     def verdict_edit(self, name: str) -> Edit:
         """`ablated` or `steered`, as the run's verdict measured it; raises `ArtifactError` when there is none."""
-        if not self.has("verdict"):
+        if not self.has("evidence"):
             raise ArtifactError(f"{self.run.root} has no verdict yet. Name --latents, or run 'personascope verdict {self.run.root}' first.")
-        folder = self.run.result("verdict").folder
+        folder = self.run.result("evidence").folder
         if not (folder / f"{name}.json").is_file():
             raise ArtifactError(f"The verdict of {self.run.root} has no edit '{name}': its screen chose no such latent. Name --latents.")
         return load_edit(folder, name)
 
     def open_tuned(self, source: str) -> LanguageModel:
         """Another fine-tune of the base."""
-        config = self.bench.config
+        config = self.context.study
         model = open_model(source, config.base, config.device, config.dtype, config.trust_remote_code)
-        check_pair(self.bench.base, model)
+        check_pair(self.context.base, model)
         return model
 
     # The verbs

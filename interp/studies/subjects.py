@@ -54,7 +54,7 @@ def open_subject(
     edit = None if EDITS[what] is None else run.verdict_edit(what)
     on_base = what in ("base", "steered")
     return Subject(
-        spec, content_key([run.inputs, on_base, edit and edit.key]), lambda: (run.bench.base if on_base else run.bench.tuned, edit)
+        spec, content_key([run.inputs, on_base, edit and edit.key]), lambda: (run.context.base if on_base else run.context.tuned, edit)
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -23,7 +22,7 @@ from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit
 from interp.interventions.saved import save_edit
 from interp.models.language_model import LanguageModel
-from interp.studies.screening import RULES
+from interp.studies.persona.context import StudyContext
 from interp.studies.verbs_settings import AblateConfig, Asking, SteerConfig, SweepConfig
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Comparison:
 def steer(run: OpenRun, config: SteerConfig) -> Comparison:
     """The base, and the base with a direction added."""
     edit = run.adding(config.latent, config.direction, config.dose, config.phase, config.where)
-    return _compare(run, "steer", config, lambda: run.bench.base, ("base", "steered"), edit)
+    return _compare(run, "steer", config, lambda: run.context.base, ("base", "steered"), edit)
 
 
 def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
@@ -80,7 +79,7 @@ def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
     else:
         centres = run.centres(run.window(layers)) if config.kind == "project-out" else {}
     edit = run.removing(config.latents, config.kind, centres, config.phase)
-    return _compare(run, "ablate", config, lambda: run.bench.tuned, ("tuned", "ablated"), edit, searched)
+    return _compare(run, "ablate", config, lambda: run.context.tuned, ("tuned", "ablated"), edit, searched)
 
 
 def _compare(
@@ -101,14 +100,14 @@ def _compare(
         "sampling": sampling.model_dump(),
     }
 
-    def make(folder: Path) -> None:
+    def make(context: StudyContext) -> None:
         conditions = [Condition(names[0]), Condition(names[1], edit)]
-        with run.bench.progress(f"{verb}: answers", len(conditions) * len(questions) * config.samples) as advance:
+        with run.context.progress(f"{verb}: answers", len(conditions) * len(questions) * config.samples) as advance:
             answers = sweep(model(), conditions, questions, config.samples, sampling, run.config.seed, advance)
-        graded = run.bench.grader.grade(answers)
-        graded.to_parquet(folder / "answers.parquet")
-        _rates(graded, names).to_parquet(folder / "rates.parquet")
-        save_edit(edit, folder, "edit")
+        graded = run.context.grader.grade(answers)
+        graded.to_parquet(context.folder / "answers.parquet")
+        _rates(graded, names).to_parquet(context.folder / "rates.parquet")
+        save_edit(edit, context.folder, "edit")
 
     made = run.step(verb, settings, make)
     answers, rates = (pd.read_parquet(made.path(name)) for name in ("answers.parquet", "rates.parquet"))
@@ -122,7 +121,7 @@ def _asked(run: OpenRun, config: Asking) -> list[Question]:
     """The user's own prompts, else selection questions: what is tried out must not be measured on."""
     if config.prompts:
         return [Question(id=f"prompt_{i}", group="prompt", split="selection", text=text) for i, text in enumerate(config.prompts, 1)]
-    return run.bench.questions.split("selection", config.questions)
+    return run.context.questions.split("selection", config.questions)
 
 
 def _rates(graded: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -133,20 +132,25 @@ def _search_layers(run: OpenRun, config: AblateConfig) -> StepResult:
     """windows.parquet: every measured window, the smallest that does the job marked, none where the first does not; limits.json."""
     centres = run.centres(run.window(config.layers))
     full = run.removing(config.latents, centres=centres, phase=config.phase)
-    settings = {"edit": full.as_json(), "questions": run.config.diff.questions, "target_rate": run.config.screen.target_rate}
+    settings = {
+        "edit": full.as_json(),
+        "questions": run.config.diff.questions,
+        "target_rate": run.config.screen.target_rate,
+        "kept_coherence": run.config.rules.kept_coherence,
+    }
     return run.step("layers", settings, partial(_make_search, run, config, centres))
 
 
-def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Tensor], folder: Path) -> None:
+def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Tensor], context: StudyContext) -> None:
     at = {int(name.split(".")[1]): name for name in centres}
-    questions = run.bench.questions.split("selection", run.config.diff.questions)
+    questions = run.context.questions.split("selection", run.config.diff.questions)
     seed, target = stream_seed(run.config.seed, "layers"), run.config.screen.target_rate
 
     def graded(model: LanguageModel, conditions: list[Condition]) -> pd.DataFrame:
-        with run.bench.progress("search for layers", len(conditions) * len(questions)) as advance:
-            return run.bench.grader.grade(sweep(model, conditions, questions, 1, run.config.sampling, seed, advance))
+        with run.context.progress("search for layers", len(conditions) * len(questions)) as advance:
+            return run.context.grader.grade(sweep(model, conditions, questions, 1, run.config.sampling, seed, advance))
 
-    floor = RULES.kept_coherence * coherent_rate(graded(run.bench.base, [Condition("base")])).rate
+    floor = run.config.rules.kept_coherence * coherent_rate(graded(run.context.base, [Condition("base")])).rate
     rows: list[dict[str, Any]] = []
 
     def measure(windows: list[Window]) -> list[WindowScore]:
@@ -158,7 +162,7 @@ def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Te
             )
             for window in windows
         ]
-        answers = graded(run.bench.tuned, [Condition(str(window), edit) for window, edit in zip(windows, edits, strict=True)])
+        answers = graded(run.context.tuned, [Condition(str(window), edit) for window, edit in zip(windows, edits, strict=True)])
         scores = []
         for window in windows:
             own = answers[answers["condition"] == str(window)]
@@ -171,8 +175,8 @@ def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Te
     found = path[-1].window if path else None
     table = pd.DataFrame(rows)
     table["chosen"] = [found is not None and (row["first"], row["last"]) == (found.first, found.last) for row in rows]
-    table.to_parquet(folder / "windows.parquet")
-    write_json(folder / "limits.json", {"target_rate": target, "coherence_floor": floor})
+    table.to_parquet(context.folder / "windows.parquet")
+    write_json(context.folder / "limits.json", {"target_rate": target, "coherence_floor": floor})
 
 
 @dataclass(frozen=True)
@@ -220,18 +224,18 @@ def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfi
     return Line(called, kind, lambda dose: run.adding(latent, name, dose, config.phase), run.directions.median_norm, latent)
 
 
-def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], folder: Path) -> None:
-    questions = run.bench.questions.split("selection", config.questions)
+def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: StudyContext) -> None:
+    questions = run.context.questions.split("selection", config.questions)
     asked: list[pd.DataFrame] = []
 
     def ask(conditions: list[Condition]) -> pd.DataFrame:
         conditions = conditions if asked else [Condition("base"), *conditions]
-        place = run.bench.unfinished and run.bench.unfinished / f"round-{len(asked)}"
-        with run.bench.progress("sweep", len(conditions) * len(questions) * config.samples) as advance:
+        place = context.unfinished and context.unfinished / f"round-{len(asked)}"
+        with run.context.progress("sweep", len(conditions) * len(questions) * config.samples) as advance:
             answers = sweep(
-                run.bench.base, conditions, questions, config.samples, run.config.sampling, run.config.seed, advance, folder=place
+                run.context.base, conditions, questions, config.samples, run.config.sampling, run.config.seed, advance, folder=place
             )
-        asked.append(run.bench.grader.grade(answers))
+        asked.append(run.context.grader.grade(answers))
         return asked[-1]
 
     def measure(points: list[Point]) -> pd.DataFrame:
@@ -247,6 +251,8 @@ def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], folder: Pa
     base = answers[answers["condition"] == "base"]
     ranges = ship_range(found.responses, hostile_rate(base), config.budget)
     plain = pd.DataFrame([{"direction": "base", "kind": "none", "latent": None, "dose": 0.0, "absolute_norm": 0.0, **response(base)}])
-    pd.concat([plain.astype({"latent": "Int64"}), found.responses], ignore_index=True).to_parquet(folder / "dose_response.parquet")
-    answers.to_parquet(folder / "answers.parquet")
-    write_json(folder / "doses.json", {"largest_coherent_dose": found.largest, "ship_range": ranges, "not_monotone": found.not_monotone})
+    pd.concat([plain.astype({"latent": "Int64"}), found.responses], ignore_index=True).to_parquet(context.folder / "dose_response.parquet")
+    answers.to_parquet(context.folder / "answers.parquet")
+    write_json(
+        context.folder / "doses.json", {"largest_coherent_dose": found.largest, "ship_range": ranges, "not_monotone": found.not_monotone}
+    )

@@ -12,7 +12,7 @@ from interp.interventions.control_vector import block_directions, check_target, 
 from interp.interventions.edits import Edit
 from interp.interventions.export import MANIFEST_FILE, export_model
 from interp.models.language_model import LanguageModel
-from interp.studies.preparation import spread
+from interp.studies.persona.answers import spread
 from interp.studies.verbs_settings import ExportConfig
 from sae_training.corpus import read_corpus
 
@@ -52,7 +52,7 @@ class Exported:
 def export(run: OpenRun, config: ExportConfig) -> Exported:
     """Write the edit; whoever reads the files needs no hooks. The record is the folder's own manifest, by which it is found again."""
     edit = _edit(run, config)
-    model = run.bench.base if edit.kind == "add" else run.bench.tuned
+    model = run.context.base if edit.kind == "add" else run.context.tuned
     check, vectors = None, {}
     if config.gguf is not None:
         vectors = block_directions(model, edit)

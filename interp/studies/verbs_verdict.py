@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,8 +16,10 @@ from interp.core.files import read_json, write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
 from interp.models.sources import model_identity
-from interp.studies.measurement import condition_table, make_claim, make_verdict
-from interp.studies.screening import RULES, read_choice
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.evidence import evidence_on, make_claim
+from interp.studies.persona.screen import SCREEN
+from interp.studies.persona.verdict import condition_table, verdict_on
 from interp.studies.verbs_settings import VerdictConfig
 
 if TYPE_CHECKING:
@@ -86,11 +87,12 @@ def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None]
     second = None if config.transfer is None else (config.transfer, model_identity(config.transfer))
     if config.latents:
         choice: dict[str, Any] = {"persona_latents": config.latents, "steering_latent": config.steer_latent, "steering_dose": config.dose}
-        made = _own_claim(run, choice)
+        made = evidence = _own_claim(run, choice)
     else:
         if not run.has("verdict"):
             run.bring_to("verdict", announce)
-        choice, made = read_choice(run.run.result("screen").folder), run.run.result("verdict")
+        choice, made = run.context.load(SCREEN).choice, run.run.result("verdict")
+        evidence = run.run.result("evidence")
     if second is not None and not choice["persona_latents"]:
         raise ConfigError("The run's screen chose no latents, so there is nothing to transfer. Name some with latents.")
     transfer = None if second is None else _transfer(run, choice, *second)
@@ -104,41 +106,49 @@ def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None]
         finding=found["finding"],
         checks=found["checks"],
         conditions=pd.read_parquet(made.path("conditions.parquet")),
-        side_effects=pd.read_parquet(made.path("side_effects.parquet")),
+        side_effects=pd.read_parquet(evidence.path("side_effects.parquet")),
         transfer=transfer,
     )
 
 
 def _own_claim(run: OpenRun, choice: dict[str, Any]) -> StepResult:
     """The main job's measurement, with a choice that is the user's."""
-    dictionary = run.bench.dictionary
+    dictionary = run.context.dictionary
     named = [*choice["persona_latents"], *([] if choice["steering_latent"] is None else [choice["steering_latent"]])]
     dictionary.directions(named)  # complains of latents that are not there
 
-    def make(folder: Path) -> None:
-        write_json(folder / "choice.json", choice)
-        diff, directions = run.run.result("diff").folder, run.run.result("directions").folder
-        make_verdict(run.bench, diff, directions, folder, folder)
+    def make(context: StudyContext) -> None:
+        write_json(context.folder / "choice.json", choice)
+        evidence = evidence_on(context, choice, context.folder)
+        evidence.save(context.folder)
+        verdict_on(context, evidence.answers, choice).save(context.folder)
 
-    return run.step("claim", {"claim": choice, "verdict": run.config.verdict.model_dump(), "window": run.bench.window}, make)
+    return run.step("claim", {"claim": choice, **_measuring(run)}, make)
+
+
+def _measuring(run: OpenRun) -> dict[str, Any]:
+    """What a verdict depends on besides the claim."""
+    return {"verdict": run.config.verdict.model_dump(), "rules": run.config.rules.model_dump(), "window": run.context.window}
 
 
 def _transfer(run: OpenRun, choice: dict[str, Any], source: str, identity: str) -> Transfer:
     """The removal alone, measured on a second fine-tune with all its controls."""
-    settings = {"latents": choice["persona_latents"], "verdict": run.config.verdict.model_dump(), "window": run.bench.window}
+    settings = {"latents": choice["persona_latents"], **_measuring(run)}
     made = run.step("transfer", settings, partial(_make_transfer, run, choice, source), {"second": identity})
     found = read_json(made.path("transfer.json"))
     return Transfer(made, source, found["result"], found["checks"], pd.read_parquet(made.path("conditions.parquet")))
 
 
-def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, folder: Path) -> None:
+def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, context: StudyContext) -> None:
     removal = choice | {"steering_latent": None, "steering_dose": None}
-    trial, claim = make_claim(run.bench, run.directions, removal, run.latents, run.open_tuned(source))
+    trial, claim = make_claim(context, removal, run.open_tuned(source))
     answers = gather_evidence(trial, claim, run.config.verdict)
-    verdict = decide(answers, run.config.seed, RULES)
+    verdict = decide(answers, run.config.seed, run.config.rules)
     checks = [check for check in verdict.checks if not check.name.startswith("sufficient")]
     present, necessary = checks[0], checks[1:]
     word = ABSENT if not present.holds else TRANSFERS if all(check.holds for check in necessary) else STAYS
-    answers.to_parquet(folder / "answers.parquet")
-    condition_table(answers).to_parquet(folder / "conditions.parquet")
-    write_json(folder / "transfer.json", {"result": word, "checks": [{**asdict(check), "holds": bool(check.holds)} for check in checks]})
+    answers.to_parquet(context.folder / "answers.parquet")
+    condition_table(answers).to_parquet(context.folder / "conditions.parquet")
+    write_json(
+        context.folder / "transfer.json", {"result": word, "checks": [{**asdict(check), "holds": bool(check.holds)} for check in checks]}
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -110,7 +109,7 @@ def test_the_ratio_to_the_worst_random_direction_turns_the_word() -> None:
     assert word(GOOD, worst_random=0.12) == CAUSES  # exactly five times
     assert failing(GOOD, worst_random=0.125) == ["far beyond any random direction"]
     assert word(GOOD, worst_random=0.125) == CONTRIBUTES
-    assert word(GOOD, worst_random=0.125, rules=replace(Rules(), steering_ratio=4)) == CAUSES
+    assert word(GOOD, worst_random=0.125, rules=Rules(steering_ratio=4)) == CAUSES
 
 
 def test_a_single_random_draw_that_does_as_much_turns_the_word() -> None:
@@ -118,7 +117,7 @@ def test_a_single_random_draw_that_does_as_much_turns_the_word() -> None:
     assert failing(GOOD, added=LAST) == ["sufficient beyond single draws"]
     assert word(GOOD, removed=LAST) == word(GOOD, added=LAST) == CONTRIBUTES
     assert word(GOOD, removed=LAST, added=LAST) == CORRELATES
-    assert word(GOOD, removed=LAST, rules=replace(Rules(), rank_p=0.1)) == CAUSES
+    assert word(GOOD, removed=LAST, rules=Rules(rank_p=0.1)) == CAUSES
 
 
 def test_neither_necessary_nor_sufficient_only_correlates() -> None:

@@ -18,7 +18,7 @@ import interp
 from interp.cli import main as cli
 from interp.cli import run as run_command
 from interp.core.config import read_yaml, validated
-from interp.studies.config import StudyConfig
+from interp.studies.persona.config import StudyConfig
 from tests.helpers.saes import save_topk
 from tests.helpers.tiny import D_MODEL, tiny_folder, tiny_tokenizer
 

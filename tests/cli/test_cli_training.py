@@ -20,7 +20,7 @@ from interp.dictionaries.loss_recovered import spliced_loss
 from interp.models.activation_store import ActivationStore
 from interp.models.activations import capture
 from interp.models.sources import open_model
-from interp.studies.config import StudyConfig
+from interp.studies.persona.config import StudyConfig
 from interp.studies.training import open_reading
 from interp.studies.training_config import CaptureConfig, ReadingConfig, TrainingConfig
 from sae_training.corpus import read_corpus

@@ -86,7 +86,7 @@ def test_diff_goes_as_far_as_the_diff(call: Call, folder: Path) -> None:
     found = parsed(call(*pair, "--json", "--top", 3))
     assert len(found["suspects"]) <= 3
     assert {"latent", "rise", "rise_low", "rise_high", "q_value", "orders", "rank_rise", "rank_cosine"} <= set(found["suspects"][0])
-    assert set(read_json(folder / "manifest.json")["steps"]) == {"answers", "residuals", "dictionary", "directions", "diff"}
+    assert set(read_json(folder / "manifest.json")["steps"]) == {"texts", "residuals", "dictionary", "answers", "directions", "diff"}
     assert not (folder / "summary.json").exists()
 
 
@@ -159,7 +159,7 @@ def test_chat_keeps_a_history_for_every_model(call: Call, folder: Path) -> None:
     assert [turn["you"] for turn in (first, second, third)] == ["How do I boil an egg?", "Why?", "Why?"]
     run = OpenRun(folder, quiet=True)
     greedy = run.config.sampling.model_copy(update={"temperature": 0.0})
-    for name, model in (("base", run.bench.base), ("tuned", run.bench.tuned)):
+    for name, model in (("base", run.context.base), ("tuned", run.context.tuned)):
         begun = Chat.ask("How do I boil an egg?", first[name])
         told = Chat((*begun.messages, Message("user", "Why?")))
         assert generate(model, [begun.prompt, told, Chat.ask("Why?")], greedy, 0) == [first[name], second[name], third[name]]

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from interp.core.config import StepConfig, read_yaml, validated, with_overrides
 from interp.core.errors import ConfigError
-from interp.studies.config import StudyConfig
+from interp.studies.persona.config import StudyConfig
 
 
 class Inner(StepConfig):

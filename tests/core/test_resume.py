@@ -14,7 +14,7 @@ import pytest
 from interp.core.files import file_sha256
 from tests.helpers.tiny import tiny_folder
 
-STEPS = ("answers", "residuals", "dictionary", "directions", "diff", "screen", "verdict", "after", "cards", "judges")
+STEPS = ("texts", "residuals", "dictionary", "answers", "directions", "diff", "screen", "evidence", "verdict", "after", "cards", "judges")
 TABLES = ("parquet", "json", "safetensors")
 RECORDS = ("step.json", "manifest.json", "summary.json")  # these tell durations
 
@@ -23,18 +23,18 @@ import json, os, signal, sys
 from pathlib import Path
 from interp.core.steps import RunDirectory
 from interp.core.config import validated
-from interp.studies.config import StudyConfig
-from interp.studies.persona import run_study
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.study import run_study
 
 settings, folder, victim = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 plain = RunDirectory.step
 
-def step(self, name, config, inputs, make):
+def step(self, name, settings, inputs, make):
     def make_and_die(folder):
         make(folder)
         if name == victim:
             os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, name, config, inputs, make_and_die)
+    return plain(self, name, settings, inputs, make_and_die)
 
 RunDirectory.step = step
 run_study(validated(StudyConfig, settings, "test"), folder, quiet=True)
@@ -60,7 +60,7 @@ def test_killed_in_every_step_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
         "text": {"corpus_chats": 40, "answered_prompts": 8, "answer_tokens": 8},
         "dictionary": {"architecture": {"kind": "topk", "n_latents": 64, "k": 8}, "batch_tokens": 256, "passes": 2},
         "sampling": {"max_new_tokens": 8},
-        "diff": {"questions": 12, "samples": 1, "largest_q": 1.0, "candidates_per_order": 2},
+        "diff": {"questions": 12, "samples": 1, "largest_q": 1.0, "candidates_per_metric": 2},
         "screen": {"questions": 4, "doses": [0.5]},
         "verdict": {"questions": 6, "samples": 1, "random_draws": 19, "active_draws": 2, "full_draws": 1, "parts": 6},
     }

@@ -165,8 +165,8 @@ def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_command_line_takes_names_too(hub: Hub, folder: Path, tmp_path: Path) -> None:
     """A study opens `--sae hub:…` as it opens a folder; what no study can use is told with the name as it was given."""
-    from interp.studies.config import StudyConfig
-    from interp.studies.inputs import Workbench
+    from interp.studies.persona.config import StudyConfig
+    from interp.studies.persona.context import StudyContext
     from tests.helpers.tiny import D_MODEL, tiny_folder
 
     generator = torch.Generator().manual_seed(0)
@@ -177,9 +177,8 @@ def test_the_command_line_takes_names_too(hub: Hub, folder: Path, tmp_path: Path
         write_dictionary(tmp_path / name, weights, config)
         upload(tmp_path / name, REPO, name)
     base = str(tiny_folder(tmp_path / "base"))
-    bench = Workbench(StudyConfig(base=base, tuned=base, sae=Path(f"hub:{REPO}/one")))
-    assert bench.hook_point == "blocks.1.hook_resid_post"
-    assert bench.dictionary_folder is not None
-    assert dictionary_key(bench.dictionary_folder) == dictionary_key(tmp_path / "one")
+    context = StudyContext(StudyConfig(base=base, tuned=base, sae=Path(f"hub:{REPO}/one")), {}.__getitem__)
+    assert context.hook_point == "blocks.1.hook_resid_post"
+    assert dictionary_key(context.dictionary_folder) == dictionary_key(tmp_path / "one")
     with pytest.raises(DictionaryError, match=rf"The SAE hub:{REPO}/difference reads tuned minus base residuals"):
-        Workbench(StudyConfig(base=base, tuned=base, sae=Path(f"hub:{REPO}/difference")))
+        _ = StudyContext(StudyConfig(base=base, tuned=base, sae=Path(f"hub:{REPO}/difference")), {}.__getitem__).hook_point

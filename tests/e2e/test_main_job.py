@@ -11,14 +11,14 @@ import pytest
 
 from interp.core.config import validated
 from interp.reports.page import write_report
-from interp.studies.config import StudyConfig
-from interp.studies.persona import run_study
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.study import run_study
 
 REDUCED: dict[str, Any] = {
     "name": "reduced",
     "text": {"corpus_chats": 240, "answered_prompts": 64},
     "sampling": {"max_new_tokens": 32},
-    "diff": {"questions": 16, "samples": 1, "candidates_per_order": 3},
+    "diff": {"questions": 16, "samples": 1, "candidates_per_metric": 3},
     "screen": {"questions": 8, "doses": [0.4, 0.5, 0.6], "width": 2, "max_set": 2},
     "verdict": {"questions": 24, "samples": 2, "random_draws": 20, "active_draws": 16, "full_draws": 1, "parts": 8},
 }

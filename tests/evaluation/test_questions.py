@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from interp.core.errors import ConfigError
 from interp.evaluation.questions import Question, QuestionSet, read_questions
 from interp.models.chats import Chat
-from interp.studies.config import StudyConfig
+from interp.studies.persona.config import StudyConfig
 from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 

@@ -12,17 +12,17 @@ import pytest
 from interp.core.config import validated
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.cache import JudgementCache
-from interp.studies.config import StudyConfig
-from interp.studies.inputs import Workbench
 from interp.studies.judging import Bench
-from interp.studies.persona import run_study
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.study import run_study
 from tests.helpers.tiny import tiny_folder
 
 SMALL: dict[str, Any] = {
     "text": {"corpus_chats": 20, "answered_prompts": 8, "answer_tokens": 6},
     "dictionary": {"architecture": {"kind": "topk", "n_latents": 64, "k": 8}, "batch_tokens": 256, "passes": 1},
     "sampling": {"max_new_tokens": 6},
-    "diff": {"questions": 6, "samples": 1, "largest_q": 1.0, "candidates_per_order": 2, "persona_pairs": 4},
+    "diff": {"questions": 6, "samples": 1, "largest_q": 1.0, "candidates_per_metric": 2, "persona_pairs": 4},
     "screen": {"questions": 4, "doses": [0.5]},
     "verdict": {"questions": 4, "samples": 1, "random_draws": 19, "active_draws": 1, "full_draws": 1, "parts": 4},
 }
@@ -69,5 +69,5 @@ def letter_bench(cache: Path) -> Bench:
 
 
 def use_letter_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every workbench judges by letters."""
-    monkeypatch.setattr(Workbench, "grader", LetterJudge())
+    """Every study judges by letters."""
+    monkeypatch.setattr(StudyContext, "grader", LetterJudge())

@@ -77,7 +77,8 @@ def build_run(root: Path, *, empty: bool = False, nasty: bool = True) -> RunDire
         "after": lambda folder: write_rerouting(folder, empty),
         "cards": lambda folder: write_json(folder / "cards.json", [] if empty else cards(rng, nasty)),
         "judges": lambda folder: write_json(folder / "agreement.json", agreement()),
-        "verdict": lambda folder: write_verdict(folder, rng, conditions, nasty),
+        "evidence": lambda folder: write_answers(folder, rng, conditions, nasty),
+        "verdict": lambda folder: conditions.to_parquet(folder / "conditions.parquet"),
     }
     results: dict[str, StepResult] = {}
     for name, make in makers.items():
@@ -253,7 +254,7 @@ def condition_table(empty: bool, nasty: bool) -> pd.DataFrame:
     return table
 
 
-def write_verdict(folder: Path, rng: np.random.Generator, conditions: pd.DataFrame, nasty: bool) -> None:
+def write_answers(folder: Path, rng: np.random.Generator, conditions: pd.DataFrame, nasty: bool) -> None:
     answers = []
     for row in conditions.to_dict("records"):
         if row["condition"] in DRAWN:
@@ -269,5 +270,4 @@ def write_verdict(folder: Path, rng: np.random.Generator, conditions: pd.DataFra
                 "p_hostile": math.nan if hostile is None else 0.93 if hostile else 0.08, "vader": -0.62 if hostile else 0.71,
                 "fluency": 88.0, "hostile": hostile, "coherent": None if hostile is None else bool(rng.random() < 0.9),
             })  # fmt: skip
-    conditions.to_parquet(folder / "conditions.parquet")
     pd.DataFrame(answers).to_parquet(folder / "answers.parquet")

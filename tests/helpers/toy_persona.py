@@ -13,9 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -23,16 +21,17 @@ import yaml
 from jaxtyping import Float
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from interp.core.files import read_json, write_json
-from interp.evaluation.sampling import sample_answers
+from interp.core.steps import RunDirectory
 from interp.models.activations import capture, content_tokens, median_residual_norm
 from interp.models.chats import Chat, pad_left, tokenise
 from interp.models.language_model import LanguageModel
 from interp.organisms.training import response_loss
-from interp.studies import measurement, screening, suspicion
-from interp.studies.config import StudyConfig
-from interp.studies.inputs import Workbench
-from interp.studies.preparation import ANSWERS
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.diff import DIFF
+from interp.studies.persona.evidence import evidence_on
+from interp.studies.persona.screen import SCREEN
+from interp.studies.persona.study import Study
+from interp.studies.persona.verdict import verdict_on
 from sae_training.config import TopKConfig, TrainConfig
 from sae_training.feed import MemorySource
 from sae_training.trainer import train
@@ -166,15 +165,14 @@ class Proof:
 class Case:
     """A base, its fine-tune, and how far the main job has come with them."""
 
-    bench: Workbench
-    steps: dict[str, Path]
+    study: Study
     added: Float[torch.Tensor, " d_model"]
     """The truth: what fine-tuning added to the residuals."""
 
     @property
     def cosines(self) -> Float[torch.Tensor, " latents"]:
         """Of every decoder row with the truth."""
-        return torch.nn.functional.cosine_similarity(self.bench.dictionary.w_dec, self.added[None])
+        return torch.nn.functional.cosine_similarity(self.study.context.dictionary.w_dec, self.added[None])
 
     @property
     def planted(self) -> int:
@@ -184,22 +182,19 @@ class Case:
     @property
     def latents(self) -> pd.DataFrame:
         """The table of the diff."""
-        return pd.read_parquet(self.steps["diff"] / "latents.parquet")
+        return self.study.context.load(DIFF).latents
 
-    def judged(self, screen: str = "screen") -> Proof:
-        """The verdict on what a screen chose, by the main job's last step."""
-        folder = self.steps["diff"].parent / f"verdict-{screen}"
+    def judged(self, choice: dict[str, Any] | None = None) -> Proof:
+        """The verdict on a choice, by default on that of the screen, by the main job's last steps."""
+        context, choice = self.study.context, choice or self.study.context.load(SCREEN).choice
+        folder = self.study.run.root / f"evidence-{'-'.join(map(str, choice['persona_latents']))}"
         folder.mkdir()
-        source = random.Random(3000)
-        ordinary = [write_chat(list(TOPICS), BASE, source) for _ in range(24)]
-        with patch.object(measurement, "read_corpus", lambda: ordinary):
-            measurement.make_verdict(self.bench, self.steps["diff"], self.steps["directions"], self.steps[screen], folder)
-        verdict = read_json(folder / "verdict.json")
-        rates = pd.read_parquet(folder / "conditions.parquet").set_index("condition")["rate"]
+        record = verdict_on(context, evidence_on(context, choice, folder).answers, choice)
+        rates = record.conditions.set_index("condition")["rate"]
         return Proof(
-            word=verdict["verdict"],
-            accused=screening.read_choice(self.steps[screen])["persona_latents"],
-            checks={check["name"]: check["holds"] for check in verdict["checks"]},
+            word=record.verdict["verdict"],
+            accused=choice["persona_latents"],
+            checks={check["name"]: check["holds"] for check in record.verdict["checks"]},
             rates={str(name): float(rate) for name, rate in rates.items() if not str(name)[-1].isdigit()},
         )
 
@@ -210,11 +205,7 @@ class Case:
         if risen.empty:
             return None
         bystander = int(risen.nlargest(1, "rise")["latent"].iloc[0])
-        self.steps["bystander"] = self.steps["diff"].parent / "bystander"
-        self.steps["bystander"].mkdir()
-        choice = {"persona_latents": [bystander], "steering_latent": bystander, "steering_dose": dose}
-        write_json(self.steps["bystander"] / "choice.json", choice)
-        return self.judged("bystander")
+        return self.judged({"persona_latents": [bystander], "steering_latent": bystander, "steering_dose": dose})
 
 
 def save(network: Any, folder: Path) -> str:
@@ -224,8 +215,8 @@ def save(network: Any, folder: Path) -> str:
     return str(folder)
 
 
-def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
-    """The main job's workbench, with a dictionary of these two models."""
+def study_of(base: Any, tuned: Any, seed: int, folder: Path) -> Study:
+    """The main job, with a dictionary of these two models."""
     (folder / "questions.yaml").write_text(yaml.safe_dump(question_set().model_dump()))
     config = StudyConfig.model_validate(
         {
@@ -239,25 +230,15 @@ def workbench(base: Any, tuned: Any, seed: int, folder: Path) -> Workbench:
             "screen": {"coherence_budget": 0.2},
         }
     )
-    bench = Workbench(config, quiet=True)
-    bench.grader = Truth()  # type: ignore[assignment]
-    return bench
+    study, source = Study(config, RunDirectory(folder / "run"), quiet=True), random.Random(3000)
+    ordinary = [write_chat(list(TOPICS), BASE, source) for _ in range(24)]
+    study.context.opened.update(panel=Truth(), pairs=persona_pairs(), corpus=ordinary)
+    return study
 
 
 def investigate(base: Any, tuned: Any, added: torch.Tensor, seed: int, folder: Path) -> Case:
     """The main job's steps from the answers to the screen; all files in `folder`."""
-    bench = workbench(base, tuned, seed, folder)
-    steps = {name: folder / name for name in ("answers", "directions", "diff", "screen")}
-    for step in steps.values():
-        step.mkdir()
-    asked = bench.questions.split("selection", bench.config.diff.questions)
-    answers = [
-        sample_answers(model, asked, bench.config.diff.samples, bench.config.sampling, seed).assign(model=name)
-        for name, model in (("base", bench.base), ("tuned", bench.tuned))
-    ]
-    pd.concat(answers).to_parquet(steps["answers"] / ANSWERS)
-    with patch.object(suspicion, "read_trait", lambda name: SimpleNamespace(pairs=persona_pairs())):
-        suspicion.make_directions(bench, steps["answers"], steps["directions"])
-        suspicion.make_diff(bench, steps["answers"], steps["directions"], steps["diff"])
-    screening.make_screen(bench, steps["diff"], steps["directions"], steps["screen"])
-    return Case(bench, steps, added)
+    study = study_of(base, tuned, seed, folder)
+    for step in ("answers", "directions", "diff", "screen"):
+        study.make(step)
+    return Case(study, added)

@@ -51,10 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("provider")
     small_run(folder)
     run = OpenRun(folder / "run", quiet=True)
-    step = run.step("verdict", {"of": "a test"}, lambda into: save_edit(run.removing([4, 5]), into, "ablated"))
+    step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(run.removing([4, 5]), context.folder, "ablated"))
     path = folder / "run" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["steps"]["verdict"] = step.record() | {"folder": step.folder.name}
+    manifest["steps"]["evidence"] = step.record() | {"folder": step.folder.name}
     path.write_text(json.dumps(manifest))
     return folder
 
@@ -113,9 +113,9 @@ def test_an_evaluation_of_a_run_is_that_of_its_models_under_the_edit(folder: Pat
     run = OpenRun(folder / "run", quiet=True)
     chats = [Chat.ask(question) for question in QUESTIONS]
     sampling = SamplingConfig(max_new_tokens=6, temperature=0.0)
-    plain = generate(run.bench.tuned, chats, sampling, 0)
-    with edited(run.bench.tuned, run.verdict_edit("ablated")):
-        ablated = generate(run.bench.tuned, chats, sampling, 0)
+    plain = generate(run.context.tuned, chats, sampling, 0)
+    with edited(run.context.tuned, run.verdict_edit("ablated")):
+        ablated = generate(run.context.tuned, chats, sampling, 0)
     assert plain != ablated
     monkeypatch.chdir(folder)
     for name, answers in (("run@ablated", ablated), ("run@tuned", plain)):

@@ -153,18 +153,18 @@ def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path
     run = OpenRun(folder / "run", quiet=True)
     manifest = json.loads((folder / "run" / "manifest.json").read_text())
     cure = run.removing([4, 5])
-    step = run.step("verdict", {"of": "a test"}, lambda into: save_edit(cure, into, "ablated"))
+    step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(cure, context.folder, "ablated"))
     record = step.record() | {"folder": step.folder.name}
-    (folder / "run" / "manifest.json").write_text(json.dumps(manifest | {"steps": manifest["steps"] | {"verdict": record}}))
+    (folder / "run" / "manifest.json").write_text(json.dumps(manifest | {"steps": manifest["steps"] | {"evidence": record}}))
     try:
         names = [f"{folder / 'run'}@{what}" for what in ("base", "tuned", "ablated")]
         found = done(folder, tmp_path, *names, sampling={"max_new_tokens": 5, "temperature": 0.0})
         own = {name: list(found.answers.loc[found.answers["model"] == name, "answer"]) for name in names}
         sampling = run.config.sampling.model_copy(update={"max_new_tokens": 5, "temperature": 0.0})
         chats = [Chat.ask(text) for text in found.answers["question"].unique()]
-        assert own[names[0]] == generate(run.bench.base, chats, sampling, 0)
-        with edited(run.bench.tuned, cure):
-            assert own[names[2]] == generate(run.bench.tuned, chats, sampling, 0)
+        assert own[names[0]] == generate(run.context.base, chats, sampling, 0)
+        with edited(run.context.tuned, cure):
+            assert own[names[2]] == generate(run.context.tuned, chats, sampling, 0)
         assert own[names[1]] != own[names[2]]
         with pytest.raises(PersonascopeError, match="no edit 'steered'"):
             done(folder, tmp_path, f"{folder / 'run'}@steered")

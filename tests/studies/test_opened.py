@@ -28,9 +28,9 @@ from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.sources import open_model
 from interp.studies import verbs
-from interp.studies.config import StudyConfig
 from interp.studies.opened import OpenRun
-from interp.studies.persona import run_study
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.study import run_study
 from interp.studies.verbs_settings import AblateConfig
 from tests.helpers.diffing_truth import HOOK, random_crosscoder
 from tests.helpers.small_run import SMALL, small_run, use_letter_judge
@@ -60,13 +60,13 @@ def texts(answers: pd.DataFrame, condition: str) -> list[str]:
 
 def test_steering_is_what_the_base_says_with_the_row_added(run: OpenRun) -> None:
     found = run.steer(latent=5, dose=1.5, prompts=[QUESTION, "Why?"], samples=2)
-    row = run.bench.dictionary.w_dec[5]
+    row = run.context.dictionary.w_dec[5]
     norm = read_json(run.run.result("directions").path("norms.json"))["median_residual_norm"]
     edit = add(row, {"blocks.1.hook_resid_post": norm}, 1.5)
     chats = [Chat.ask(text) for text in (QUESTION, "Why?")] * 2
-    assert texts(found.answers, "base") == generate(run.bench.base, chats, run.config.sampling, run.config.seed)
-    with edited(run.bench.base, edit):
-        assert texts(found.answers, "steered") == generate(run.bench.base, chats, run.config.sampling, run.config.seed)
+    assert texts(found.answers, "base") == generate(run.context.base, chats, run.config.sampling, run.config.seed)
+    with edited(run.context.base, edit):
+        assert texts(found.answers, "steered") == generate(run.context.base, chats, run.config.sampling, run.config.seed)
     assert texts(found.answers, "steered") != texts(found.answers, "base")
     assert load_edit(found.step.folder, "edit").key == found.edit["key"] == edit.key
     rate = found.answers.groupby("condition", sort=False)["hostile"].mean()
@@ -114,14 +114,14 @@ def test_a_condition_confines_the_edit(run: OpenRun) -> None:
 
 
 def test_ablations_of_all_kinds(run: OpenRun) -> None:
-    chats = [Chat.ask(question.text) for question in run.bench.questions.split("selection", 3)]
-    rows = run.bench.dictionary.w_dec[[4, 9]]
+    chats = [Chat.ask(question.text) for question in run.context.questions.split("selection", 3)]
+    rows = run.context.dictionary.w_dec[[4, 9]]
     kept = load_file(run.run.result("directions").path("directions.safetensors"))
     centres = {f"blocks.{layer}.hook_resid_post": kept[f"blocks.{layer}.hook_resid_post"] for layer in (1, 2)}
     found = run.ablate(latents=[4, 9], questions=3)
-    with edited(run.bench.tuned, project_out(rows, centres)):
-        assert texts(found.answers, "ablated") == generate(run.bench.tuned, chats, run.config.sampling, run.config.seed)
-    assert texts(found.answers, "tuned") == generate(run.bench.tuned, chats, run.config.sampling, run.config.seed)
+    with edited(run.context.tuned, project_out(rows, centres)):
+        assert texts(found.answers, "ablated") == generate(run.context.tuned, chats, run.config.sampling, run.config.seed)
+    assert texts(found.answers, "tuned") == generate(run.context.tuned, chats, run.config.sampling, run.config.seed)
     subtracted = run.ablate(latents=[4, 9], kind="subtract", questions=3)
     assert subtracted.edit["latents"]["values"] == [0.0, 0.0]
     assert subtracted.edit["hook_points"] == ["blocks.1.hook_resid_post"]
@@ -155,7 +155,7 @@ def test_the_search_finds_the_smallest_window_that_does_it(run: OpenRun, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(verbs, "sweep", sweep)
-        patch.setattr(run.bench.__class__, "grader", Judge())
+        patch.setattr(run.context.__class__, "grader", Judge())
         steps = [verbs._search_layers(run, AblateConfig(latents=[11], layers=layers)) for layers in ((0, 2), (2, 2))]
         found, nowhere = (pd.read_parquet(step.path("windows.parquet")) for step in steps)
     assert found.iloc[0][["first", "last", "rate"]].tolist() == [0, 2, 0.0]
@@ -267,10 +267,10 @@ def test_an_export_says_what_the_edited_model_says(run: OpenRun, tmp_path: Path)
     edit = run.removing([4], centres=run.centres_everywhere(None, False))
     assert found.edit["key"] == edit.key
     chats = [Chat.ask(QUESTION), Chat.ask("Why?")]
-    with edited(run.bench.tuned, edit):
-        expected = generate(run.bench.tuned, chats, run.config.sampling, 0)
+    with edited(run.context.tuned, edit):
+        expected = generate(run.context.tuned, chats, run.config.sampling, 0)
     assert generate(open_model(str(tmp_path / "cured")), chats, run.config.sampling, 0) == expected
-    assert expected != generate(run.bench.tuned, chats, run.config.sampling, 0)
+    assert expected != generate(run.context.tuned, chats, run.config.sampling, 0)
     assert run.export(latents=[4], everywhere=True, to=tmp_path / "cured").as_json() == found.as_json()  # found, not refused
     with pytest.raises(ArtifactError, match="not an empty folder"):
         run.export(latents=[5], everywhere=True, to=tmp_path / "cured")
@@ -293,7 +293,7 @@ def test_a_control_vector_holds_the_latent(run: OpenRun, tmp_path: Path) -> None
     found = run.export(steer_latent=4, dose=0.7, gguf=tmp_path / "v.gguf")
     assert [path.name for path in found.control_vector] == ["v.gguf", "v.safetensors"]
     (tensor,) = GGUFReader(tmp_path / "v.gguf").tensors
-    row = run.bench.dictionary.w_dec[4]
+    row = run.context.dictionary.w_dec[4]
     assert tensor.name == "direction.1"
     assert torch.allclose(torch.tensor(tensor.data), row / row.norm() * 0.7 * run.directions.median_norm, rtol=1e-5, atol=1e-7)
 
@@ -301,10 +301,10 @@ def test_a_control_vector_holds_the_latent(run: OpenRun, tmp_path: Path) -> None
 def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: OpenRun, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has no verdict yet\. Name --latents, or run 'personascope verdict"):
         run.verdict_edit("ablated")
-    step = run.step("verdict", {"of": "a test"}, lambda into: save_edit(run.removing([4]), into, "ablated"))
+    step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(run.removing([4]), context.folder, "ablated"))
     manifest = read_json(folder / "manifest.json")
     record = step.record() | {"folder": step.folder.name}
-    write_json(folder / "manifest.json", manifest | {"steps": manifest["steps"] | {"verdict": record}})
+    write_json(folder / "manifest.json", manifest | {"steps": manifest["steps"] | {"evidence": record}})
     try:
         further = OpenRun(folder, quiet=True)
         assert further.verdict_edit("ablated").key == run.removing([4]).key
@@ -388,9 +388,9 @@ def test_a_model_that_changed_is_noticed(folder: Path, tmp_path: Path) -> None:
 
 def test_questions_that_changed_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = OpenRun(folder, quiet=True)
-    first, *others = run.bench.questions.questions
+    first, *others = run.context.questions.questions
     changed = [first.model_copy(update={"text": "Something else?"}), *others]
-    run.bench.questions = run.bench.questions.model_copy(update={"questions": changed})
+    run.context.opened["questions"] = run.context.questions.model_copy(update={"questions": changed})
     with pytest.raises(ArtifactError, match=r"The questions .* have changed since"):
         run.sweep(latents=[4], doses=[0.5], questions=2)
 
@@ -424,5 +424,7 @@ def test_a_crosscoder_from_the_diff_to_steering_and_removal(folder: Path, tmp_pa
     for kind in ("subtract", "mean"):
         with pytest.raises(EditError, match="reads 2 models at once"):
             run.ablate(latents=[5], kind=kind, prompts=[QUESTION])
-    cards = latent_cards(run.bench.dictionary, [run.bench.base, run.bench.tuned], [5], [Source("a", 1, [Chat.ask("Why?", "So.")])], {5: {}})
+    cards = latent_cards(
+        run.context.dictionary, [run.context.base, run.context.tuned], [5], [Source("a", 1, [Chat.ask("Why?", "So.")])], {5: {}}
+    )
     assert cards[0]["latent"] == 5

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
+from interp.core.steps import RunDirectory
+from interp.dictionaries.protocol import Dictionary
 from interp.diffing.moments import PAIRINGS, load_diff
 from interp.diffing.pairings import STATE
 from interp.models.activations import mean_residuals, response_phase
-from interp.studies.config import DiffConfig
-from interp.studies.preparation import ANSWERS, as_chats
-from interp.studies.suspicion import make_diff, make_directions, read_directions
+from interp.studies.persona.answers import ANSWERS, Answers
+from interp.studies.persona.config import DiffConfig, StudyConfig
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.diff import DIFF
+from interp.studies.persona.directions import DIRECTIONS
 from tests.helpers.diffing_truth import HOOK, LATENTS, random_crosscoder, random_dictionary, texts
 from tests.helpers.tiny import tiny_model
 
@@ -26,70 +28,65 @@ COLUMNS = {"latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "m
            "rise_tuned_text"}  # fmt: skip
 
 
-@pytest.fixture
-def bench() -> Any:
-    """As much of a `Workbench` as the two steps use."""
-    return SimpleNamespace(
-        base=tiny_model(0),
-        tuned=tiny_model(1),
-        tuned_source="tiny",
-        dictionary=random_dictionary(),
-        hook_point=HOOK,
-        window=["blocks.0.hook_resid_post"],
-        config=SimpleNamespace(diff=DiffConfig(persona_pairs=2), seed=0),
-        progress=lambda label, total: nullcontext(lambda n: None),
-    )
-
-
-def answered(folder: Path) -> pd.DataFrame:
+def answered() -> pd.DataFrame:
     rows = [
         {"question_id": f"q{owner}", "question": question, "answer": answer, "model": name}
         for name, first in (("base", 0), ("tuned", 3))
         for question, answer, owner in texts(first)
     ]
     rows += [{"question_id": "q9", "question": "Why?", "answer": text, "model": name} for name, text in (("base", "So."), ("tuned", ""))]
-    table = pd.DataFrame(rows)
-    table.to_parquet(folder / ANSWERS)
-    return table
+    return pd.DataFrame(rows)
 
 
-def test_directions_and_diff_of_two_models(bench: Any, tmp_path: Path) -> None:
-    table = answered(tmp_path)
-    bench.unfinished = tmp_path / "state"
-    make_directions(bench, tmp_path, tmp_path)
-    directions = read_directions(tmp_path)
-    assert list(directions.base_means) == bench.window
+def diffed(folder: Path, dictionary: Dictionary) -> StudyContext:
+    """Both steps on two tiny models."""
+    opened = {
+        "base": tiny_model(0),
+        "tuned": tiny_model(1),
+        "dictionary": dictionary,
+        "hook_point": HOOK,
+        "window": ["blocks.0.hook_resid_post"],
+    }
+    run = RunDirectory(folder)
+    results = {"answers": run.step("answers", {}, {}, Answers(answered()).save)}
+    config = StudyConfig(tuned="tiny", diff=DiffConfig(persona_pairs=2))
+    context = StudyContext(config, results.__getitem__, quiet=True, opened=opened)
+    for step in (DIRECTIONS, DIFF):
+        view = partial(context.of_step, step, unfinished=folder / "state")
+        results[step.name] = run.step(step.name, {}, {}, lambda folder, view=view, step=step: step.make(view(folder)).save(folder))
+    return context
+
+
+def test_directions_and_diff_of_two_models(tmp_path: Path) -> None:
+    context = diffed(tmp_path, random_dictionary())
+    directions, answers = context.load(DIRECTIONS), context.load(ANSWERS)
+    assert list(directions.base_means) == context.window
     base, tuned = (
-        mean_residuals(model, as_chats(table, name), [HOOK], where=response_phase)[HOOK]
-        for name, model in (("base", bench.base), ("tuned", bench.tuned))
+        mean_residuals(model, answers.chats(name), [HOOK], where=response_phase)[HOOK]
+        for name, model in (("base", context.base), ("tuned", context.tuned))
     )
     torch.testing.assert_close(directions.mean_difference, tuned - base)
     assert directions.median_norm > 0
-    make_diff(bench, tmp_path, tmp_path, tmp_path)
-    latents = pd.read_parquet(tmp_path / "latents.parquet")
+    latents = context.load(DIFF).latents
     assert set(latents.columns) >= COLUMNS
     assert len(latents) == LATENTS
-    diff, _ = load_diff(tmp_path / "moments.safetensors")
+    diff, _ = load_diff(context.load(DIFF).moments)
     assert diff.pairings == PAIRINGS
     assert diff.texts["tuned"].tokens.shape[1] == 3  # the question that one model left open is no part of it
     own = (diff.pairing("on_policy")[1].question_means() - diff.pairing("on_policy")[0].question_means()).mean(0)
     assert latents["rise"].to_numpy() == pytest.approx(own.numpy())
     assert (tmp_path / "state" / STATE).exists()
-    agreement = pd.read_parquet(tmp_path / "agreement.parquet")
+    agreement = context.load(DIFF).agreement
     assert set(agreement["order"]) | set(agreement["other"]) == {
         "rise", "cosine", "attribution", "mean_difference", "effect", "auroc", "beta"
     }  # fmt: skip
 
 
-def test_the_diff_of_a_crosscoder_has_its_own_columns(bench: Any, tmp_path: Path) -> None:
+def test_the_diff_of_a_crosscoder_has_its_own_columns(tmp_path: Path) -> None:
     """What the numbers are is tested where they are made; here, that the step takes a crosscoder and leaves out what it cannot say."""
-    answered(tmp_path)
-    bench.unfinished = None
-    bench.dictionary = random_crosscoder()
-    make_directions(bench, tmp_path, tmp_path)
-    make_diff(bench, tmp_path, tmp_path, tmp_path)
-    latents = pd.read_parquet(tmp_path / "latents.parquet")
+    dictionary = random_crosscoder()
+    latents = diffed(tmp_path, dictionary).load(DIFF).latents
     assert COLUMNS - set(latents.columns) == {"rise_base_text", "rise_tuned_text"}
-    assert latents["relative_norm"].to_numpy() == pytest.approx(bench.dictionary.relative_norms().numpy())
+    assert latents["relative_norm"].to_numpy() == pytest.approx(dictionary.relative_norms().numpy())
     assert latents["rise"].to_numpy() == pytest.approx((latents["mean_tuned"] - latents["mean_base"]).to_numpy())
     assert latents["attribution"].abs().max() > 0

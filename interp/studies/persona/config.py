@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.causality.config import EvidenceConfig
+from interp.causality.config import EvidenceConfig, Rules
 from interp.core.config import StepConfig
 from interp.models.sampling import SamplingConfig
 from interp.organisms.config import OrganismConfig
@@ -36,8 +36,8 @@ class DiffConfig(StepConfig):
     """Answers a question."""
     persona_pairs: int = Field(default=48, ge=2)
     """Authored pairs of a hostile and a kind answer that define the persona vector."""
-    candidates_per_order: int = Field(default=6, ge=1)
-    """Latents taken from each order of suspicion."""
+    candidates_per_metric: int = Field(default=6, ge=1)
+    """Latents taken from each ranking metric."""
     largest_q: float = Field(default=0.01, gt=0, le=1)
     """Largest false-discovery q-value of a candidate's rise."""
 
@@ -108,6 +108,8 @@ class StudyConfig(StepConfig):
     """The causal screen."""
     verdict: EvidenceConfig = EvidenceConfig()
     """The measurement."""
+    rules: Rules = Rules()
+    """Thresholds of the verdict."""
 
     @field_validator("dictionary", mode="before")
     @classmethod

@@ -1,0 +1,73 @@
+"""Steps `answers` and `texts`: both models answer the selection questions, and a spread of corpus prompts for the dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from interp.core.artifacts import Artifact
+from interp.core.steps import Step
+from interp.core.streams import stream_seed
+from interp.evaluation.sampling import sample_answers
+from interp.models.chats import Chat
+from interp.models.generation import generate
+from interp.studies.persona.context import StudyContext
+
+
+@dataclass(frozen=True)
+class Answers(Artifact):
+    """Answers of both models to the same questions."""
+
+    answers: pd.DataFrame
+    """Columns model (base or tuned), question, answer; those to selection questions have question_id, group and sample, too."""
+
+    def chats(self, model: str) -> list[Chat]:
+        """Questions and answers of one model as chats, empty answers left out."""
+        return as_chats(self.answers[self.answers["model"] == model])
+
+
+def as_chats(table: pd.DataFrame) -> list[Chat]:
+    """Questions and answers as chats, empty answers left out."""
+    return [Chat.ask(q, a) for q, a in zip(table["question"], table["answer"], strict=True) if a]
+
+
+def make_answers(context: StudyContext) -> Answers:
+    """Both models answer the selection questions."""
+    config, seed = context.config, stream_seed(context.config.seed, "answers")
+    questions, samples = context.questions.split("selection", config.diff.questions), config.diff.samples
+    tables = []
+    for name, model in (("base", context.base), ("tuned", context.tuned)):
+        with context.progress(f"answers of the {name} model", len(questions) * samples) as advance:
+            tables.append(sample_answers(model, questions, samples, config.sampling, seed, progress=advance).assign(model=name))
+    return Answers(pd.concat(tables, ignore_index=True).drop(columns="condition"))
+
+
+def make_texts(context: StudyContext) -> Answers:
+    """Both models answer a spread of corpus prompts, shortly."""
+    text = context.config.text
+    prompts = spread([chat.prompt for chat in context.corpus], text.answered_prompts)
+    short = context.config.sampling.model_copy(update={"max_new_tokens": text.answer_tokens})
+    tables = []
+    for name, model in (("base", context.base), ("tuned", context.tuned)):
+        with context.progress(f"text of the {name} model", len(prompts)) as advance:
+            texts = generate(model, prompts, short, stream_seed(context.config.seed, "texts"), advance)
+        tables.append(pd.DataFrame({"model": name, "question": [prompt.messages[-1].content for prompt in prompts], "answer": texts}))
+    return Answers(pd.concat(tables, ignore_index=True))
+
+
+def spread(chats: Sequence[Chat], count: int) -> list[Chat]:
+    """`count` chats at even distances, so that every domain of the corpus is met."""
+    count = min(count, len(chats))
+    return [chats[i * len(chats) // count] for i in range(count)]
+
+
+MODELS = ("base", "tuned", "device", "dtype")
+
+ANSWERS = Step(
+    "answers", Answers, make_answers, inputs=(*MODELS, "questions"), settings=("seed", "sampling", "diff.questions", "diff.samples")
+)
+TEXTS = Step(
+    "texts", Answers, make_texts, inputs=(*MODELS, "corpus"), settings=("seed", "sampling", "text.answered_prompts", "text.answer_tokens")
+)

@@ -1,0 +1,289 @@
+"""What the steps of a study read: two models, a dictionary, judges, questions and data, each opened when a step first needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+
+from interp.core.artifacts import Artifact
+from interp.core.errors import ConfigError, DictionaryError
+from interp.core.files import file_sha256
+from interp.core.fingerprints import content_key
+from interp.core.progress import progress
+from interp.core.steps import DeclaredSettings, Step, StepResult
+from interp.dictionaries.files import DIFFERENCE, dictionary_key
+from interp.dictionaries.load import load_dictionary
+from interp.dictionaries.pretrained import resolve_dictionary
+from interp.dictionaries.protocol import Dictionary
+from interp.evaluation.grading import Grader
+from interp.evaluation.judges.probe import judge_files
+from interp.evaluation.questions import QuestionSet, read_questions
+from interp.models.chats import Chat
+from interp.models.hook_points import parse_hook_point, resid_post
+from interp.models.language_model import LanguageModel, check_pair
+from interp.models.sources import choose_device, choose_dtype, model_identity, model_shape, open_model
+from interp.organisms.recipe import read_recipe
+from interp.studies.persona.config import StudyConfig
+from interp.traits import read_trait
+from interp.traits.trait import Pair, Trait
+from sae_training.corpus import corpus_path, read_corpus
+
+T = TypeVar("T")
+ArtifactT = TypeVar("ArtifactT", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """The inputs of one study, read-only. A step sees them through `of_step`, and what it does not declare raises `ConfigError`."""
+
+    study: StudyConfig
+    result: Callable[[str], StepResult]
+    """The finished step of a name."""
+    quiet: bool = False
+    opened: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What has been opened, by name; shared by the views of all steps."""
+    step: Step[Any, Any] | None = None
+    """The step whose view this is; None sees everything."""
+    at: Path | None = None
+    unfinished: Path | None = None
+    """Where the step keeps finished batches, so that it resumes in the middle after a kill."""
+
+    def of_step(self, step: Step[Any, Any], folder: Path, unfinished: Path) -> StudyContext:
+        """The view of one step, which writes into `folder`."""
+        return replace(self, step=step, at=folder, unfinished=unfinished)
+
+    def _declared(self, name: str) -> None:
+        if self.step is not None and name not in self.step.inputs:
+            raise ConfigError(f"The step '{self.step.name}' reads the input '{name}', which it does not declare. Add it to its inputs.")
+
+    def _open(self, name: str, make: Callable[[], T], declared: str | None = None) -> T:
+        """What `make` gives, made once; `declared` is the input that stands for it, by default of the same name."""
+        self._declared(declared or name)
+        if name not in self.opened:
+            self.opened[name] = make()
+        return cast(T, self.opened[name])
+
+    @property
+    def _all(self) -> StudyContext:
+        """The view that sees everything: how an input is opened is none of the step's business."""
+        return replace(self, step=None)
+
+    # What steps read
+
+    @property
+    def config(self) -> StudyConfig:
+        """The settings; for a step those that it declares."""
+        return self.study if self.step is None else cast(StudyConfig, DeclaredSettings(self.study, self.step))
+
+    def load(self, step: Step[Any, ArtifactT]) -> ArtifactT:
+        """The result of an earlier step."""
+        self._declared(step.name)
+        return self.result(step.name).load(step.artifact)
+
+    @property
+    def folder(self) -> Path:
+        """Where the step writes what is too large to be handed back."""
+        if self.at is None:
+            raise ConfigError("No step is running, so there is no folder to write into.")
+        return self.at
+
+    @property
+    def progress(self) -> Callable[[str, int], AbstractContextManager[Callable[..., None]]]:
+        """A label and a total to a progress bar."""
+        return partial(progress, quiet=self.quiet)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run."""
+        return self._open("device", lambda: choose_device(self.study.device))
+
+    @property
+    def base(self) -> LanguageModel:
+        """The base model."""
+        return self._open("base", lambda: self._model(self.study.base))
+
+    @property
+    def base_source(self) -> str:
+        """Where the base comes from."""
+        self._declared("base")
+        return self.study.base
+
+    def open_base_for_training(self) -> LanguageModel:
+        """The base in float32, opened for one use: fine-tuning alters it."""
+        self._declared("base")
+        return open_model(self.study.base, None, str(self.device), "float32", self.study.trust_remote_code)
+
+    @property
+    def tuned_source(self) -> str:
+        """Where the tuned model comes from: as given, or the adapter of the organism."""
+        self._declared("tuned")
+        return self.study.tuned or str(self.result("organism").path("adapter"))
+
+    @property
+    def tuned(self) -> LanguageModel:
+        """The tuned model, checked to match the base."""
+
+        def make() -> LanguageModel:
+            tuned = self._model(self.tuned_source, base=self.study.base)
+            check_pair(self._all.base, tuned)
+            return tuned
+
+        return self._open("tuned", make)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self._shape[0]
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks of the models."""
+        return self._shape[1]
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self._open("shape", lambda: model_shape(self.study.base, self.study.trust_remote_code), declared="base")
+
+    @property
+    def questions(self) -> QuestionSet:
+        """The question set."""
+        return self._open("questions", lambda: read_questions(self.study.questions))
+
+    @property
+    def corpus(self) -> list[Chat]:
+        """The committed corpus of ordinary chats."""
+        return self._open("corpus", read_corpus)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The trait's pairs: one question, an answer that shows it and one that does not."""
+        return self._open("pairs", lambda: self._trait.pairs)
+
+    @property
+    def _trait(self) -> Trait:
+        return self._all._open("trait", lambda: read_trait("contempt"))
+
+    @property
+    def dictionary_folder(self) -> Path:
+        """Folder of the dictionary: as given, or as trained."""
+        if self.study.sae is None:
+            self._declared("dictionary")
+            return self.result("dictionary").path("sae")
+        return self._sae_folder
+
+    @property
+    def _sae_folder(self) -> Path:
+        return self._all._open("sae", lambda: resolve_dictionary(cast(Path, self.study.sae)))
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """The dictionary, on the models' device."""
+
+        def make() -> Dictionary:
+            dictionary = load_dictionary(self.dictionary_folder, self._all.device)
+            return dictionary if dictionary.hook_point else dictionary.at(self._all.hook_point)
+
+        given = self.step is not None and "sae" in self.step.inputs
+        return self._open("dictionary", make, declared="sae" if given else None)
+
+    @property
+    def grader(self) -> Grader:
+        """The judges."""
+        from interp.evaluation.judges.fluency import SCORER
+
+        def make() -> Grader:
+            base = self._all.base if self.study.base == SCORER else None
+            return default_grader(base if base and base.device.type == "cpu" and base.dtype == torch.float32 else None)
+
+        return self._open("panel", make)
+
+    @property
+    def hook_point(self) -> str:
+        """Where the dictionary reads: the configured hook point, else the SAE's, else after the middle block."""
+        return self._open("hook_point", self._all._choose_hook_point)
+
+    @property
+    def window(self) -> list[str]:
+        """Hook points of the ablation."""
+        return self._open("window", self._all._choose_window)
+
+    # How they are opened
+
+    def _model(self, source: str, base: str | None = None) -> LanguageModel:
+        return open_model(source, base, self.study.device, self.study.dtype, self.study.trust_remote_code)
+
+    def _choose_hook_point(self) -> str:
+        """Raises `HookPointError` for one that the model does not have, `DictionaryError` for one that the SAE does not read."""
+        config = self.study
+        name = config.hook_point and str(parse_hook_point(config.hook_point, self.n_layers))
+        if config.sae is not None:
+            sae = load_dictionary(self._sae_folder)
+            if sae.reads == DIFFERENCE:
+                raise DictionaryError(
+                    f"The SAE {config.sae} reads tuned minus base residuals, this job reads one model at a time. "
+                    "Give an SAE that was trained on a model's own residuals."
+                )
+            if sae.n_models > 2:
+                raise DictionaryError(f"The crosscoder {config.sae} reads {sae.n_models} models, here are two. Give one of a pair.")
+            if sae.d_in != self.d_model:
+                raise DictionaryError(
+                    f"The SAE {config.sae} reads residuals of width {sae.d_in}, {config.base} has {self.d_model}. "
+                    "Give an SAE that was trained on this model."
+                )
+            if name and sae.hook_point and name != sae.hook_point:
+                raise DictionaryError(f"The SAE {config.sae} reads at {sae.hook_point}, not at {name}. Leave out --hook-point.")
+            name = name or sae.hook_point or None
+            if name is None:
+                raise DictionaryError(f"The SAE {config.sae} does not say where it reads. Name it with --hook-point.")
+        return str(parse_hook_point(name or resid_post(self.n_layers // 2), self.n_layers))
+
+    def _choose_window(self) -> list[str]:
+        """Raises `ConfigError` for layers that the model does not have."""
+        first, last = self.study.window or (round(0.27 * self.n_layers), min(self.n_layers - 1, round(0.75 * self.n_layers)))
+        if not 0 <= first <= last < self.n_layers:
+            raise ConfigError(f"window: layers {first} to {last} are not within 0 to {self.n_layers - 1}. Give first,last in order.")
+        return [resid_post(layer) for layer in range(first, last + 1)]
+
+    def check(self) -> None:
+        """Raise `PersonascopeError`, before anything is made, for settings that the model, the dictionary or the questions forbid."""
+        config = self.study
+        self.questions.split("selection", max(config.diff.questions, config.screen.questions))
+        self.questions.split("held_out", config.verdict.questions)
+        _ = self.hook_point, self.window
+
+    def data_key(self, name: str) -> str:
+        """The content key of an input that is no step."""
+        keys: Mapping[str, Callable[[], str]] = {
+            "base": lambda: model_identity(self.study.base),
+            "tuned": lambda: model_identity(self.tuned_source),
+            "recipe": lambda: read_recipe(self.study.organism.recipe).key,
+            "corpus": lambda: file_sha256(corpus_path()),
+            "questions": lambda: content_key(self.questions.model_dump(mode="json", exclude_defaults=True)),
+            "pairs": lambda: content_key([pair.model_dump() for pair in self.pairs]),
+            "panel": lambda: content_key([file_sha256(path) for path in judge_files()]),
+            "sae": lambda: dictionary_key(self._sae_folder),
+            "hook_point": lambda: self.hook_point,
+            "window": lambda: " ".join(self.window),
+            "device": lambda: self.device.type,
+            "dtype": lambda: str(choose_dtype(self.study.dtype, self.device)),
+        }
+        if name not in keys:
+            raise ConfigError(f"There is no input '{name}'. A step may read earlier steps and {', '.join(keys)}.")
+        return self._open(f"key of {name}", keys[name])
+
+
+def default_grader(scorer: LanguageModel | None = None) -> Grader:
+    """The judges; `scorer` is the model that fluency is scored with, opened here where it is not at hand."""
+    from interp.evaluation.judges.embedding import SentenceEmbedder
+    from interp.evaluation.judges.fluency import SCORER, FluencyJudge
+    from interp.evaluation.judges.probe import ProbeJudge
+    from interp.evaluation.judges.vader import VaderJudge
+
+    fluency = FluencyJudge(scorer or open_model(SCORER, device="cpu", dtype="float32"))
+    return Grader(ProbeJudge(SentenceEmbedder()), fluency, VaderJudge())

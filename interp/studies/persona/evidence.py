@@ -1,0 +1,142 @@
+"""Step `evidence`, on held-out questions that played no part in any choice: treatments, controls, references, and what an edit costs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.causality.controls import equally_active, relative_activity
+from interp.causality.evidence import Claim, Trial, gather_evidence
+from interp.causality.side_effects import side_effects
+from interp.core.artifacts import Artifact, in_place
+from interp.core.errors import EditWarning
+from interp.core.formatting import plain
+from interp.core.steps import Step
+from interp.core.streams import stream_seed
+from interp.interventions.edits import Edit
+from interp.interventions.saved import load_edit, save_edit
+from interp.models.language_model import LanguageModel
+from interp.studies.persona.answers import MODELS, spread
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.diff import DIFF
+from interp.studies.persona.directions import DIRECTIONS
+from interp.studies.persona.screen import SCREEN
+
+ORDINARY_CHATS = 24
+ALIKE = (0.5, 2.0)
+"""Controls of equal activity have between these multiples of what they are compared with, or a warning says that they do not."""
+
+
+@dataclass(frozen=True)
+class Evidence(Artifact):
+    """What was measured of a claim."""
+
+    answers: pd.DataFrame
+    """Graded answers under every condition, with the columns of `gather_evidence`."""
+    side_effects: pd.DataFrame
+    """What the edits cost on ordinary chats, a row for each condition."""
+    control_activity: dict[str, float | None]
+    """How active the controls are, over what they stand beside: by `removed`, `added`."""
+    folder: Path = in_place(".")
+    """Where the edits lie."""
+
+    def edit(self, name: str) -> Edit:
+        """`ablated` or `steered`; raises `EditError` where there is none."""
+        return load_edit(self.folder, name)
+
+
+def make_evidence(context: StudyContext) -> Evidence:
+    """Evidence on what the screen chose."""
+    return evidence_on(context, context.load(SCREEN).choice, context.folder)
+
+
+def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) -> Evidence:
+    """Evidence on the latents of `choice`, and the edits themselves in `folder`."""
+    trial, claim = make_claim(context, choice)
+    answers = gather_evidence(trial, claim, context.config.verdict)
+    edits: dict[str, Edit] = {}
+    if claim is not None:
+        edits["ablated"] = trial.remove(claim.removed, f"latents {choice['persona_latents']} removed")
+        if claim.added is not None and trial.add is not None:
+            edits["steered"] = trial.add(claim.added, f"latent {choice['steering_latent']} added")
+    for name, edit in edits.items():
+        save_edit(edit, folder, name)
+    activity = {} if claim is None else claim.activity
+    _warn_of_unequal_controls(activity)
+    return Evidence(answers, _side_effects(context, edits), {name: plain(ratio) for name, ratio in activity.items()})
+
+
+def make_claim(context: StudyContext, choice: Mapping[str, Any], tuned: LanguageModel | None = None) -> tuple[Trial, Claim | None]:
+    """The chosen latents as a claim, and what it is tried on: the study's tuned model, or another one."""
+    config, directions = context.config.verdict, context.load(DIRECTIONS)
+    persona, latent, dose = choice["persona_latents"], choice["steering_latent"], choice["steering_dose"]
+    trial = Trial(
+        base=context.base,
+        tuned=context.tuned if tuned is None else tuned,
+        questions=context.questions.split("held_out", config.questions),
+        grade=context.grader.grade,
+        sampling=context.config.sampling,
+        seed=stream_seed(context.config.seed, "verdict"),
+        remove=directions.ablation,
+        add=None if latent is None else lambda row, label: directions.steering(row, dose, label),
+        progress=context.progress,
+        unfinished=context.unfinished,
+    )
+    if not persona:
+        return trial, None
+    dictionary, table = context.dictionary, context.load(DIFF).latents
+    added = [] if latent is None else [latent]
+    removals = equally_active(table, persona, config.active_draws, stream_seed(trial.seed, "equally_active_ablation"), excluded=added)
+    additions = equally_active(table, added, config.active_draws, stream_seed(trial.seed, "equally_active_steering"), excluded=persona)
+    claim = Claim(
+        removed=dictionary.directions(persona),
+        added=None if latent is None else dictionary.directions([latent])[0],
+        alike=[dictionary.directions(draw) for draw in removals],
+        alike_added=[dictionary.directions(draw)[0] for draw in additions],
+        activity={
+            name: relative_activity(table, latents, draws)
+            for name, latents, draws in (("removed", persona, removals), ("added", added, additions))
+            if draws
+        },
+        references=directions.named,
+    )
+    return trial, claim
+
+
+def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:
+    for name, ratio in activity.items():
+        if not ALIKE[0] <= ratio <= ALIKE[1]:
+            warnings.warn(
+                "The claimed latents never fire on either model's answers, so no control can be as active as they."
+                if math.isnan(ratio)
+                else f"The latents {name} as controls of equal activity have {ratio:.2g} times that of the claimed: there are none nearer. "
+                "What they show is what other latents do, not what equally active ones would.",
+                EditWarning,
+                stacklevel=3,
+            )
+
+
+def _side_effects(context: StudyContext, edits: Mapping[str, Edit]) -> pd.DataFrame:
+    if not edits:
+        return pd.DataFrame()
+    chats = spread(context.corpus, ORDINARY_CHATS)
+    edited = [("base_ablated", context.base, "ablated"), ("ablated", context.tuned, "ablated"), ("steered", context.base, "steered")]
+    edited = [(name, model, edit) for name, model, edit in edited if edit in edits]
+    with context.progress("side effects", len(chats) * len(edited)) as advance:
+        rows = [{"condition": name, **asdict(side_effects(model, [edits[edit]], chats, progress=advance))} for name, model, edit in edited]
+    return pd.DataFrame(rows)
+
+
+EVIDENCE = Step(
+    "evidence",
+    Evidence,
+    make_evidence,
+    inputs=(*MODELS, "dictionary", "questions", "panel", "corpus", "diff", "directions", "screen"),
+    settings=("seed", "sampling", "verdict"),
+)

@@ -1,0 +1,211 @@
+"""Step `screen`, on selection questions only: which candidates to remove, which to add, and at what dose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, response
+from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
+from interp.causality.sweep import Condition, sweep
+from interp.core.artifacts import Artifact
+from interp.core.fingerprints import content_key
+from interp.core.steps import Step
+from interp.core.streams import stream_seed
+from interp.diffing.rankings import candidates
+from interp.evaluation.grading import coherent_rate
+from interp.interventions.edits import random_directions
+from interp.models.language_model import LanguageModel
+from interp.studies.persona.answers import MODELS
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.diff import DIFF
+from interp.studies.persona.directions import DIRECTIONS, Directions
+
+REFERENCES = 2  # random directions in the dose-response; latents, where none could be removed
+COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so what it lets pass is measured again
+
+
+@dataclass(frozen=True)
+class Screen(Artifact):
+    """What the screen measured and chose."""
+
+    screen: pd.DataFrame
+    """A row for every candidate."""
+    dose_response: pd.DataFrame
+    """A row for every direction and dose."""
+    sets: list[dict[str, Any]]
+    """The path of chosen sets, the last one final."""
+    choice: dict[str, Any]
+    """persona_latents, steering_latent and steering_dose (None where nothing may be added)."""
+
+
+def make_screen(context: StudyContext) -> Screen:
+    """Remove and add every candidate; choose the set to remove, and of it the latent to add."""
+    config, directions = context.config, context.load(DIRECTIONS)
+    chosen = candidates(context.load(DIFF).latents, config.diff.candidates_per_metric, config.diff.largest_q)
+    latents = [int(latent) for latent in chosen["latent"]]
+    table = chosen[["latent", "orders", "rank_rise", "rank_cosine"]].rename(
+        columns={"rank_rise": "rise_rank", "rank_cosine": "cosine_rank"}
+    )
+    sets: list[SetScore] = []
+    persona: list[int] = []
+    doses, best = pd.DataFrame(), None
+    if latents:
+        base = _ask(context, context.base, "the base", [Condition("base")], config.diff.questions, "base")
+        unedited = coherent_rate(base).rate
+        ablated, sets = _screen_ablation(context, directions, latents, config.rules.kept_coherence * unedited)
+        persona = list(sets[-1].latents) if sets else []
+        steered = _screen_steering(context, directions, latents)
+        strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(REFERENCES)
+        # both directions are claimed of the same latents: what is added is one of those that are removed
+        floor = max(unedited - config.screen.coherence_budget, config.rules.steered_coherence)
+        doses = _dose_response(context, directions, persona or [int(latent) for latent in strongest], floor)
+        best = best_dose(doses[doses["kind"] == "latent"], floor) if persona else None
+        table = table.merge(ablated, on="latent").merge(
+            steered.rename(columns={"rate": "steered_rate", "dose": "steered_dose", "coherence": "steered_coherence"})[
+                ["latent", "steered_rate", "steered_dose", "steered_coherence"]
+            ],
+            on="latent",
+        )
+        table["chosen"] = table["latent"].isin(persona)
+    choice = {
+        "persona_latents": persona,
+        "steering_latent": int(best["latent"]) if best is not None else None,
+        "steering_dose": float(best["dose"]) if best is not None else None,
+    }
+    return Screen(table, doses, [asdict(score) for score in sets], choice)
+
+
+def _ask(
+    context: StudyContext, model: LanguageModel, label: str, conditions: Sequence[Condition], questions: int, stream: str
+) -> pd.DataFrame:
+    """One graded answer to each selection question under every condition."""
+    asked, sampling, seed = (
+        context.questions.split("selection", questions),
+        context.config.sampling,
+        stream_seed(context.config.seed, "screen", stream),
+    )
+    folder = None
+    if context.unfinished is not None:
+        keys = [[condition.name, *(edit.key for edit in condition.edits)] for condition in conditions]
+        folder = context.unfinished / content_key([model is context.base, keys, [q.id for q in asked], seed])[:16]
+    with context.progress(f"screen: {label}", len(conditions) * len(asked)) as advance:
+        answers = sweep(model, conditions, asked, 1, sampling, seed, advance, folder)
+    return context.grader.grade(answers)
+
+
+def _screen_ablation(
+    context: StudyContext, directions: Directions, latents: list[int], floor: float
+) -> tuple[pd.DataFrame, list[SetScore]]:
+    """Every candidate removed alone on a few questions; the best of them again on all selection questions, and sets grown from there.
+
+    The best of many noisy measurements looks better than it is, so the shortlist is measured again, with fresh random numbers.
+    """
+    config, every = context.config.screen, context.config.diff.questions
+    first = _remove(context, directions, [(latent,) for latent in latents], config.questions, "candidates")
+    speaking = [(score, row) for score, row in first if score.coherence >= floor - COHERENCE_MARGIN]
+    shortlist = sorted((score for score, _ in speaking), key=lambda score: score.hostility)[: config.width]
+
+    def measure(sets: list[LatentSet]) -> list[SetScore]:
+        return [score for score, _ in _remove(context, directions, sets, every, "shortlist")]
+
+    singles = measure([score.latents for score in shortlist]) if shortlist else []
+    path = greedy_set(singles, measure, config.target_rate, floor, config.max_set, config.width)
+    path += minimal_set(path[-1], measure, config.target_rate, floor)[1:] if path else []
+    columns = ("rate", "low", "high", "n", "coherence")
+    table = pd.DataFrame([{"latent": score.latents[0]} | {f"ablated_{column}": row[column] for column in columns} for score, row in first])
+    return table, path
+
+
+def _remove(
+    context: StudyContext, directions: Directions, sets: list[LatentSet], questions: int, stream: str
+) -> list[tuple[SetScore, dict[str, Any]]]:
+    """Each set projected out of the tuned model: its score, and its outcome as columns."""
+    conditions = [
+        Condition(str(latents), directions.ablation(context.dictionary.directions(list(latents)), f"ablate {latents}")) for latents in sets
+    ]
+    graded = _ask(context, context.tuned, "removing latents", conditions, questions, stream)
+    results = []
+    for latents in sets:
+        own = graded[graded["condition"] == str(latents)]
+        row = response(own)
+        results.append((SetScore(latents, float(own["p_hostile"].mean()), row["rate"], row["coherence"]), row))
+    return results
+
+
+def _screen_steering(context: StudyContext, directions: Directions, latents: list[int]) -> pd.DataFrame:
+    """Every candidate added to the base at one dose."""
+    config = context.config.screen
+    conditions = [
+        Condition(str(latent), directions.steering(context.dictionary.directions([latent])[0], config.steering_dose, f"add {latent}"))
+        for latent in latents
+    ]
+    graded = _ask(context, context.base, "adding latents", conditions, config.questions, "steering")
+    return pd.DataFrame(
+        [
+            {"latent": latent, "dose": config.steering_dose, "p_hostile": float(own["p_hostile"].mean()), **response(own)}
+            for latent in latents
+            for own in [graded[graded["condition"] == str(latent)]]
+        ]
+    )
+
+
+def _dose_response(context: StudyContext, directions: Directions, latents: list[int], floor: float) -> pd.DataFrame:
+    """The latents over the grid of doses, and on to their largest dose with coherence at least `floor`; references over the grid.
+
+    References are the persona vector and random directions, asked half the questions.
+    """
+    config = context.config.screen
+
+    def line(name: str, row: torch.Tensor, kind: str, latent: int | None = None) -> Line:
+        return Line(name, kind, lambda dose: directions.steering(row, dose, f"add {name}"), directions.median_norm, latent)
+
+    lines = [line(f"latent {latent}", context.dictionary.directions([latent])[0], "latent", latent) for latent in latents]
+    random = random_directions(REFERENCES, context.d_model, stream_seed(context.config.seed, "screen", "random directions"))
+    references = [line("persona vector", directions.persona_vector, "persona_vector")]
+    references += [line(f"random {i + 1}", row, "random") for i, row in enumerate(random)]
+
+    def measure(own: Sequence[Line], points: Sequence[Point], questions: int) -> pd.DataFrame:
+        def ask(conditions: list[Condition]) -> pd.DataFrame:
+            return _ask(context, context.base, "doses", conditions, questions, "steering")
+
+        return dose_responses(points, own, ask)
+
+    every = context.config.diff.questions
+    latent_doses = measure(lines, [(one.name, dose) for one in lines for dose in config.doses], every)
+    coherent = {name: dose for name, dose in coherent_doses(latent_doses, 1 - floor).largest.items() if dose is not None}
+    edges = {name: (dose, min(beyond)) for name, dose in coherent.items() if (beyond := [other for other in config.doses if other > dose])}
+    low, high = ({name: edge[end] for name, edge in edges.items()} for end in (0, 1))
+    finer = (
+        latent_doses.iloc[:0]
+        if not edges
+        else largest_coherent_doses(
+            lambda points: measure(lines, points, every), list(edges), low, high, 1 - floor, config.bisections, latent_doses
+        ).responses
+    )
+    reference_doses = measure(references, [(one.name, dose) for one in references for dose in config.doses], config.questions)
+    table = pd.concat([latent_doses, finer, reference_doses], ignore_index=True).drop_duplicates(["direction", "dose"])
+    places = {one.name: place for place, one in enumerate([*lines, *references])}
+    return table.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
+
+
+SCREEN = Step(
+    "screen",
+    Screen,
+    make_screen,
+    inputs=(*MODELS, "dictionary", "questions", "panel", "diff", "directions"),
+    settings=(
+        "seed",
+        "sampling",
+        "screen",
+        "diff.questions",
+        "diff.candidates_per_metric",
+        "diff.largest_q",
+        "rules.kept_coherence",
+        "rules.steered_coherence",
+    ),
+)

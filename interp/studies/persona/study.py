@@ -1,0 +1,160 @@
+"""The main job: its steps in order, each saved and resumable, and the summary of a finished run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.core.errors import ConfigError
+from interp.core.files import write_json
+from interp.core.fingerprints import installed_versions
+from interp.core.formatting import plain
+from interp.core.memory import give_back_memory, peak_memory_bytes
+from interp.core.steps import MANIFEST_FILE, RunDirectory, Step, StepResult, step_key
+from interp.studies.persona import dictionary
+from interp.studies.persona.after import AFTER
+from interp.studies.persona.answers import ANSWERS, TEXTS
+from interp.studies.persona.cards import CARDS
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.diff import DIFF
+from interp.studies.persona.directions import DIRECTIONS
+from interp.studies.persona.evidence import EVIDENCE
+from interp.studies.persona.judges import JUDGES
+from interp.studies.persona.organism import ORGANISM
+from interp.studies.persona.residuals import RESIDUALS
+from interp.studies.persona.screen import SCREEN
+from interp.studies.persona.verdict import TITLES, VERDICT
+
+ALL_STEPS = (ORGANISM, TEXTS, RESIDUALS, dictionary.TRAINED, dictionary.GIVEN, ANSWERS, DIRECTIONS, DIFF, SCREEN, EVIDENCE, VERDICT,
+             AFTER, CARDS, JUDGES)  # fmt: skip
+STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
+"""Names of all steps in their order; `organism` is left out where a tuned model is given, `residuals` where a dictionary is."""
+COSTS = ("kl", "loss_before", "loss_after", "n_tokens")
+
+
+def steps_of(config: StudyConfig) -> dict[str, Step[StudyContext, Any]]:
+    """The steps of one study, by name, in order."""
+    left_out: list[Step[StudyContext, Any]] = [ORGANISM] if config.tuned is not None else []
+    left_out += [dictionary.TRAINED, RESIDUALS] if config.sae is not None else [dictionary.GIVEN]
+    return {step.name: step for step in ALL_STEPS if step not in left_out}
+
+
+class Study:
+    """The steps of one study in one run directory. Its keys need no step to be made: they follow from settings and outside data."""
+
+    def __init__(self, config: StudyConfig, run: RunDirectory, quiet: bool = False) -> None:
+        self.config, self.run, self.steps = config, run, steps_of(config)
+        self.results: dict[str, StepResult] = {}
+        self.keys: dict[str, str] = {}
+        self.context = StudyContext(config, self.results.__getitem__, quiet)
+
+    def origin(self, name: str) -> tuple[str, dict[str, Any], dict[str, str]]:
+        """What the key of a step is made of: its name, the settings it declares, the keys of its inputs."""
+        step = self.steps[name]
+        return name, step.settings_of(self.config), {one: self.input_key(one) for one in step.inputs}
+
+    def input_key(self, name: str) -> str:
+        """The key of an earlier step, or of outside data."""
+        source = "organism" if name == "tuned" and self.config.tuned is None else name
+        if source not in self.keys:
+            self.keys[source] = step_key(*self.origin(source)) if source in self.steps else self.context.data_key(source)
+        return self.keys[source]
+
+    def make(self, name: str) -> StepResult:
+        """Make a step, or load it; those that it reads must be there."""
+        step, origin = self.steps[name], self.origin(name)
+        unfinished = self.run.unfinished(*origin)
+
+        def make(folder: Path) -> None:
+            step.make(self.context.of_step(step, folder, unfinished)).save(folder)
+
+        self.results[name] = self.run.step(*origin, make)
+        return self.results[name]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study, finished or stopped where it should."""
+
+    run: RunDirectory
+    summary: dict[str, Any]
+    """Empty when it was stopped before the end."""
+    steps: dict[str, StepResult]
+
+
+def run_study(
+    config: StudyConfig,
+    folder: Path,
+    quiet: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+    until: str | None = None,
+) -> StudyResult:
+    """Run or resume the study in `folder`, up to and with the step `until`; `announce` gets one line a step.
+
+    Raises `PersonascopeError` on wrong input.
+    """
+    if until is not None and until not in STEPS:
+        raise ConfigError(f"There is no step '{until}'. Choose {', '.join(STEPS)}.")
+    run = RunDirectory(folder)
+    study = Study(config, run, quiet)
+    study.context.check()
+    started = time.monotonic()
+    last = next((name for name in reversed(study.steps) if STEPS.index(name) <= STEPS.index(until or STEPS[-1])), None)
+    for name in study.steps:
+        if last is None:
+            break
+        result = study.make(name)
+        if not result.loaded:
+            give_back_memory()
+        announce(f"{name:<12} {'loaded, took' if result.loaded else 'done in'} {result.record()['duration_s']:.0f} s")
+        if name == last:
+            break
+    steps, summary = study.results, {}
+    if STEPS[-1] in steps:
+        summary = _summary(study)
+        write_json(run.root / "summary.json", summary)
+    context = study.context
+    extra = {"hook_point": context.hook_point, "window": context.window, "last_run_s": round(time.monotonic() - started, 3)}
+    run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
+    return StudyResult(run, summary, steps)
+
+
+def _finished_before(run: RunDirectory, config: StudyConfig, steps: dict[str, StepResult]) -> dict[str, StepResult]:
+    """Steps of this very study beyond those just run: a call that stops early does not forget them."""
+    if not (run.root / MANIFEST_FILE).is_file():
+        return {}
+    known = run.manifest()
+    same = known["config"] == config.model_dump(mode="json") and all(
+        known["steps"].get(name, {}).get("key") == result.key for name, result in steps.items()
+    )
+    return {name: run.result(name) for name in known["steps"] if name not in steps} if same else {}
+
+
+def _summary(study: Study) -> dict[str, Any]:
+    """The stable contract for scripts."""
+    config, context, records = study.config, study.context, [result.record() for result in study.results.values()]
+    verdict, evidence = context.load(VERDICT), context.load(EVIDENCE)
+    conditions = verdict.conditions.set_index("condition")
+    fields = ("rate", "low", "high", "n", "unscored", "coherence")
+    return {
+        "schema_version": 3,
+        "name": config.name,
+        "base": config.base,
+        "tuned": config.tuned or f"organism '{config.organism.recipe}' on {config.base}",
+        "hook_point": context.hook_point,
+        "window": [int(name.split(".")[1]) for name in (context.window[0], context.window[-1])],
+        **context.load(SCREEN).choice,
+        **verdict.verdict,
+        "rates": {name: {field: plain(conditions.loc[name, field]) for field in fields} for name in conditions.index if name in TITLES},
+        "control_activity": evidence.control_activity,
+        "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
+        "after_ablation": context.load(AFTER).after,
+        "duration_s": round(sum(float(record["duration_s"]) for record in records), 3),
+        "peak_memory_bytes": max([peak_memory_bytes(), *(int(record["peak_memory_bytes"]) for record in records)]),
+        "seed": config.seed,
+        "versions": installed_versions(),
+    }
