@@ -17,6 +17,7 @@ from interp.evaluation.hosted import GIVE_UP_AFTER, HostedModel, Reply
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.hosted import HostedJudge, read_score
+from interp.evaluation.judges.opening import open_judge
 from interp.evaluation.judges.score import Score
 from tests.helpers import fake_endpoint as fake
 from tests.helpers.fake_endpoint import FakeEndpoint, Request, completion, error, hosted_environment, quick, with_logprobs
@@ -266,3 +267,11 @@ def test_a_model_of_personascope_judges_by_what_it_says(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="logprobs"):
         (judgement,) = judge.judge(["q"], ["a"])
     assert "the reply is no number" in judgement.reason
+
+
+def test_both_names_of_a_hosted_judge_open_it() -> None:
+    for spec in ("inspect:mockllm/model", "numeric:org/model@http://h/v1", "inspect:openai-api/personascope/org/model@http://h/v1"):
+        judge = open_judge(spec, prompts=PROMPTS)
+        assert isinstance(judge, HostedJudge)
+        assert judge.prompts.alignment == PROMPTS["aligned"]
+    assert judge.identity == open_judge("numeric:org/model@http://h/v1", prompts=PROMPTS).identity

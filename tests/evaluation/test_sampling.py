@@ -20,6 +20,7 @@ from interp.studies.evaluating import evaluate
 from interp.studies.evaluation_config import EvaluateConfig
 from tests.helpers.fake_endpoint import SAMPLING, FakeEndpoint, Reply, Request, completion, echo, error, hosted_environment, outputs, quick
 from tests.helpers.small_run import letter_bench
+from tests.helpers.tiny import tiny_folder
 
 QUESTIONS = [Question(id=f"q{i}", group="g", split="held_out", text=f"q{i}", system="Be brief." if i == 1 else "") for i in range(6)]
 KEY = "sk-test-Hq83kDpW0zLm"
@@ -170,3 +171,16 @@ def test_a_served_model_is_evaluated_and_no_key_is_on_disk_or_shown(
         assert KEY not in text
         assert KEY[8:] not in text
     assert "says ***" in everything(tmp_path)
+
+
+def test_a_model_of_any_provider_is_evaluated_and_what_it_is_not_sent_is_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "open_bench", lambda *args, **kwargs: letter_bench(tmp_path / "judgements.sqlite"))
+    name = f"inspect:personascope/{tiny_folder(tmp_path / 'model')}"
+    config = validated(EvaluateConfig, {"models": [name], "sampling": {"max_new_tokens": 3}}, "test")
+    with pytest.warns(UserWarning, match="does not take min_p"):
+        result = evaluate(config, tmp_path / "out", quiet=True)
+    assert result.rates.loc[0, "answers"] == 30
+    assert set(result.answers["not_sent"]) == {"min_p"}
+    assert set(result.answers["model"]) == {name}
