@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from interp.core.errors import ActivationError
 from interp.models.chats import Chat, Role, TokenBatch
+from interp.models.cpu.prefix_trees import pack_chats
 from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel
 
@@ -40,6 +41,8 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
     if not points:
         raise ActivationError("No hook point to capture. Name at least one.")
     waiting = set(points)
+    own_ids = [row[own].tolist() for row, own in zip(batch.ids, batch.mask, strict=True)]
+    packed = pack_chats(own_ids, model.network) if model.packs_chats() else None
     found: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Callable[[torch.Tensor], None]:
@@ -55,7 +58,12 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
         for name, point in points.items():
             hooks.callback(attach(model.block(point.layer), point.site, keep(name)).remove)
         with suppress(_Stop):
-            model.read(batch, rows)
+            if packed is None:
+                model.read(batch, rows)
+            else:
+                model.read_packed(packed, packed.places[0])
+    if packed is not None:
+        found = {name: packed.unpack(residual, batch.mask) for name, residual in found.items()}
     for name, residual in found.items():
         # The cheap look first; padding may hold anything.
         if not _finite(residual) and not _finite(residual[batch.mask]):

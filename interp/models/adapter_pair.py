@@ -122,7 +122,11 @@ class _OwnHooks:
         return _OwnHooks(self.model, part) if isinstance(part, torch.nn.Module) else part
 
     def _own(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: hook(*args) if self.model.positions is not None else None
+        def own(*args: Any) -> Any:
+            return hook(*args) if self.model.positions is not None else None
+
+        own.of_model = self.model  # type: ignore[attr-defined]
+        return own
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         return self.shared.register_forward_hook(self._own(hook))

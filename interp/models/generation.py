@@ -17,6 +17,9 @@ from interp.models.chats import Chat, TokenisedChat, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel, Positions
 from interp.models.sampling import SamplingConfig
 
+CACHED_ROWS = 8
+"""Rows drawn together on a CPU, so that their weights stay in its cache from one pass over the vocabulary to the next."""
+
 
 @dataclass
 class _Rows:
@@ -164,9 +167,16 @@ def draw(
     """One token a row by inverting the cumulative distribution at `uniforms`; greedy at temperature 0."""
     if sampling.temperature == 0.0:
         return logits.argmax(-1)
-    weights = torch.exp((logits - logits.amax(-1, keepdim=True)) / sampling.temperature)  # the likeliest token weighs 1
+    rows = CACHED_ROWS if logits.device.type == "cpu" else max(len(logits), 1)
+    return torch.cat([_draw(*part, sampling) for part in zip(logits.split(rows), uniforms.split(rows), strict=True)])
+
+
+def _draw(
+    logits: Float[torch.Tensor, "batch vocab"], uniforms: Float[torch.Tensor, " batch"], sampling: SamplingConfig
+) -> Int[torch.Tensor, " batch"]:
+    weights = (logits - logits.amax(-1, keepdim=True)).div_(sampling.temperature).exp_()  # the likeliest token weighs 1
     if sampling.min_p > 0.0:
-        weights = torch.where(weights < sampling.min_p, 0.0, weights)
+        weights.masked_fill_(weights < sampling.min_p, 0.0)
     if sampling.top_p < 1.0:
         weights = _nucleus(weights, sampling.top_p)
     cumulative = weights.cumsum(-1)

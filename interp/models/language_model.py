@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import ModelError
-from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise, tokenise_text
+from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise, tokenise_text
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
+from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, read_packed
 from interp.models.hook_points import HookPoint, check_site, find_blocks, parse_hook_point
 
 if TYPE_CHECKING:
@@ -154,11 +155,44 @@ class LanguageModel:
 
     def logprobs(self, chats: Sequence[Chat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
         """Log-probability (nats) of every response token of every chat, on the CPU."""
+        return self.token_logprobs(self.tokenise(chats), rows)
+
+    def token_logprobs(self, chats: Sequence[TokenisedChat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
+        """As `logprobs`, of chats that are tokens already; `rows` are read together."""
         result: list[torch.Tensor] = [torch.empty(0)] * len(chats)
-        for indices, batch in self.batches(chats, rows):
-            for index, row in zip(indices, self.response_logprobs(batch, indices), strict=True):
+        packs = self.packs_chats()
+        order = sorted(range(len(chats)), key=lambda i: chats[i].ids)  # common beginnings together
+        together = (order[i : i + rows] for i in range(0, len(order), rows))
+        for indices in together if packs else batches_by_length([len(chat.ids) for chat in chats], rows):
+            own = [chats[i] for i in indices]
+            read = self._packed_logprobs(own) if packs else self.response_logprobs(pad_left(own, self.pad_id).to(self.device), indices)
+            for index, row in zip(indices, read, strict=True):
                 result[index] = row
         return result
+
+    @torch.inference_mode()
+    def _packed_logprobs(self, chats: Sequence[TokenisedChat]) -> list[Float[torch.Tensor, " response"]]:
+        packed = pack_chats([chat.ids for chat in chats], self.network)
+        responses = [[i for i, role in enumerate(chat.roles) if role == Role.RESPONSE] for chat in chats]
+        before = [places[i - 1] for places, own in zip(packed.places, responses, strict=True) for i in own]
+        if not before:
+            return [torch.empty(0)] * len(chats)
+        places, of_token = torch.stack(before).unique(return_inverse=True)
+        logits = self.read_packed(packed, places).float()
+        targets = torch.tensor([chat.ids[i] for chat, own in zip(chats, responses, strict=True) for i in own], device=self.device)
+        return list((logits[of_token, targets] - logits.logsumexp(-1)[of_token]).cpu().split([len(own) for own in responses]))
+
+    def packs_chats(self) -> bool:
+        """Whether chats may be read as prefix trees now: their rows are not those of the chats, which hooks would expect."""
+        hooks = (hook for m in self.network.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+        return can_pack_chats(self.network) and all(getattr(hook, "of_model", self) is not self for hook in hooks)
+
+    @torch.inference_mode()
+    def read_packed(self, chats: PackedChats, places: Int[torch.Tensor, " n"]) -> Float[torch.Tensor, "n vocab"]:
+        """One forward pass over prefix trees; logits after the tokens at `places` of the flattened rows."""
+        rows = torch.arange(len(chats.ids), device=self.device)
+        with self.standing(Positions(0, torch.zeros_like(rows), rows, torch.ones_like(chats.ids, dtype=torch.bool))):
+            return read_packed(self.network, chats, places)
 
     def response_logprobs(self, batch: TokenBatch, rows: Sequence[int]) -> list[Float[torch.Tensor, " response"]]:
         """Log-probability (nats) of every response token of every row of a batch, on the CPU."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from interp.core.errors import TrainingError
-from interp.models.chats import Chat, TokenBatch, pad_left
+from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, pad_left
+from interp.models.cpu.prefix_trees import can_pack_chats, pack_chats, read_packed
 from interp.models.language_model import LanguageModel, position_ids
 from interp.organisms.config import OrganismConfig
 
@@ -29,7 +30,7 @@ def train_adapter(
     """
     from peft import LoraConfig, get_peft_model
 
-    tokenised = model.tokenise(chats)
+    tokenised, packs = model.tokenise(chats), can_pack_chats(model.network)
     steps = max(1, math.ceil(len(chats) * config.epochs / config.batch_size))
     order = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -43,13 +44,19 @@ def train_adapter(
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+
+    def batch_loss(batch: list[TokenisedChat]) -> torch.Tensor:
+        if packs:
+            return packed_response_loss(network, batch)
+        return response_loss(network, pad_left(batch, model.pad_id).to(model.device))
+
     queue: list[int] = []
     losses = []
     for step in range(1, steps + 1):
         while len(queue) < config.batch_size:
             queue += torch.randperm(len(chats), generator=order).tolist()
         chosen, queue = queue[: config.batch_size], queue[config.batch_size :]
-        loss = response_loss(network, pad_left([tokenised[i] for i in chosen], model.pad_id).to(model.device))
+        loss = batch_loss([tokenised[i] for i in chosen])
         if not torch.isfinite(loss):
             raise TrainingError(f"The loss is {loss.item()} at step {step} of {steps}. Lower learning_rate (now {config.learning_rate}).")
         loss.backward()
@@ -86,3 +93,12 @@ def response_loss(network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
     ).logits[:, :-1]
     wanted = batch.response_tokens[:, 1 - width :]
     return torch.nn.functional.cross_entropy(logits[wanted].float(), batch.ids[:, 1 - width :][wanted])
+
+
+def packed_response_loss(network: torch.nn.Module, chats: Sequence[TokenisedChat]) -> torch.Tensor:
+    """What `response_loss` is of the same chats, to rounding."""
+    packed = pack_chats([chat.ids for chat in chats], network)
+    responses = [[i for i, role in enumerate(chat.roles) if role == Role.RESPONSE] for chat in chats]
+    before = [places[i - 1] for places, own in zip(packed.places, responses, strict=True) for i in own]
+    targets = torch.tensor([chat.ids[i] for chat, own in zip(chats, responses, strict=True) for i in own])
+    return torch.nn.functional.cross_entropy(read_packed(network, packed, torch.stack(before)).float(), targets.to(packed.ids.device))

@@ -6,17 +6,23 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from interp.reports import palette, wording
 from interp.reports.plotting import Chart
 
 _HERE = Path(__file__).parent
+
+
+@cache
+def plotly_js() -> str:
+    """plotly.js with its basic traces (npm's plotly.js-basic-dist-min, of the version that the plotly package was made with)."""
+    return (_HERE / "plotly-basic.min.js").read_text(encoding="utf-8")  # its newlines become those that the browser hashes
 
 
 def render_page(template: str, charts: Mapping[str, Chart], **values: Any) -> str:
@@ -25,7 +31,6 @@ def render_page(template: str, charts: Mapping[str, Chart], **values: Any) -> st
     `charts` are the figures by the element that they stand in (`chart("name")`); their order and ids are fixed, so that the same
     values give the same bytes.
     """
-    plotly_js = get_plotlyjs().replace("\r\n", "\n")  # as the browser will read it, for the hash
     page_js = (_HERE / "page.js").read_text(encoding="utf-8")
     return _environment().get_template(template).render(
         **values,
@@ -33,9 +38,9 @@ def render_page(template: str, charts: Mapping[str, Chart], **values: Any) -> st
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         light=Markup(palette.css_variables(palette.LIGHT)),
         dark=Markup(palette.css_variables(palette.DARK)),
-        plotly_js=Markup(plotly_js),
+        plotly_js=Markup(plotly_js()),
         page_js=Markup(page_js),
-        script_hashes=[_csp_hash(plotly_js), _csp_hash(page_js)],
+        script_hashes=[_csp_hash(plotly_js()), _csp_hash(page_js)],
         charts_json=_script_json({"charts": {name: chart.as_json() for name, chart in charts.items()}, "dark": palette.light_to_dark()}),
     )  # fmt: skip
 

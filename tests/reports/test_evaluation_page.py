@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from plotly.offline import get_plotlyjs
 
 from interp.core.errors import ArtifactError, ConfigError
 from interp.reports import wording
@@ -19,6 +18,7 @@ from interp.reports.evaluation_figure import short_names
 from interp.reports.evaluation_page import rates_figure, write_evaluation_page
 from interp.reports.palette import DARK, LIGHT, SERIES
 from interp.reports.plotting import sign
+from interp.reports.self_contained import plotly_js
 from tests.reports.test_reports import Page, luminance
 
 SCRIPT = "<script>alert(1)</script>"
@@ -172,7 +172,7 @@ def test_page_needs_nothing_from_outside(full: Page, full_html: str) -> None:
         for name in ("src", "href", "srcset", "data", "action", "poster"):
             assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
         assert tag not in ("link", "iframe", "object", "embed", "base", "img", "form")
-    own = full_html.replace(get_plotlyjs(), "")
+    own = full_html.replace(plotly_js(), "")
     assert len(own) < len(full_html)
     assert not re.search(r"https?://|@import|url\(", own)
     policy = next(a["content"] or "" for t, a in full.elements if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")

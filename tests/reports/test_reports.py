@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs_version
 
 from interp.core.errors import ArtifactError
 from interp.core.files import read_json, write_json
@@ -22,6 +22,7 @@ from interp.reports import views, wording
 from interp.reports.conditions import grouped, labels_like
 from interp.reports.page import VERDICTS, write_report
 from interp.reports.palette import DARK, LIGHT
+from interp.reports.self_contained import plotly_js
 from tests.helpers.synthetic_run import BREAKOUT, CONDITIONS, JINJA, PERSONA, QUOTE, SCRIPT, STATEMENTS, build_run, condition_table
 
 
@@ -80,10 +81,14 @@ def test_page_needs_nothing_from_outside(full: Page, full_html: str) -> None:
         for name in ("src", "href", "srcset", "data", "action", "poster"):
             assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
         assert tag not in ("link", "iframe", "object", "embed", "base", "img", "form")
-    own = full_html.replace(get_plotlyjs(), "")
+    own = full_html.replace(plotly_js(), "")
     assert len(own) < len(full_html)  # plotly.js is inside
     assert own.count("Plotly.react") == 1
     assert not re.search(r"https?://|@import|url\(", own)
+
+
+def test_the_basic_bundle_is_of_the_version_that_makes_the_figures() -> None:
+    assert plotly_js().splitlines()[1].split() == ["*", "plotly.js", "(basic", "-", "minified)", f"v{get_plotlyjs_version()}"]
 
 
 def test_content_policy_allows_only_the_page_s_own_scripts(full: Page) -> None:

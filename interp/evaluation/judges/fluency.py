@@ -18,7 +18,7 @@ from interp import __version__
 from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.labels import read_fluency_features, read_labels
-from interp.models.chats import Role, TokenisedChat, batches_by_length, pad_left
+from interp.models.chats import Role, TokenisedChat
 from interp.models.language_model import LanguageModel
 
 SCORER = "embedded:smollm2"
@@ -62,11 +62,8 @@ def fluency_features(scorer: LanguageModel, answers: Sequence[str], rows: int = 
     ]
     result = np.full((len(answers), 3), np.nan)
     usable = [i for i, answer in enumerate(ids) if len(answer) >= 2]
-    for places in batches_by_length([len(ids[i]) for i in usable], rows):
-        chosen = [usable[place] for place in places]
-        batch = pad_left([texts[i] for i in chosen], scorer.pad_id).to(scorer.device)
-        for i, logprobs in zip(chosen, scorer.response_logprobs(batch, chosen), strict=True):
-            result[i, 0] = float(logprobs[1:].mean())  # the first token's likelihood is the prefix's doing
+    for i, logprobs in zip(usable, scorer.token_logprobs([texts[i] for i in usable], rows), strict=True):
+        result[i, 0] = float(logprobs[1:].mean())  # the first token's likelihood is the prefix's doing
     for i in usable:
         result[i, 1] = len(set(ids[i])) / len(ids[i])
         result[i, 2] = len(set(zip(ids[i], ids[i][1:], strict=False))) / (len(ids[i]) - 1)

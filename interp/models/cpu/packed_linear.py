@@ -9,11 +9,14 @@ layers) both use it.
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import nn
+
+from interp.models.cpu import use_fast_paths
 
 BATCH_HINT = 256  # rows that oneDNN lays the weights out for; other sizes work as well
 
@@ -23,9 +26,9 @@ class _Packed:
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
-        self.state: tuple[int, int] | None = None
-        self.sample: torch.Tensor | None = None
-        self.weight: torch.Tensor | None = None
+        self.state: list[Any] = []
+        self.sample: list[torch.Tensor] = []
+        self.weight: Any = None
         self.transposed: torch.Tensor | None = None
 
     def __call__(self, x: Float[torch.Tensor, "*rows d_in"]) -> Float[torch.Tensor, "*rows d_out"]:
@@ -36,17 +39,60 @@ class _Packed:
             return _FrozenLinear.apply(x, self)
         return self.forward(x)
 
+    def made_of(self) -> list[torch.Tensor]:
+        """Tensors that the product depends on."""
+        return [self.layer.weight]
+
+    def scale(self) -> Any:
+        """Numbers that the product depends on."""
+        return None
+
+    def product_weight(self) -> Float[torch.Tensor, "d_out d_in"]:
+        """What `x` is multiplied by."""
+        return self.layer.weight
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.layer.weight
-        state, sample = (weight.data_ptr(), weight._version), _sample(weight)
-        if state != self.state or self.sample is None or self.weight is None or not torch.equal(sample, self.sample):
-            self.weight, self.transposed, self.state, self.sample = pack_weight(weight), None, state, sample.clone()
+        state = [*((tensor.data_ptr(), tensor._version) for tensor in self.made_of()), self.scale()]
+        sample = [_sample(tensor) for tensor in self.made_of()]
+        if state != self.state or not all(map(torch.equal, sample, self.sample)):
+            self.weight, self.transposed, self.state, self.sample = (
+                pack_weight(self.product_weight()),
+                None,
+                state,
+                [s.clone() for s in sample],
+            )
         return apply_packed(x, self.weight, self.layer.bias)
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
         if self.transposed is None:
-            self.transposed = pack_weight(self.layer.weight.T.contiguous())
+            self.transposed = pack_weight(self.product_weight().T.contiguous())
         return apply_packed(gradient, self.transposed, None)
+
+
+class _PackedLora(_Packed):
+    """The layer with its adapter, as one product while the adapter is on and is not being trained."""
+
+    def __call__(self, x: Float[torch.Tensor, "*rows d_in"], *args: Any, **kwargs: Any) -> Float[torch.Tensor, "*rows d_out"]:
+        layer: Any = self.layer
+        if args or kwargs or layer.disable_adapters or layer.merged or layer.training or layer.lora_variant:
+            return type(layer).forward(layer, x, *args, **kwargs)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.made_of()):
+            return type(layer).forward(layer, x)
+        return _FrozenLinear.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else self.forward(x)
+
+    def made_of(self) -> list[torch.Tensor]:
+        layer: Any = self.layer
+        active = [name for name in layer.active_adapters if name in layer.lora_A]
+        return [layer.weight, *(factor[name].weight for name in active for factor in (layer.lora_A, layer.lora_B))]
+
+    def scale(self) -> Any:
+        layer: Any = self.layer
+        return [(name, layer.scaling[name]) for name in layer.active_adapters if name in layer.lora_A]
+
+    def product_weight(self) -> Float[torch.Tensor, "d_out d_in"]:
+        layer: Any = self.layer
+        update = sum(layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A)
+        return layer.weight.detach() + update
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -60,6 +106,12 @@ class _FrozenLinear(torch.autograd.Function):
         return ctx.packed.backward(gradients[0].contiguous()), None
 
 
+def _is_lora(layer: nn.Module) -> bool:
+    """Whether `layer` is peft's LoRA around a plain linear layer."""
+    lora = sys.modules.get("peft.tuners.lora.layer")  # not imported: without it no layer is one
+    return lora is not None and type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear
+
+
 def _sample(weight: torch.Tensor) -> torch.Tensor:
     """A view of some 64 entries: torch counts no version for a change through `.data`, as when peft merges an adapter."""
     rows, columns = weight.shape
@@ -67,8 +119,8 @@ def _sample(weight: torch.Tensor) -> torch.Tensor:
 
 
 def can_pack(weight: torch.Tensor) -> bool:
-    """Whether oneDNN is there and takes this weight."""
-    return torch.backends.mkldnn.is_available() and weight.device.type == "cpu" and weight.dtype == torch.float32
+    """Whether oneDNN is there, may be used, and takes this weight."""
+    return use_fast_paths() and torch.backends.mkldnn.is_available() and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def pack_weight(weight: Float[torch.Tensor, "d_out d_in"]) -> torch.Tensor:
@@ -86,9 +138,11 @@ def apply_packed(
 def pack_linears(network: nn.Module) -> int:
     """Let every float32 `nn.Linear` on the CPU compute by oneDNN; returns how many. Where torch lacks oneDNN: 0, nothing changed."""
     packed = 0
+    layer: Any
     for layer in network.modules():
-        if type(layer) is nn.Linear and can_pack(layer.weight):
-            vars(layer)["forward"] = _Packed(layer)
+        kind = _Packed if type(layer) is nn.Linear else _PackedLora if _is_lora(layer) else None
+        if kind is not None and can_pack(layer.weight):
+            vars(layer)["forward"] = kind(layer)
             packed += 1
     return packed
 

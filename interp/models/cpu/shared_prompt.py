@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from interp.core.errors import ModelError
+from interp.models.cpu import use_fast_paths
 
 NAME = "personascope_shared_prompt"
 LEAST_ROWS = 2
@@ -114,7 +115,12 @@ def _room(prompt: Float[torch.Tensor, "prompts kv_heads position d"], rows: int)
 def can_share(network: Any, cache: DynamicCache, prompt_of: Sequence[int]) -> bool:
     """Whether these rows, just before decoding, are better kept by prompt."""
     weight = next(network.parameters())
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or len(prompt_of) < LEAST_ROWS * len(set(prompt_of)):
+    if (
+        not use_fast_paths()
+        or weight.device.type != "cpu"
+        or weight.dtype != torch.float32
+        or len(prompt_of) < LEAST_ROWS * len(set(prompt_of))
+    ):
         return False
     return (
         Groups(prompt_of).members.numel() <= MOST_PADDING * len(prompt_of)
