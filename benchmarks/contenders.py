@@ -3,7 +3,7 @@
 All three use `torch.optim.Adam(fused=True)`, the same learning rates and the same normalised rows. Where steps are timed no latent
 counts as dead, so nobody has a loss for dead latents; where quality is compared each has what it has by default.
 
-- ours: `sae_training.learner.Learner.step`, as `train` runs it with default settings: it normalises the rows, clips, counts what fires
+- ours: `sae_training.sae_trainer.SAETrainer.step`, as `train` runs it with default settings: it normalises the rows, clips, counts what fires
   and computes metrics.
 - sae-lens: its `SAETrainer.step` on a `TopKTrainingSAE` with default settings (dense activations): squared error, clipping, statistics
   of what fires. It lets decoder norms go free and weighs pre-activations by them. Its own Adam is not fused; here it is.
@@ -29,7 +29,7 @@ from interp.sparse.autograd import kernels_for
 from sae_training.architectures.base import Circumstances
 from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
-from sae_training.learner import Learner
+from sae_training.sae_trainer import SAETrainer
 from sae_training.normalise import Input
 
 Raw = Float[torch.Tensor, "tokens 1 d_in"]
@@ -94,19 +94,19 @@ class Ours:
             decay=schedule.decay,
             dead_after_tokens=None if schedule.revive else NEVER,
         )
-        self.learner = Learner(config, taken, (1, shape.d_in), schedule.steps, shape.batch, seed, device)
+        self.trainer = SAETrainer(config, taken, (1, shape.d_in), schedule.steps, shape.batch, seed, device)
         self.done, self.world = 0, World()
 
     def step(self, raw: Raw, x: Rows) -> None:
         """See `Contender.step`."""
-        metrics = self.learner.step(raw, self.done, self.world)
+        metrics = self.trainer.step(raw, self.done, self.world)
         self.metrics = {name: float(value) for name, value in metrics.items()}
         self.done += 1
 
     @torch.no_grad()
     def reconstruct(self, x: Rows) -> Rows:
         """See `Contender.reconstruct`."""
-        return self.learner.coder.outcome(x, Circumstances()).reconstruction
+        return self.trainer.coder.outcome(x, Circumstances()).reconstruction
 
 
 class SaeLens:

@@ -13,7 +13,7 @@ from sae_training.checkpoints import KEPT
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import MemorySource, Source
-from sae_training.learner import Learner
+from sae_training.sae_trainer import SAETrainer
 from sae_training.plan import make_plan, measure
 
 TRIED_STEPS = 4
@@ -48,15 +48,15 @@ def estimate(
     rows = {name: tensor[torch.arange(plan.batch) % block_rows] for name, tensor in block.items()}
     parameter_bytes, step_seconds = 0, 0.0
     for name, config in plan.configs.items():
-        learner = Learner(config, inputs[name], (source.n_models, source.d_in), plan.steps, plan.batch, seed, device)
-        parameter_bytes += sum(parameter.numel() * parameter.element_size() for parameter in learner.coder.parameters())
+        trainer = SAETrainer(config, inputs[name], (source.n_models, source.d_in), plan.steps, plan.batch, seed, device)
+        parameter_bytes += sum(parameter.numel() * parameter.element_size() for parameter in trainer.coder.parameters())
         seconds = []
         for step in range(TRIED_STEPS + 1):
             began = time.monotonic()
-            learner.step(rows[plan.hook_points[name]].to(device), step, World())
+            trainer.step(rows[plan.hook_points[name]].to(device), step, World())
             seconds.append(time.monotonic() - began)
         step_seconds += statistics.median(seconds[1:])  # the first one compiles
-        del learner
+        del trainer
     tokens = plan.steps * plan.batch
     chunk_bytes = 4 * max(2**22, max(32 * config.architecture.n_latents for config in plan.configs.values()))
     blocks = min(source.n_blocks, group * (2 if source.background else 1))

@@ -14,7 +14,7 @@ from interp.core.files import read_json, write_json
 from interp.core.fingerprints import environment
 from sae_training.checkpoints import differences
 from sae_training.export import export
-from sae_training.learner import Learner
+from sae_training.sae_trainer import SAETrainer
 from sae_training.plan import Plan
 
 SAVED, METRICS, LATENTS, SUMMARY = "dictionary", "metrics.parquet", "latents.parquet", "training.json"
@@ -43,10 +43,10 @@ class Trained:
         return self.folder / SAVED
 
 
-def save_result(learner: Learner, name: str, folder: Path, metrics: pd.DataFrame, plan: Plan) -> Trained:
+def save_result(trainer: SAETrainer, name: str, folder: Path, metrics: pd.DataFrame, plan: Plan) -> Trained:
     """Write all files of one dictionary, `training.json` last: without it the training is not finished."""
     last = metrics[metrics["step"] > 0.9 * plan.steps] if len(metrics) else metrics
-    fired = learner.fired.cpu().numpy()
+    fired = trainer.fired.cpu().numpy()
     trained = Trained(
         folder,
         float(last["fvu"].mean()),
@@ -58,9 +58,9 @@ def save_result(learner: Learner, name: str, folder: Path, metrics: pd.DataFrame
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
-        export(learner, plan.hook_points[name], plan.made_by["models"], {"fvu": trained.fvu, "tokens": trained.tokens}, folder / SAVED)
+        export(trainer, plan.hook_points[name], plan.made_by["models"], {"fvu": trained.fvu, "tokens": trained.tokens}, folder / SAVED)
         _write_table(metrics, folder / METRICS)
-        rates = pd.DataFrame({"latent": range(len(fired)), "fired": fired, "rate": fired / max(1, learner.fired_of)})
+        rates = pd.DataFrame({"latent": range(len(fired)), "fired": fired, "rate": fired / max(1, trainer.fired_of)})
         _write_table(rates, folder / LATENTS)
         figures = {key: value for key, value in asdict(trained).items() if key != "folder"}
         write_json(folder / SUMMARY, {**figures, "made_by": plan.made_by, "name": name, **environment()})

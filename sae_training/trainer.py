@@ -17,7 +17,7 @@ from sae_training.checkpoints import CHECKPOINTS, Checkpoint, Checkpoints
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import Feed, Position, Source
-from sae_training.learner import Learner
+from sae_training.sae_trainer import SAETrainer
 from sae_training.metrics import Callback
 from sae_training.plan import as_numbers, from_numbers, make_plan, measure
 from sae_training.results import Trained, finished, save_result
@@ -64,12 +64,12 @@ def train_all(
     else:
         inputs = measure(plan, source, seed)
     shape = (source.n_models, source.d_in)
-    learners = {name: Learner(config, inputs[name], shape, plan.steps, plan.batch, seed, device) for name, config in plan.configs.items()}
+    trainers = {name: SAETrainer(config, inputs[name], shape, plan.steps, plan.batch, seed, device) for name, config in plan.configs.items()}
     rows: list[dict[Any, Any]] = []
     position, done = Position(), 0
     if start:
-        for name, learner in learners.items():
-            learner.restore({key.removeprefix(f"{name}/"): t for key, t in start.tensors.items() if key.startswith(f"{name}/")})
+        for name, trainer in trainers.items():
+            trainer.restore({key.removeprefix(f"{name}/"): t for key, t in start.tensors.items() if key.startswith(f"{name}/")})
         rows, position, done = start.metrics.to_dict("records"), Position(**start.state["position"]), start.step
     if advance and done and world.leads:
         advance(done, "going on from a checkpoint")
@@ -78,19 +78,19 @@ def train_all(
         for step in range(done, plan.steps):
             before = position
             residuals, position = next(feed)
-            for name, learner in learners.items():
+            for name, trainer in trainers.items():
                 try:
-                    metrics = learner.step(residuals[plan.hook_points[name]].to(device, non_blocking=True), step, world)
+                    metrics = trainer.step(residuals[plan.hook_points[name]].to(device, non_blocking=True), step, world)
                 except TrainingError as error:
                     where = f"step {step + 1} of {plan.steps}{f' of {name}' if name else ''}, at {before}"
                     raise TrainingError(f"Training stopped in {where}. {error} {checkpoints.last_good()}") from error
-                if (step + 1) % learner.config.log_every == 0 or step + 1 == plan.steps:
+                if (step + 1) % trainer.config.log_every == 0 or step + 1 == plan.steps:
                     row = {"step": step + 1, **{key: float(value) for key, value in metrics.items()}}
                     rows.append({"dictionary": name, **row})
                     for callback in callbacks if world.leads else ():
                         callback.row(name, row)
             if (step + 1) % plan.first.checkpoint_every == 0 and step + 1 < plan.steps and world.leads:
-                tensors = {f"{name}/{key}": tensor for name, learner in learners.items() for key, tensor in learner.state().items()}
+                tensors = {f"{name}/{key}": tensor for name, trainer in trainers.items() for key, tensor in trainer.state().items()}
                 state = {"position": asdict(position), "inputs": {name: as_numbers(taken) for name, taken in inputs.items()}}
                 checkpoints.save(Checkpoint(step + 1, tensors, state, pd.DataFrame(rows)))
             if advance and world.leads:
@@ -99,9 +99,9 @@ def train_all(
     result = {}
     if world.leads:
         table = pd.DataFrame(rows)
-        for name, learner in learners.items():
+        for name, trainer in trainers.items():
             own = table[table["dictionary"] == name].drop(columns="dictionary").dropna(axis=1, how="all").reset_index(drop=True)
-            result[name] = save_result(learner, name, folder / name, own, plan)
+            result[name] = save_result(trainer, name, folder / name, own, plan)
             for callback in callbacks:
                 callback.end(name, {key: value for key, value in asdict(result[name]).items() if key != "folder"})
         checkpoints.forget()

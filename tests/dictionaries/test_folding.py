@@ -16,7 +16,7 @@ from sae_training.architectures.topk import TopKCoder
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.export import export
-from sae_training.learner import Learner
+from sae_training.sae_trainer import SAETrainer
 from sae_training.normalise import Input
 from tests.helpers.small_coders import CASES, D_IN, DEAD, KINDS, LATENTS, TOKENS, all_cases, as_if_trained, made, preactivations, randn
 from tests.helpers.toy_features import HOOK
@@ -32,19 +32,19 @@ def activations(coder: SparseCoder, x: torch.Tensor) -> torch.Tensor:
     return coder.outcome(x, Circumstances()).codes.dense()
 
 
-def learner_of(case: str, seed: int = 0, scale: float = 0.37) -> Learner:
+def trainer_of(case: str, seed: int = 0, scale: float = 0.37) -> SAETrainer:
     config, n_models = CASES[case]
     reads = "pair" if n_models == 2 else "each"
     mean = 3 * randn(n_models, D_IN, seed=seed + 50) / scale
     settings = TrainConfig(architecture=config, reads=reads)
-    return Learner(settings, Input(reads, Normaliser(mean, scale), None), (n_models, D_IN), 20, TOKENS, seed, torch.device("cpu"))
+    return SAETrainer(settings, Input(reads, Normaliser(mean, scale), None), (n_models, D_IN), 20, TOKENS, seed, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.37, 20.0])
 @all_cases
 def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_normalised_ones(tmp_path: Path, case: str, scale: float) -> None:
-    learner = learner_of(case, scale=scale)
-    coder, normaliser = as_if_trained(learner.coder), learner.input.normaliser
+    trainer = trainer_of(case, scale=scale)
+    coder, normaliser = as_if_trained(trainer.coder), trainer.input.normaliser
     with torch.no_grad():
         coder.after_step()
     n_models = CASES[case][1]
@@ -54,7 +54,7 @@ def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_norma
         reconstruction = (acts @ coder.decoder + coder.decoder_bias) / scale + normaliser.mean.flatten()
         norms = coder.norms()
     assert 1 < float((acts > 0).sum(1).double().mean()) < LATENTS - 1
-    export(learner, HOOK, ["base", "tuned"][:n_models], {"steps": 1}, tmp_path / "a")
+    export(trainer, HOOK, ["base", "tuned"][:n_models], {"steps": 1}, tmp_path / "a")
     if n_models == 2:
         crosscoder = load_dictionary(tmp_path / "a")
         assert (crosscoder.hook_point, crosscoder.models) == (HOOK, ("base", "tuned"))
@@ -79,8 +79,8 @@ def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_norma
 def test_a_dictionary_of_differences_says_so(tmp_path: Path) -> None:
     settings = TrainConfig(architecture=KINDS["topk"], reads="difference")
     given = Input("difference", Normaliser(torch.zeros(1, D_IN), 1.0), None)
-    learner = Learner(settings, given, (2, D_IN), 20, TOKENS, 0, torch.device("cpu"))
-    export(learner, HOOK, ["base", "tuned"], {}, tmp_path / "a")
+    trainer = SAETrainer(settings, given, (2, D_IN), 20, TOKENS, 0, torch.device("cpu"))
+    export(trainer, HOOK, ["base", "tuned"], {}, tmp_path / "a")
     dictionary = load_dictionary(tmp_path / "a")
     assert (dictionary.reads, dictionary.source) == ("difference", "base, tuned")
 
@@ -88,21 +88,21 @@ def test_a_dictionary_of_differences_says_so(tmp_path: Path) -> None:
 # What steps keep
 
 
-def stepped(case: str, steps: int = 8) -> Learner:
-    learner = learner_of(case)
-    as_if_trained(learner.coder)
-    learner.silent[DEAD] = 10**9
+def stepped(case: str, steps: int = 8) -> SAETrainer:
+    trainer = trainer_of(case)
+    as_if_trained(trainer.coder)
+    trainer.silent[DEAD] = 10**9
     for step in range(steps):
-        metrics = learner.step(learner.input.normaliser.mean + 3 * randn(TOKENS, CASES[case][1], D_IN, seed=step), step, World())
+        metrics = trainer.step(trainer.input.normaliser.mean + 3 * randn(TOKENS, CASES[case][1], D_IN, seed=step), step, World())
         assert math.isfinite(float(metrics["fvu"]))
-    return learner
+    return trainer
 
 
 @all_cases
 def test_steps_keep_norms_and_dedicated_latents(case: str) -> None:
-    learner = stepped(case)
-    coder, n_models = learner.coder, CASES[case][1]
-    before = as_if_trained(learner_of(case).coder)
+    trainer = stepped(case)
+    coder, n_models = trainer.coder, CASES[case][1]
+    before = as_if_trained(trainer_of(case).coder)
     moved = {name for name, value in coder.named_parameters() if not torch.equal(value, before.get_parameter(name))}
     assert moved == {name for name, _ in coder.named_parameters()}
     norms = coder.decoder.detach().norm(dim=1)

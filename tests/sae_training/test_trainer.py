@@ -21,7 +21,7 @@ from interp.dictionaries.load import load_dictionary
 from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
 from sae_training.feed import MemorySource
-from sae_training.learner import Learner
+from sae_training.sae_trainer import SAETrainer
 from sae_training.metrics import Tracker
 from sae_training.normalise import calibrate, read
 from sae_training.plan import measure
@@ -190,13 +190,13 @@ def test_the_same_seed_gives_the_same_bytes_whatever_else_was_drawn(tmp_path: Pa
 def test_state_and_restore_hold_all_that_a_step_depends_on() -> None:
     source = small_source()
     taken = calibrate(source.residuals[HOOK], KINDS["batchtopk"])
-    ours, restored = (Learner(KINDS["batchtopk"], taken, (1, 12), 50, 60, seed, torch.device("cpu")) for seed in (0, 1))
+    ours, restored = (SAETrainer(KINDS["batchtopk"], taken, (1, 12), 50, 60, seed, torch.device("cpu")) for seed in (0, 1))
     for step in range(5):
         ours.step(source.residuals[HOOK][60 * step : 60 * step + 60], step, World())
     restored.restore({name: tensor.clone() for name, tensor in ours.state().items()})
     assert ours.state().keys() == restored.state().keys()
-    for learner in (ours, restored):
-        learner.step(source.residuals[HOOK][:60], 40, World())
+    for trainer in (ours, restored):
+        trainer.step(source.residuals[HOOK][:60], 40, World())
     assert all(torch.equal(tensor, restored.state()[name]) for name, tensor in ours.state().items())
 
 

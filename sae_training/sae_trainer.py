@@ -20,7 +20,7 @@ DIVERGED = 100.0
 """An unexplained share of the input's variance beyond which training is lost; predicting the mean has 1."""
 
 
-class Learner:
+class SAETrainer:
     """`step` does one optimizer step on a batch; `state` and `restore` are what a checkpoint holds."""
 
     def __init__(
