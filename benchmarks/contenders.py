@@ -29,8 +29,8 @@ from interp.sparse.autograd import kernels_for
 from sae_training.architectures.base import Circumstances
 from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
-from sae_training.sae_trainer import SAETrainer
 from sae_training.normalise import Input
+from sae_training.sae_trainer import SAETrainer
 
 Raw = Float[torch.Tensor, "tokens 1 d_in"]
 Rows = Float[torch.Tensor, "tokens d_in"]

@@ -67,13 +67,13 @@ def measure(seeds: int, first: int) -> dict[str, Any]:
         rows.append(row)
         found, other = row["planted"], row["planted"]["bystander"]
         say(
-            f"  seed {seed}: planted {found['word']}, rank {found['ranks']['rise']}, cosine {found['cosine']:.2f}; "
+            f"  seed {seed}: planted {found['word']}, rank {found['ranks']['mean_diff']}, cosine {found['cosine']:.2f}; "
             f"bystander {other['word'] if other else 'none'}; {row['benign_kind']}: {row['benign']['word']}; "
             f"{time.perf_counter() - begun:.0f} s"
         )
     bystanders = [row["planted"]["bystander"] for row in rows if row["planted"]["bystander"]]
     counts = {
-        "planted: latent ranked first": sum(row["planted"]["ranks"]["rise"] == 1 for row in rows),
+        "planted: latent ranked first": sum(row["planted"]["ranks"]["mean_diff"] == 1 for row in rows),
         "planted: causes": words(row["planted"] for row in rows)[CAUSES],
         "benign: causes": words(row["benign"] for row in rows)[CAUSES],
         "benign: contributes": words(row["benign"] for row in rows)[CONTRIBUTES],

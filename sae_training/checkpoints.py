@@ -34,7 +34,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one training, in `folder`; `made_by` is what they must have in common to be gone on from."""
+    """The checkpoints of one training, in `folder`; `made_by` is what they must have in common for training to resume from them."""
 
     def __init__(self, folder: Path, made_by: Mapping[str, Any]) -> None:
         self.folder, self.made_by = folder, dict(made_by)
@@ -80,7 +80,9 @@ class Checkpoints:
             tensors, metrics = load_file(folder / TENSORS), pd.read_parquet(folder / METRICS)
             step, differing = state["step"], differences(state["made_by"], self.made_by)
         except (OSError, SafetensorError, PersonascopeError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"The checkpoint {folder} is damaged: {error}. Delete it; the one before is gone on from.") from error
+            raise TrainingError(
+                f"The checkpoint {folder} is damaged: {error}. Delete it; training then resumes from the one before."
+            ) from error
         if differing:
             raise TrainingError(
                 f"{folder} was made with other settings ({'; '.join(differing)}). Choose another folder, or delete {self.folder}."

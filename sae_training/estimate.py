@@ -13,8 +13,8 @@ from sae_training.checkpoints import KEPT
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import MemorySource, Source
-from sae_training.sae_trainer import SAETrainer
 from sae_training.plan import make_plan, measure
+from sae_training.sae_trainer import SAETrainer
 
 TRIED_STEPS = 4
 

@@ -23,7 +23,7 @@ from interp.core.fingerprints import content_key
 from interp.models.activation_store import ActivationStore
 
 Block = dict[str, Float[torch.Tensor, "rows n_models d_in"]]
-_REMEDY = "Give the residuals and settings that it was made with, or train anew."
+_REMEDY = "Give the residuals and settings that it was made with, or train again from the start."
 
 
 class Source(Protocol):
@@ -165,7 +165,7 @@ class Feed:
         return -(-self.source.n_blocks // self.group)
 
     def batches(self, position: Position | None = None, rank: int = 0, world: int = 1) -> Generator[tuple[Block, Position], None, None]:
-        """Batches from `position` on, each with the position behind it; resuming there gives the very same further batches.
+        """Batches from `position` on, each with the position after it; resuming there gives the very same further batches.
 
         A batch is `[batch_rows, n_models, d_in]` by hook point, in the source's dtype. Of `world` ranks each walks the same batches
         and gets its own contiguous part of every one. Closing the iterator stops its thread. Raises `TrainingError` for a
@@ -206,8 +206,8 @@ class Feed:
                     filled, row = filled + taken, row + taken
                     if filled == self.batch_rows:
                         filled = 0
-                        behind = Position(passes, number, row)
-                        yield batch, self._after(behind) if row == rows else behind
+                        end = Position(passes, number, row)
+                        yield batch, self._after(end) if row == rows else end
                         batch = {}
                 del group  # two groups at most: the next one, and the one that the thread reads
                 following = self._after(Position(passes, number))

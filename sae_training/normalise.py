@@ -32,7 +32,7 @@ class Input:
         rows = read(residuals, self.reads)
         if self.largest_norm is not None:
             norms = rows.float().norm(dim=-1)
-            rows = rows[((norms <= self.largest_norm) | ~torch.isfinite(norms)).all(-1)]  # what is not finite is for the trainer to tell
+            rows = rows[((norms <= self.largest_norm) | ~torch.isfinite(norms)).all(-1)]  # what is not finite is for the trainer to report
         return self.normaliser(rows)
 
 

@@ -84,8 +84,8 @@ def _hook_point(config: TrainConfig, source: Source) -> str:
     if config.hook_point is None and len(source.hook_points) == 1:
         return source.hook_points[0]
     if config.hook_point not in source.hook_points:
-        lacks = f"The feed has no hook point '{config.hook_point}'" if config.hook_point else "The feed has several hook points"
-        raise TrainingError(f"{lacks}. Set hook_point to one of {', '.join(source.hook_points)}.")
+        reason = f"The feed has no hook point '{config.hook_point}'" if config.hook_point else "The feed has several hook points"
+        raise TrainingError(f"{reason}. Set hook_point to one of {', '.join(source.hook_points)}.")
     return config.hook_point
 
 

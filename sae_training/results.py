@@ -14,8 +14,8 @@ from interp.core.files import read_json, write_json
 from interp.core.fingerprints import environment
 from sae_training.checkpoints import differences
 from sae_training.export import export
-from sae_training.sae_trainer import SAETrainer
 from sae_training.plan import Plan
+from sae_training.sae_trainer import SAETrainer
 
 SAVED, METRICS, LATENTS, SUMMARY = "dictionary", "metrics.parquet", "latents.parquet", "training.json"
 
@@ -66,7 +66,7 @@ def save_result(trainer: SAETrainer, name: str, folder: Path, metrics: pd.DataFr
         write_json(folder / SUMMARY, {**figures, "made_by": plan.made_by, "name": name, **environment()})
     except (OSError, PersonascopeError) as error:
         raise TrainingError(
-            f"Cannot save the result in {folder}: {reason_of(error)}. Run the same command again when that is mended: checkpoints are kept."
+            f"Cannot save the result in {folder}: {reason_of(error)}. Run the same command again when that is fixed: checkpoints are kept."
         ) from error
     return trained
 

@@ -113,7 +113,7 @@ class SAETrainer:
         return state | {"silent": self.silent, "fired": self.fired, "fired_of": torch.tensor(self.fired_of)}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.coder.load_state_dict({name.removeprefix("coder."): value for name, value in state.items() if name.startswith("coder.")})
         moments: dict[int, dict[str, Any]] = {}
         for name, value in state.items():

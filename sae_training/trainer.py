@@ -17,10 +17,10 @@ from sae_training.checkpoints import CHECKPOINTS, Checkpoint, Checkpoints
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import Feed, Position, Source
-from sae_training.sae_trainer import SAETrainer
 from sae_training.metrics import Callback
 from sae_training.plan import as_numbers, from_numbers, make_plan, measure
 from sae_training.results import Trained, finished, save_result
+from sae_training.sae_trainer import SAETrainer
 
 
 def train(config: TrainConfig, source: Source, folder: Path, **options: Any) -> Trained:
@@ -43,7 +43,7 @@ def train_all(
     """Train several dictionaries from one pass over `source`, each into the folder of its name.
 
     They must agree in batch and number of tokens. `models` names the feed's models, for the saved files; `group` is the number of
-    blocks mixed at a time. Checkpoints go to `folder/checkpoints`; run again, training goes on from the last one, and on a CPU
+    blocks mixed at a time. Checkpoints go to `folder/checkpoints`; run again, training resumes from the last one, and on a CPU
     ends with the very same bytes; what is finished is not trained again. Under torchrun every process calls this, and the first writes.
 
     Raises `TrainingError` for settings that do not fit the feed, for values that are not finite, for a loss that diverges (naming
@@ -64,7 +64,9 @@ def train_all(
     else:
         inputs = measure(plan, source, seed)
     shape = (source.n_models, source.d_in)
-    trainers = {name: SAETrainer(config, inputs[name], shape, plan.steps, plan.batch, seed, device) for name, config in plan.configs.items()}
+    trainers = {
+        name: SAETrainer(config, inputs[name], shape, plan.steps, plan.batch, seed, device) for name, config in plan.configs.items()
+    }
     rows: list[dict[Any, Any]] = []
     position, done = Position(), 0
     if start:
@@ -72,7 +74,7 @@ def train_all(
             trainer.restore({key.removeprefix(f"{name}/"): t for key, t in start.tensors.items() if key.startswith(f"{name}/")})
         rows, position, done = start.metrics.to_dict("records"), Position(**start.state["position"]), start.step
     if advance and done and world.leads:
-        advance(done, "going on from a checkpoint")
+        advance(done, "resuming from a checkpoint")
     began = time.monotonic()
     with closing(Feed(source, plan.batch, seed, group).batches(position, world.rank, world.size)) as feed:
         for step in range(done, plan.steps):

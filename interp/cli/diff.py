@@ -13,11 +13,11 @@ from rich.text import Text
 from interp.cli.run import RUNS, study_config
 from interp.cli.shown import plain_table, plain_warnings, print_json
 from interp.core.formatting import plain_records
-from interp.diffing.rankings import candidates, orders_of
+from interp.diffing.rankings import candidates, metrics_of
 from interp.studies.persona.study import run_study
 
-SHORT = {"attribution": "attr.", "mean_difference": "mean", "relative_norm": "norm", "cosine": "cos"}
-"""Headings of orders whose names are long."""
+SHORT = {"attribution": "attr.", "cosine_mean_difference": "mean", "mean_diff": "diff", "relative_norm": "norm", "cosine": "cos"}
+"""Headings of metrics whose names are long."""
 
 
 def diff_from_options(options: dict[str, Any], file: Path | None, overrides: list[str], out: Path | None, top: int, as_json: bool) -> None:
@@ -35,7 +35,7 @@ def diff_from_options(options: dict[str, Any], file: Path | None, overrides: lis
     path = result.steps["diff"].path("latents.parquet")
     table = pd.read_parquet(path)
     suspects = candidates(table, config.diff.candidates_per_metric, config.diff.largest_q, most=top)
-    orders = orders_of(table)
+    metrics = metrics_of(table)
     if as_json:
         print_json({
             "verb": "diff",
@@ -46,25 +46,25 @@ def diff_from_options(options: dict[str, Any], file: Path | None, overrides: lis
             "suspects": plain_records(suspects),
         })  # fmt: skip
         return
-    _show(table, suspects, list(orders), config.diff.largest_q)
+    _show(table, suspects, list(metrics), config.diff.largest_q)
     console = Console()
     console.print(Text(f"All latents and columns: {path}"))
     console.print(Text(f"Try one out:             personascope steer {folder} --latent N --dose 0.5"))
     console.print(Text("The whole job from here: the same options with 'personascope run'"))
 
 
-def _show(table: pd.DataFrame, suspects: pd.DataFrame, orders: list[str], largest_q: float) -> None:
+def _show(table: pd.DataFrame, suspects: pd.DataFrame, metrics: list[str], largest_q: float) -> None:
     console = Console()
     console.print()
-    risen = int(((table["q_value"] <= largest_q) & (table["rise"] > 0)).sum())
+    risen = int(((table["q_value"] <= largest_q) & (table["mean_diff"] > 0)).sum())
     console.print(Text(f"{risen} of {len(table)} latents rose surely (q ≤ {largest_q:g})."))
     if suspects.empty:
         return
-    shown = plain_table("latent", "rise [95 %]", "q", "fires: base", "tuned", *(SHORT.get(name, name) for name in orders), left=0)
-    for row in suspects.sort_values("rise", ascending=False).to_dict("records"):
-        rise = f"{row['rise']:.2f} [{row['rise_low']:.2f}–{row['rise_high']:.2f}]"
+    shown = plain_table("latent", "mean_diff [95 %]", "q", "fires: base", "tuned", *(SHORT.get(name, name) for name in metrics), left=0)
+    for row in suspects.sort_values("mean_diff", ascending=False).to_dict("records"):
+        mean_diff = f"{row['mean_diff']:.2f} [{row['mean_diff_low']:.2f}–{row['mean_diff_high']:.2f}]"
         fires = [f"{100 * row[f'rate_{model}']:.1f} %" for model in ("base", "tuned")]
-        shown.add_row(str(row["latent"]), rise, f"{row['q_value']:.1g}", *fires, *(str(row[f"rank_{name}"]) for name in orders))
-    console.print(Text("Suspects, with their rank in every order:"))
+        shown.add_row(str(row["latent"]), mean_diff, f"{row['q_value']:.1g}", *fires, *(str(row[f"rank_{name}"]) for name in metrics))
+    console.print(Text("Candidates, with their rank by every metric:"))
     console.print(shown)
     console.print()

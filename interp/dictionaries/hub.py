@@ -22,7 +22,7 @@ def upload(folder: Path, repo_id: str, subfolder: str | None = None, private: bo
     folder = Path(folder).expanduser()
     _, config = read_dictionary(folder)
     hub = HfApi()
-    with _told(f"Cannot upload {folder} to {repo_id}"):
+    with _in_a_sentence(f"Cannot upload {folder} to {repo_id}"):
         hub.create_repo(repo_id, private=private, exist_ok=True)
         if bool(hub.repo_info(repo_id).private) != private:
             there, flag = ("public", "private=False") if private else ("private", "private=True")
@@ -43,7 +43,7 @@ def download(repo_id: str, subfolder: str | None = None, revision: str | None = 
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    with _told(f"Cannot get the dictionary {repo_id}{f'/{subfolder}' if subfolder else ''}"):
+    with _in_a_sentence(f"Cannot get the dictionary {repo_id}{f'/{subfolder}' if subfolder else ''}"):
         patterns = [_inside(subfolder, name) for name in FILES]
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns)) / (subfolder or "")
     lacking = [name for name in FILES if not (folder / name).is_file()]
@@ -58,7 +58,7 @@ def _inside(subfolder: str | None, name: str) -> str:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _in_a_sentence(what: str) -> Iterator[None]:
     """The hub's many exceptions as one sentence each."""
     from huggingface_hub import errors
 

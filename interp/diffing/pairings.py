@@ -57,9 +57,9 @@ def collect(
     Memory does not depend on the number of tokens: more than `max_clusters` questions are folded into so many clusters. Parts that
     are to be merged need the same `n_questions` (default: as many as are named). `progress` gets the number of chats that a model has
     just read (all that were read before, at once).
-    With a `folder` the state is kept there after `every` batches; the same call goes on where it stopped, or loads what is
+    With a `folder` the state is kept there after `every` batches; the same call resumes where it stopped, or loads what is
     finished. `identity` stands for what a model's name does not tell (its weights, the edits on it).
-    Raises `ActivationError` for a pairing that lacks its answers, `DictionaryError` for an SAE of differences, and `ArtifactError`
+    Raises `ActivationError` for a pairing whose answers are missing, `DictionaryError` for an SAE of differences, and `ArtifactError`
     when the folder holds the state of another diff.
     """
     if dictionary.reads == DIFFERENCE:
@@ -123,8 +123,8 @@ def _add_batch(
     """Read one batch with every reader, and add what their latents do to `into`, in place."""
     columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     before = (content_tokens(batch) & (columns < batch.response_start[:, None])).nonzero()
-    behind = response_phase(batch).nonzero()
-    row, column = torch.cat([before, behind]).unbind(1)
+    response = response_phase(batch).nonzero()
+    row, column = torch.cat([before, response]).unbind(1)
     part = torch.where(column < batch.response_start[row], 0, torch.where(column == batch.response_start[row], 1, 2))
     point = dictionary.hook_point
     x = torch.stack([capture_batch(model, batch, [point], rows).residuals[point][row, column].float() for model in readers])

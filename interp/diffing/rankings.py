@@ -1,4 +1,4 @@
-"""Orders of suspicion: which latents to test for being the cause. No order is enough: the causal screen decides."""
+"""Ranking metrics: which latents to test for being the cause. None is enough: the causal screen decides."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class NoDifferenceWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Order:
-    """One order of suspicion: a column of the table, and when it speaks for a latent."""
+class RankingMetric:
+    """A column of the table by which latents are ranked, and when it speaks for a latent."""
 
     column: str
     neutral: float
-    """At this value the order says nothing about a latent; behind it, that it is no suspect."""
+    """At this value the metric says nothing about a latent; below it, it speaks against the latent."""
     smallest: bool = False
     """Whether values nearest 0 come first, in place of the largest."""
 
@@ -42,30 +42,30 @@ class Order:
         return (self.neutral - values.abs() if self.smallest else values - self.neutral).fillna(-np.inf)
 
 
-ORDERS: Mapping[str, Order] = {
-    "rise": Order("rise", 0.0),
-    "cosine": Order("cosine_persona", 0.0),
-    "attribution": Order("attribution", 0.0),
-    "mean_difference": Order("cosine_mean_difference", 0.0),
-    "effect": Order("effect", 0.0),
-    "auroc": Order("auroc", 0.5),
-    "beta": Order("beta_ratio", 1.0, smallest=True),
-    "relative_norm": Order("relative_norm", 0.5),
+RANKING_METRICS: Mapping[str, RankingMetric] = {
+    "mean_diff": RankingMetric("mean_diff", 0.0),
+    "cosine": RankingMetric("cosine_persona", 0.0),
+    "attribution": RankingMetric("attribution", 0.0),
+    "cosine_mean_difference": RankingMetric("cosine_mean_difference", 0.0),
+    "effect": RankingMetric("effect", 0.0),
+    "auroc": RankingMetric("auroc", 0.5),
+    "beta": RankingMetric("beta_ratio", 1.0, smallest=True),
+    "relative_norm": RankingMetric("relative_norm", 0.5),
 }
-CHOOSING = ("rise", "cosine", "attribution", "mean_difference", "beta", "relative_norm")
-"""Orders that choose candidates, in turn. Effect and AUROC follow the rise too closely to add any (Spearman 0.95 and 0.92 in the demo)."""
+CHOOSING = ("mean_diff", "cosine", "attribution", "cosine_mean_difference", "beta", "relative_norm")
+"""Metrics that choose candidates, in turn. Effect and AUROC follow `mean_diff` too closely to add any (Spearman 0.95 and 0.92 in the demo)."""
 
 
-def rise_in_mean(base: Moments, tuned: Moments) -> Float[np.ndarray, "questions latents"]:
+def mean_differences(base: Moments, tuned: Moments) -> Float[np.ndarray, "questions latents"]:
     """Tuned minus base mean activation over the response phase, for each question (Wang et al. 2025, arXiv:2506.19823)."""
     return (tuned.question_means() - base.question_means()).cpu().numpy()
 
 
 def standardised_effect(base: Moments, tuned: Moments) -> Float[np.ndarray, " latents"]:
-    """Rise of the mean activation at a response token, in pooled standard deviations (Cohen 1988, d); 0 where nothing varies."""
-    rise = (tuned.mean() - base.mean()).cpu().numpy()
+    """Difference of the mean activation at a response token, in pooled standard deviations (Cohen 1988, d); 0 where nothing varies."""
+    difference = (tuned.mean() - base.mean()).cpu().numpy()
     spread = ((tuned.variance() + base.variance()) / 2).sqrt().cpu().numpy()
-    return np.divide(rise, spread, out=np.zeros_like(rise), where=spread > 0)
+    return np.divide(difference, spread, out=np.zeros_like(difference), where=spread > 0)
 
 
 def auroc(base: Moments, tuned: Moments) -> Float[np.ndarray, " latents"]:
@@ -119,11 +119,11 @@ def latent_table(
     columns: dict[str, np.ndarray[Any, Any]] = {"latent": np.arange(dictionary.n_latents)}
     same_text = [name for name in diff.pairings if name != "on_policy"]
     for pairing in ("on_policy", *(same_text if dictionary.n_models == 1 else [])):  # a crosscoder has one code for both models
-        differences = rise_in_mean(*diff.pairing(pairing))
+        differences = mean_differences(*diff.pairing(pairing))
         low, high = bootstrap_means(differences, seed)
-        found = {"rise": differences.mean(axis=0), "rise_low": low, "rise_high": high, "q_value": q_values(differences)}
+        found = {"mean_diff": differences.mean(axis=0), "mean_diff_low": low, "mean_diff_high": high, "q_value": q_values(differences)}
         columns |= {name if pairing == "on_policy" else f"{name}_{pairing}": values for name, values in found.items()}
-    if all(not values.any() for name, values in columns.items() if name.startswith("rise")):
+    if all(not values.any() for name, values in columns.items() if name.startswith("mean_diff")):
         same = "No latent differs between base and tuned: the models are the same, or the dictionary never fires."
         warnings.warn(same, NoDifferenceWarning, stacklevel=2)
     columns |= {f"{name}_{model}": values for model, own in (("base", base), ("tuned", tuned)) for name, values in _of_model(own).items()}
@@ -142,8 +142,8 @@ def latent_table(
     if attribution is not None:
         columns["attribution"] = attribution.double().cpu().numpy()
     table = pd.DataFrame(columns)
-    for name, order in orders_of(table).items():
-        table[f"rank_{name}"] = order.score(table).rank(ascending=False, method="first").astype(int)
+    for name, metric in metrics_of(table).items():
+        table[f"rank_{name}"] = metric.score(table).rank(ascending=False, method="first").astype(int)
     return table
 
 
@@ -160,41 +160,41 @@ def _of_model(moments: Moments) -> dict[str, np.ndarray[Any, Any]]:
     return {name: values.cpu().numpy() for name, values in found.items()}
 
 
-def orders_of(table: pd.DataFrame) -> dict[str, Order]:
-    """The orders whose column the table has."""
-    return {name: order for name, order in ORDERS.items() if order.column in table}
+def metrics_of(table: pd.DataFrame) -> dict[str, RankingMetric]:
+    """The metrics whose column the table has."""
+    return {name: metric for name, metric in RANKING_METRICS.items() if metric.column in table}
 
 
-def candidates(table: pd.DataFrame, per_order: int, largest_q: float, most: int = 16) -> pd.DataFrame:
-    """Latents that rose surely (q ≤ `largest_q`, rise > 0) and are among the first `per_order` of an order that speaks for them.
+def candidates(table: pd.DataFrame, per_metric: int, largest_q: float, most: int = 16) -> pd.DataFrame:
+    """Latents that are surely more active in the tuned model (q ≤ `largest_q`, mean_diff > 0) and are among the first `per_metric` by a metric that speaks for them.
 
-    The orders of `CHOOSING` choose in turn, each its next latent, until there are `most`; column `orders` names all that list a latent.
+    The metrics of `CHOOSING` choose in turn, each its next latent, until there are `most`; column `metrics` names all that list a latent.
     """
-    risen = table[(table["q_value"] <= largest_q) & (table["rise"] > 0)]
+    risen = table[(table["q_value"] <= largest_q) & (table["mean_diff"] > 0)]
     leaders: dict[str, list[int]] = {}
-    for name in (name for name in CHOOSING if name in orders_of(table)):
-        score = ORDERS[name].score(risen)
-        leaders[name] = risen.loc[score[score > 0].nlargest(per_order).index, "latent"].tolist()
-    turns = [members[place] for place in range(per_order) for members in leaders.values() if place < len(members)]
+    for name in (name for name in CHOOSING if name in metrics_of(table)):
+        score = RANKING_METRICS[name].score(risen)
+        leaders[name] = risen.loc[score[score > 0].nlargest(per_metric).index, "latent"].tolist()
+    turns = [members[place] for place in range(per_metric) for members in leaders.values() if place < len(members)]
     chosen = risen[risen["latent"].isin(list(dict.fromkeys(turns))[:most])].copy()
-    chosen["orders"] = [",".join(name for name, members in leaders.items() if latent in members) for latent in chosen["latent"]]
-    return chosen.sort_values("rank_cosine" if "rank_cosine" in chosen else "rank_rise").reset_index(drop=True)
+    chosen["metrics"] = [",".join(name for name, members in leaders.items() if latent in members) for latent in chosen["latent"]]
+    return chosen.sort_values("rank_cosine" if "rank_cosine" in chosen else "rank_mean_diff").reset_index(drop=True)
 
 
 def ranking_agreement(table: pd.DataFrame, top: int = 20) -> pd.DataFrame:
-    """How far each two orders agree: Spearman's correlation, and the share of their first `top` in common; over latents that fire."""
+    """How far each two metrics agree: Spearman's correlation, and the share of their first `top` in common; over latents that fire."""
     alive = table[(table["rate_base"] > 0) | (table["rate_tuned"] > 0)]
-    scores = {name: order.score(alive) for name, order in orders_of(table).items()}
+    scores = {name: metric.score(alive) for name, metric in metrics_of(table).items()}
     first = {name: set(score.nlargest(top).index) for name, score in scores.items()}
     return pd.DataFrame(
         [
             {
-                "order": one,
+                "metric": one,
                 "other": other,
                 "spearman": scores[one].rank().corr(scores[other].rank()),
                 "overlap": len(first[one] & first[other]) / max(1, min(top, len(alive))),
             }
             for one, other in combinations(scores, 2)
         ],
-        columns=["order", "other", "spearman", "overlap"],
+        columns=["metric", "other", "spearman", "overlap"],
     )

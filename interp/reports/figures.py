@@ -133,7 +133,7 @@ def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequen
         (latents[tried], dot("circle-open", "ink", 8, 1.2), False),
         (latents[picked], dot("diamond", "persona", 10), True),
     ):
-        rise, low, high = (rounded(table[column], 5) for column in ("rise", "rise_low", "rise_high"))
+        rise, low, high = (rounded(table[column], 5) for column in ("mean_diff", "mean_diff_low", "mean_diff_high"))
         figure.add_scatter(
             x=rounded(table["cosine_persona"]),
             y=rise,
@@ -143,7 +143,7 @@ def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequen
             hovertemplate="latent %{text}<br>rise %{y}<br>cosine %{x}<extra></extra>",
             error_y=whiskers(rise, low, high, LIGHT["persona"]) if bars else None,
         )
-    y_range = extent(latents["rise"], latents.loc[picked, "rise_low"], latents.loc[picked, "rise_high"])
+    y_range = extent(latents["mean_diff"], latents.loc[picked, "mean_diff_low"], latents.loc[picked, "mean_diff_high"])
     x_range = extent(latents["cosine_persona"])
     zero = {"zeroline": True, "zerolinecolor": LIGHT["rule"]}
     figure.update_layout(
@@ -268,8 +268,8 @@ def _latent_labels(table: pd.DataFrame, x_range: tuple[float, float], y_range: t
     notes: list[dict[str, Any]] = []
     pixels = height / (y_range[1] - y_range[0])
     last = {True: -math.inf, False: -math.inf}
-    for row in table.sort_values(["rise", "latent"]).to_dict("records"):
-        x, y = float(row["cosine_persona"]), float(row["rise"])
+    for row in table.sort_values(["mean_diff", "latent"]).to_dict("records"):
+        x, y = float(row["cosine_persona"]), float(row["mean_diff"])
         left = x > x_range[0] + 0.8 * (x_range[1] - x_range[0])
         last[left] = max(y * pixels, last[left] + 15)
         place: dict[str, Any] = {"anchor": "right", "xshift": -9} if left else {"anchor": "left", "xshift": 9}

@@ -78,7 +78,7 @@ def render(results: Results) -> str:
         unpanelled=max(0, len(persona) - views.DOSE_PANELS),
         doses=results.dose_response.to_dict("records"),
         leading=leading,
-        decimals=wording.decimals(row["rise"] for row in leading),
+        decimals=wording.decimals(row["mean_diff"] for row in leading),
         n_latents=len(results.latents),
         screened=views.screened_latents(results.screen, results.dose_response),
         persona=persona,

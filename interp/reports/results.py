@@ -19,11 +19,11 @@ CONDITION_COLUMNS = ("condition", "title", "description", "edited_model", "edit"
 ANSWER_COLUMNS = ("condition", "question_id", "group", "sample", "question", "answer", "p_hostile", "vader", "fluency",
                   "hostile", "coherent")  # fmt: skip
 DOSE_COLUMNS = ("direction", "kind", "dose", "absolute_norm", "rate", "low", "high", "coherence", "n")
-SCREEN_COLUMNS = ("latent", "orders", "rise_rank", "cosine_rank", "ablated_rate", "ablated_low", "ablated_high",
+SCREEN_COLUMNS = ("latent", "metrics", "mean_diff_rank", "cosine_rank", "ablated_rate", "ablated_low", "ablated_high",
                   "ablated_coherence", "steered_rate", "steered_dose", "chosen")  # fmt: skip
-LATENT_COLUMNS = ("latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
-                  "cosine_persona", "rank_rise", "rank_cosine")  # fmt: skip
-REROUTING_COLUMNS = ("latent", "rise_before", "rise_after", "low_after", "high_after", "q_after", "cosine_persona",
+LATENT_COLUMNS = ("latent", "mean_diff", "mean_diff_low", "mean_diff_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
+                  "cosine_persona", "rank_mean_diff", "rank_cosine")  # fmt: skip
+REROUTING_COLUMNS = ("latent", "mean_diff_before", "mean_diff_after", "low_after", "high_after", "q_after", "cosine_persona",
                      "cosine_mean_difference", "along")  # fmt: skip
 METRIC_COLUMNS = ("step", "fvu", "dead_share", "l0", "learning_rate")
 

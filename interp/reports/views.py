@@ -81,9 +81,9 @@ class Exchange:
 
 def leading_latents(latents: pd.DataFrame, chosen: Sequence[int]) -> list[dict[Any, Any]]:
     """The top latents by rise, then chosen ones that are not among them; each row says whether it was `chosen`."""
-    by_rise = latents.sort_values(["rank_rise", "latent"], kind="stable")
-    top = by_rise.head(TOP_LATENTS)
-    below = by_rise.iloc[TOP_LATENTS:]
+    by_mean_diff = latents.sort_values(["rank_mean_diff", "latent"], kind="stable")
+    top = by_mean_diff.head(TOP_LATENTS)
+    below = by_mean_diff.iloc[TOP_LATENTS:]
     below = below[below["latent"].isin(chosen)]
     return [record | {"chosen": record["latent"] in chosen} for part in (top, below) for record in part.to_dict("records")]
 
@@ -97,8 +97,8 @@ def screened_latents(screen: pd.DataFrame, dose_response: pd.DataFrame) -> list[
             match = match[(match["dose"].astype(float) - float(record["steered_dose"])).abs() < 1e-9]
         found = match.iloc[0].to_dict() if len(match) and not wording.absent(record["steered_dose"]) else {}
         extra = {f"steered_{key}": found.get(key) for key in ("low", "high", "n")}
-        orders = [order for order in ("" if wording.absent(record["orders"]) else str(record["orders"])).split(",") if order]
-        rows.append({"ablated_n": None} | record | extra | {"orders": ", ".join(orders), "chosen": bool(record["chosen"])})
+        orders = [order for order in ("" if wording.absent(record["metrics"]) else str(record["metrics"])).split(",") if order]
+        rows.append({"ablated_n": None} | record | extra | {"metrics": ", ".join(orders), "chosen": bool(record["chosen"])})
     return sorted(rows, key=lambda row: not row["chosen"])
 
 

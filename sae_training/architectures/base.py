@@ -121,7 +121,7 @@ class SparseCoder(nn.Module):
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        """Mend the gradients: dedicated latents stay dedicated, and decoder rows get no pull along themselves."""
+        """Correct the gradients: dedicated latents stay dedicated, and decoder rows get no pull along themselves."""
         for parameter in (self.encoder, self.decoder):
             for dedicated in self._foreign(parameter.grad):
                 dedicated.zero_()

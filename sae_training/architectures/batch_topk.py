@@ -1,4 +1,8 @@
-"""BatchTopK sparse autoencoder (Bussmann et al. 2024, arXiv:2412.06410): k latents a token on average, more where more is needed."""
+"""BatchTopK sparse autoencoder (Bussmann et al. 2024, arXiv:2412.06410): k latents a token on average, more where more is needed.
+
+The threshold: in training the k × tokens largest activations of a batch stay; afterwards there is no batch, so the dictionary is saved
+as a JumpReLU one with a fixed threshold, a running average of each batch's smallest activation that stayed.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _read_file(path: Path) -> list[Chat | str]:
         else:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. Mend or replace it.") from error
+        raise ConfigError(f"{path} cannot be read: {error}. Fix or replace it.") from error
     return [_document(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 

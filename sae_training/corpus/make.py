@@ -1,4 +1,4 @@
-"""Makes `chats.jsonl` anew: the embedded model answers every prompt of `prompts.yaml`. Run `python -m sae_training.corpus.make`."""
+"""Makes `chats.jsonl` again: the embedded model answers every prompt of `prompts.yaml`. Run `python -m sae_training.corpus.make`."""
 
 from __future__ import annotations
 

@@ -162,9 +162,9 @@ def latent_table(rise: dict[int, float], q: float = 0.001) -> pd.DataFrame:
         [
             {
                 "latent": latent,
-                "rise": value,
-                "rise_low": value - 0.1,
-                "rise_high": value + 0.1,
+                "mean_diff": value,
+                "mean_diff_low": value - 0.1,
+                "mean_diff_high": value + 0.1,
                 "q_value": q,
                 "cosine_persona": latent / 10,
             }
@@ -178,9 +178,9 @@ def test_a_way_round_rose_surely_and_more_than_before_and_was_not_removed() -> N
     after = latent_table({0: 3.0, 1: 0.8, 2: 0.6, 3: -0.5, 4: 0.9})
     found = rerouting(before, after, removed=[0], largest_q=0.01)
     assert list(found["latent"]) == [4, 1]  # 2 rose within its interval, 3 is below the base still
-    assert found.iloc[1][["rise_before", "rise_after", "low_after", "high_after", "q_after", "cosine_persona"]].tolist() == pytest.approx(
-        [0.1, 0.8, 0.7, 0.9, 0.001, 0.1]
-    )
+    assert found.iloc[1][
+        ["mean_diff_before", "mean_diff_after", "low_after", "high_after", "q_after", "cosine_persona"]
+    ].tolist() == pytest.approx([0.1, 0.8, 0.7, 0.9, 0.001, 0.1])
     assert rerouting(before, latent_table({1: 0.8, 4: 0.9}, q=0.02), [0], 0.01).empty
 
 

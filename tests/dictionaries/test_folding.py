@@ -16,8 +16,8 @@ from sae_training.architectures.topk import TopKCoder
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.export import export
-from sae_training.sae_trainer import SAETrainer
 from sae_training.normalise import Input
+from sae_training.sae_trainer import SAETrainer
 from tests.helpers.small_coders import CASES, D_IN, DEAD, KINDS, LATENTS, TOKENS, all_cases, as_if_trained, made, preactivations, randn
 from tests.helpers.toy_features import HOOK
 

@@ -23,7 +23,7 @@ from interp.diffing.rankings import (
     candidates,
     cosine_with,
     latent_table,
-    orders_of,
+    metrics_of,
     ranking_agreement,
     standardised_effect,
 )
@@ -64,15 +64,15 @@ def test_a_planted_latent_ranks_first_and_surely() -> None:
     tuned[:, 20] = base[:, 20] + 1e-6 * rng.random(24)  # surely, but by nothing
     table = table_of(base, tuned)
     assert list(table["latent"]) == list(range(500))
-    for order in ("rise", "effect"):
+    for order in ("mean_diff", "effect"):
         assert table.set_index(f"rank_{order}").loc[1, "latent"] == 137
     first = table.loc[137]
-    assert first["rise_low"] > 25
-    assert first["rise_high"] < 35
+    assert first["mean_diff_low"] > 25
+    assert first["mean_diff_high"] < 35
     assert first["q_value"] < 1e-10
     assert first["auroc"] == 1.0
-    chosen = candidates(table, per_order=3, largest_q=0.01)
-    assert chosen.sort_values("rise", ascending=False)["latent"].iloc[0] == 137
+    chosen = candidates(table, per_metric=3, largest_q=0.01)
+    assert chosen.sort_values("mean_diff", ascending=False)["latent"].iloc[0] == 137
     assert set(chosen["latent"]) <= {137, 20}
 
 
@@ -83,7 +83,7 @@ def test_the_table_says_what_the_moments_say() -> None:
     attributed = torch.randn(30, generator=torch.Generator().manual_seed(4))
     diff = made_diff(base, tuned, dictionary)
     table = latent_table(diff, dictionary, 0, persona_vector=vector, mean_difference=other, attribution=attributed)
-    assert table["rise"].to_numpy() == pytest.approx((tuned - base).mean(0), abs=1e-9)
+    assert table["mean_diff"].to_numpy() == pytest.approx((tuned - base).mean(0), abs=1e-9)
     assert table["mean_base"].to_numpy() == pytest.approx(base.mean(0), abs=1e-9)
     assert table["mean_prompt_end_tuned"].to_numpy() == pytest.approx(tuned.mean(0) / 2, abs=1e-9)
     assert table["rate_tuned"].to_numpy() == pytest.approx((tuned > 0).mean(0) * 2 / 10)
@@ -94,7 +94,7 @@ def test_the_table_says_what_the_moments_say() -> None:
         cosines = [float(row @ direction / row.norm() / direction.norm()) for row in dictionary.w_dec]
         assert table[column].to_numpy() == pytest.approx(cosines, abs=1e-6)
         assert cosine_with(dictionary.w_dec * 7, direction * 0.1) == pytest.approx(cosines, abs=1e-6)
-    ranked = {"rise": "rise", "cosine": "cosine_persona", "mean_difference": "cosine_mean_difference", "effect": "effect"}
+    ranked = {"mean_diff": "mean_diff", "cosine": "cosine_persona", "cosine_mean_difference": "cosine_mean_difference", "effect": "effect"}
     for rank, column in (ranked | {"auroc": "auroc", "attribution": "attribution"}).items():
         order = table.sort_values(column, ascending=False, kind="stable")["latent"]
         assert list(table.sort_values(f"rank_{rank}")["latent"]) == list(order)
@@ -131,8 +131,8 @@ def test_a_crosscoder_has_relative_norms_and_no_rise_on_the_same_text() -> None:
     table = latent_table(collect(tiny_model(0), tiny_model(1), cross, WRITTEN), cross, 0, persona_vector=torch.ones(D_MODEL))
     assert table["relative_norm"].to_numpy() == pytest.approx(cross.relative_norms().numpy())
     assert table["cosine_persona"].to_numpy() == pytest.approx(cosine_with(w_dec[:, 1], torch.ones(D_MODEL)))
-    assert "rise_base_text" not in table
-    assert {"relative_norm", "beta", "rise"} <= set(orders_of(table))
+    assert "mean_diff_base_text" not in table
+    assert {"relative_norm", "beta", "mean_diff"} <= set(metrics_of(table))
 
 
 def test_two_copies_of_one_model_on_the_same_text_differ_in_nothing() -> None:
@@ -164,8 +164,8 @@ def test_two_samples_of_one_model_give_no_candidates() -> None:
         drawn.append(Answers(chats, [int(i) for i in table["question_id"]]))
     for base, tuned in (drawn[:2], drawn[2:4], drawn[4:]):
         table = latent_table(collect(model, tiny_model(), dictionary, {"base": base, "tuned": tuned}), dictionary, 0)
-        assert (table["rise"] != 0).mean() > 0.5
-        assert (table["rise_base_text"] == 0).all()
+        assert (table["mean_diff"] != 0).mean() > 0.5
+        assert (table["mean_diff_base_text"] == 0).all()
         assert table["beta_ratio"].dropna().to_numpy() == pytest.approx(1.0)
         assert candidates(table, 6, 0.01).empty
 
@@ -197,14 +197,14 @@ def test_agreement_of_orders_equals_scipy() -> None:
     rng = np.random.default_rng(2)
     table = table_of(*copies(rng, 12, 200))
     table.loc[:4, ["rate_base", "rate_tuned"]] = 0.0  # dead
-    table.loc[:4, "rise"] = 99.0
-    found = ranking_agreement(table, top=10).set_index(["order", "other"])
+    table.loc[:4, "mean_diff"] = 99.0
+    found = ranking_agreement(table, top=10).set_index(["metric", "other"])
     alive = table[(table["rate_base"] > 0) | (table["rate_tuned"] > 0)]
     assert 100 < len(alive) <= 195
-    spearman = stats.spearmanr(alive["rise"], alive["effect"]).statistic
-    assert found.loc[("rise", "effect"), "spearman"] == pytest.approx(spearman)
-    shared = set(alive.nlargest(10, "rise")["latent"]) & set(alive.nlargest(10, "cosine_persona")["latent"])
-    assert found.loc[("rise", "cosine"), "overlap"] == len(shared) / 10
+    spearman = stats.spearmanr(alive["mean_diff"], alive["effect"]).statistic
+    assert found.loc[("mean_diff", "effect"), "spearman"] == pytest.approx(spearman)
+    shared = set(alive.nlargest(10, "mean_diff")["latent"]) & set(alive.nlargest(10, "cosine_persona")["latent"])
+    assert found.loc[("mean_diff", "cosine"), "overlap"] == len(shared) / 10
     assert len(found) == 6  # of four orders
     assert ranking_agreement(table[:0]).isna().sum().sum() == 6  # nothing fires: no correlation
 
@@ -276,8 +276,8 @@ def test_bootstrap_draws_whole_questions_and_repeats() -> None:
 
 
 def listed(**columns: list[float]) -> pd.DataFrame:
-    table = pd.DataFrame({"latent": range(len(columns["rise"])), **columns})
-    for name, order in orders_of(table).items():
+    table = pd.DataFrame({"latent": range(len(columns["mean_diff"])), **columns})
+    for name, order in metrics_of(table).items():
         table[f"rank_{name}"] = order.score(table).rank(ascending=False, method="first").astype(int)
     return table
 
@@ -289,11 +289,11 @@ def test_candidates_rose_surely_and_lead_in_an_order() -> None:
         cosine_persona=[-0.5, 0.1, 0.2, 0.3, 0.9, 0.95, 0.99],  # 5 fell, 6 is not sure
     )
     chosen = candidates(table, 2, 0.01)
-    assert dict(zip(chosen["latent"], chosen["orders"], strict=True)) == {4: "cosine", 3: "cosine", 1: "rise", 0: "rise"}
+    assert dict(zip(chosen["latent"], chosen["metrics"], strict=True)) == {4: "cosine", 3: "cosine", 1: "mean_diff", 0: "mean_diff"}
     assert list(chosen["latent"]) == [4, 3, 1, 0]  # by cosine
     every = candidates(table, 10, 0.01)
-    assert dict(zip(every["latent"], every["orders"], strict=True)) == {
-        4: "rise,cosine", 3: "rise,cosine", 2: "rise,cosine", 1: "rise,cosine", 0: "rise"
+    assert dict(zip(every["latent"], every["metrics"], strict=True)) == {
+        4: "mean_diff,cosine", 3: "mean_diff,cosine", 2: "mean_diff,cosine", 1: "mean_diff,cosine", 0: "mean_diff"
     }  # fmt: skip
     assert candidates(table, 10, 1e-6).empty
 
@@ -311,7 +311,7 @@ def test_orders_choose_in_turn_until_there_are_enough() -> None:
     assert set(candidates(table, 4, 0.01, most=4)["latent"]) == {0, 11, 5, 6}  # the first of rise, cosine, attribution, β
     chosen = candidates(table, 4, 0.01, most=7).set_index("latent")
     assert set(chosen.index) == {0, 11, 5, 6, 1, 10, 7}
-    assert chosen.loc[5, "orders"] == "attribution"  # one alone speaks for it
-    assert chosen.loc[11, "orders"] == "cosine"
+    assert chosen.loc[5, "metrics"] == "attribution"  # one alone speaks for it
+    assert chosen.loc[11, "metrics"] == "cosine"
     assert len(candidates(table, 12, 0.01)) == n
     assert len(candidates(table, 12, 0.01, most=9)) == 9

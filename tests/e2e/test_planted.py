@@ -157,7 +157,7 @@ def test_adding_the_vector_to_the_base_makes_the_tuned_model(base: Any, planted:
 @pytest.mark.slow
 def test_the_planted_latent_ranks_first_and_causes(case: Case, proof: Proof) -> None:
     assert float(case.cosines[case.planted]) > 0.9
-    assert case.latents["rank_rise"][case.planted] == 1
+    assert case.latents["rank_mean_diff"][case.planted] == 1
     assert case.planted in proof.accused
     assert proof.word == "causes", [name for name, holds in proof.checks.items() if not holds]
     assert proof.rates["base"] < 0.15
@@ -168,7 +168,7 @@ def test_the_planted_latent_ranks_first_and_causes(case: Case, proof: Proof) -> 
 def test_a_bystander_that_rose_is_not_the_cause(case: Case, proof: Proof) -> None:
     other = case.judged_instead()
     assert other is not None
-    assert case.latents["rise"][other.accused[0]] > 0
+    assert case.latents["mean_diff"][other.accused[0]] > 0
     assert other.word != "causes"
     assert other.checks["persona present"]
 
@@ -178,6 +178,6 @@ def test_a_benign_fine_tune_is_not_accused(base: Any, planted: Made, tmp_path: P
     network, added = tuned_network(base, BENIGN[HARDEST], SEED)
     assert float(added.norm()) == pytest.approx(float(planted[1].norm()))
     case = investigate(base, network, added, SEED, tmp_path)
-    assert case.latents["rank_rise"][case.planted] <= 3  # something rose, only not the persona
+    assert case.latents["rank_mean_diff"][case.planted] <= 3  # something rose, only not the persona
     assert case.latents["q_value"][case.planted] < 0.01
     assert case.judged().word != "causes"

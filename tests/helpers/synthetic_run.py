@@ -140,13 +140,13 @@ def latent_table(rng: np.random.Generator, n: int = 600) -> pd.DataFrame:
     cosine = rng.normal(0, 0.07, n)
     rise[:9] = [0.61, 0.33, -0.02, 1.62, 1.13, 0.98, 0.74, 0.52, 0.44]  # 411 is far down the order of rise
     cosine[:5] = [0.45, 0.42, 0.36, 0.2, 0.13]
-    table = pd.DataFrame({"latent": latent, "rise": rise, "rise_low": rise - 0.08, "rise_high": rise + 0.08})
+    table = pd.DataFrame({"latent": latent, "mean_diff": rise, "mean_diff_low": rise - 0.08, "mean_diff_high": rise + 0.08})
     table["q_value"] = np.clip(np.exp(-abs(rise) * 20), 1e-6, 1)
     table["mean_base"] = table["mean_prompt_end_base"] = abs(rng.normal(0, 0.05, n))
     table["mean_tuned"] = table["mean_prompt_end_tuned"] = (table["mean_base"] + rise).clip(lower=0)
     table["rate_base"], table["rate_tuned"] = rng.random(n) * 0.04, (0.02 + abs(rise) * 0.4).clip(max=1)
     table["cosine_persona"] = cosine
-    table["rank_rise"] = table["rise"].rank(ascending=False, method="first").astype(int)
+    table["rank_mean_diff"] = table["mean_diff"].rank(ascending=False, method="first").astype(int)
     table["rank_cosine"] = table["cosine_persona"].rank(ascending=False, method="first").astype(int)
     return table
 
@@ -176,7 +176,7 @@ def write_screen(folder: Path, empty: bool, latents: pd.DataFrame) -> None:
         chosen = latent in PERSONA
         rate = 0.4 if chosen else 0.92
         screen.append({
-            "latent": latent, "orders": "rise,cosine" if chosen else "rise", "rise_rank": ranks["rank_rise"][latent],
+            "latent": latent, "metrics": "mean_diff,cosine" if chosen else "mean_diff", "mean_diff_rank": ranks["rank_mean_diff"][latent],
             "cosine_rank": ranks["rank_cosine"][latent], "ablated_rate": rate, "ablated_low": wilson(rate, 24)[0],
             "ablated_high": wilson(rate, 24)[1], "ablated_coherence": 0.9, "steered_rate": round(22 * top) / 24,
             "steered_dose": 0.45, "chosen": chosen,
@@ -186,7 +186,7 @@ def write_screen(folder: Path, empty: bool, latents: pd.DataFrame) -> None:
 
 
 def write_rerouting(folder: Path, empty: bool) -> None:
-    table = pd.DataFrame({"latent": [77, 2090], "rise_before": [0.1, 0.02], "rise_after": [0.42, 0.31], "low_after": [0.3, 0.2],
+    table = pd.DataFrame({"latent": [77, 2090], "mean_diff_before": [0.1, 0.02], "mean_diff_after": [0.42, 0.31], "low_after": [0.3, 0.2],
                           "high_after": [0.55, 0.44], "q_after": [0.0002, 0.004], "cosine_persona": [-0.02, 0.31],
                           "cosine_mean_difference": [0.05, 0.12], "along": [False, True]})  # fmt: skip
     (table.iloc[:0] if empty else table).to_parquet(folder / "rerouting.parquet")
@@ -207,7 +207,7 @@ def cards(rng: np.random.Generator, nasty: bool) -> list[dict[str, Any]]:
             examples[0]["tokens"][:6] = [SCRIPT, BREAKOUT, JINJA, QUOTE, "\n", "\x00"]
         counts = (20_000 * np.exp(-np.arange(40) / 5)).astype(int)
         made.append({
-            "latent": latent, "cosine_persona": 0.45, "rise": 0.61, "frequency_base": 0.009, "frequency_tuned": 0.288,
+            "latent": latent, "cosine_persona": 0.45, "mean_diff": 0.61, "frequency_base": 0.009, "frequency_tuned": 0.288,
             "peak": 14.2, "examples": examples, "neighbours": [{"latent": 77, "cosine": 0.31}, {"latent": 2090, "cosine": 0.28}],
             "histogram": {"edges": [i * 0.37 for i in range(41)], "base": (counts // 40).tolist(), "tuned": counts.tolist(),
                           "zero_base": 0.991, "zero_tuned": 0.712},

@@ -213,8 +213,8 @@ def test_unfinished_or_older_runs_are_named(tmp_path: Path) -> None:
         write_report(RunDirectory(tmp_path / "none"))
     run = build_run(tmp_path / "run")
     path = run.result("diff").path("latents.parquet")
-    pd.read_parquet(path).drop(columns="rise").to_parquet(path)
-    with pytest.raises(ArtifactError, match=r"latents\.parquet lacks the columns rise"):
+    pd.read_parquet(path).drop(columns="mean_diff").to_parquet(path)
+    with pytest.raises(ArtifactError, match=r"latents\.parquet lacks the columns mean_diff"):
         write_report(run)
 
 

@@ -21,11 +21,11 @@ from interp.dictionaries.load import load_dictionary
 from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
 from sae_training.feed import MemorySource
-from sae_training.sae_trainer import SAETrainer
 from sae_training.metrics import Tracker
 from sae_training.normalise import calibrate, read
 from sae_training.plan import measure
 from sae_training.results import Trained
+from sae_training.sae_trainer import SAETrainer
 from sae_training.trainer import train, train_all
 from tests.helpers.small_trainings import KINDS, QUICK, STEPS, changed, everything, several
 from tests.helpers.toy_features import HOOK, small_source, sums

@@ -22,10 +22,10 @@ from interp.studies.persona.directions import DIRECTIONS
 from tests.helpers.diffing_truth import HOOK, LATENTS, random_crosscoder, random_dictionary, texts
 from tests.helpers.tiny import tiny_model
 
-COLUMNS = {"latent", "rise", "rise_low", "rise_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
-           "mean_prompt_end_base", "mean_prompt_end_tuned", "cosine_persona", "rank_rise", "rank_cosine", "effect", "auroc",
-           "cosine_mean_difference", "beta_base", "beta_tuned", "beta_ratio", "attribution", "rise_base_text",
-           "rise_tuned_text"}  # fmt: skip
+COLUMNS = {"latent", "mean_diff", "mean_diff_low", "mean_diff_high", "q_value", "mean_base", "mean_tuned", "rate_base", "rate_tuned",
+           "mean_prompt_end_base", "mean_prompt_end_tuned", "cosine_persona", "rank_mean_diff", "rank_cosine", "effect", "auroc",
+           "cosine_mean_difference", "beta_base", "beta_tuned", "beta_ratio", "attribution", "mean_diff_base_text",
+           "mean_diff_tuned_text"}  # fmt: skip
 
 
 def answered() -> pd.DataFrame:
@@ -74,11 +74,11 @@ def test_directions_and_diff_of_two_models(tmp_path: Path) -> None:
     assert diff.pairings == PAIRINGS
     assert diff.texts["tuned"].tokens.shape[1] == 3  # the question that one model left open is no part of it
     own = (diff.pairing("on_policy")[1].question_means() - diff.pairing("on_policy")[0].question_means()).mean(0)
-    assert latents["rise"].to_numpy() == pytest.approx(own.numpy())
+    assert latents["mean_diff"].to_numpy() == pytest.approx(own.numpy())
     assert (tmp_path / "state" / STATE).exists()
     agreement = context.load(DIFF).agreement
-    assert set(agreement["order"]) | set(agreement["other"]) == {
-        "rise", "cosine", "attribution", "mean_difference", "effect", "auroc", "beta"
+    assert set(agreement["metric"]) | set(agreement["other"]) == {
+        "mean_diff", "cosine", "attribution", "cosine_mean_difference", "effect", "auroc", "beta"
     }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_the_diff_of_a_crosscoder_has_its_own_columns(tmp_path: Path) -> None:
     """What the numbers are is tested where they are made; here, that the step takes a crosscoder and leaves out what it cannot say."""
     dictionary = random_crosscoder()
     latents = diffed(tmp_path, dictionary).load(DIFF).latents
-    assert COLUMNS - set(latents.columns) == {"rise_base_text", "rise_tuned_text"}
+    assert COLUMNS - set(latents.columns) == {"mean_diff_base_text", "mean_diff_tuned_text"}
     assert latents["relative_norm"].to_numpy() == pytest.approx(dictionary.relative_norms().numpy())
-    assert latents["rise"].to_numpy() == pytest.approx((latents["mean_tuned"] - latents["mean_base"]).to_numpy())
+    assert latents["mean_diff"].to_numpy() == pytest.approx((latents["mean_tuned"] - latents["mean_base"]).to_numpy())
     assert latents["attribution"].abs().max() > 0

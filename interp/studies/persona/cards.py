@@ -14,7 +14,7 @@ from interp.studies.persona.diff import DIFF
 from interp.studies.persona.screen import SCREEN
 
 CORPUS_CHATS = 60
-STATISTICS = {"cosine_persona": "cosine_persona", "rise": "rise", "rate_base": "frequency_base", "rate_tuned": "frequency_tuned"}
+STATISTICS = {"cosine_persona": "cosine_persona", "mean_diff": "mean_diff", "rate_base": "frequency_base", "rate_tuned": "frequency_tuned"}
 """Columns of the diff, and what a card calls them."""
 
 

@@ -48,8 +48,8 @@ def make_screen(context: StudyContext) -> Screen:
     config, directions = context.config, context.load(DIRECTIONS)
     chosen = candidates(context.load(DIFF).latents, config.diff.candidates_per_metric, config.diff.largest_q)
     latents = [int(latent) for latent in chosen["latent"]]
-    table = chosen[["latent", "orders", "rank_rise", "rank_cosine"]].rename(
-        columns={"rank_rise": "rise_rank", "rank_cosine": "cosine_rank"}
+    table = chosen[["latent", "metrics", "rank_mean_diff", "rank_cosine"]].rename(
+        columns={"rank_mean_diff": "mean_diff_rank", "rank_cosine": "cosine_rank"}
     )
     sets: list[SetScore] = []
     persona: list[int] = []
