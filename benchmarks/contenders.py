@@ -3,8 +3,8 @@
 All three use `torch.optim.Adam(fused=True)`, the same learning rates and the same normalised rows. Where steps are timed no latent
 counts as dead, so nobody has a loss for dead latents; where quality is compared each has what it has by default.
 
-- ours: `sae_training.sae_trainer.SAETrainer.step`, as `train` runs it with default settings: it normalises the rows, clips, counts what fires
-  and computes metrics.
+- ours: `sae_training.sae_trainer.SAETrainer.step`, as `train` runs it with default settings: it normalises the rows, clips, counts what
+  fires and computes metrics.
 - sae-lens: its `SAETrainer.step` on a `TopKTrainingSAE` with default settings (dense activations): squared error, clipping, statistics
   of what fires. It lets decoder norms go free and weighs pre-activations by them. Its own Adam is not fused; here it is.
 - eai-sparsify: what its `Trainer.fit` does with a batch for `optimizer="adam"` and the loss `fvu`: decoder rows to norm one, forward,

@@ -80,9 +80,7 @@ class Checkpoints:
             tensors, metrics = load_file(folder / TENSORS), pd.read_parquet(folder / METRICS)
             step, differing = state["step"], differences(state["made_by"], self.made_by)
         except (OSError, SafetensorError, PersonascopeError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"The checkpoint {folder} is damaged: {error}. Delete it; training then resumes from the one before."
-            ) from error
+            raise TrainingError(f"The checkpoint {folder} is damaged: {error}. Delete it to resume from the one before.") from error
         if differing:
             raise TrainingError(
                 f"{folder} was made with other settings ({'; '.join(differing)}). Choose another folder, or delete {self.folder}."

@@ -15,8 +15,8 @@ def rerouting(before: pd.DataFrame, after: pd.DataFrame, removed: Collection[int
 
     `before` and `after` are latent tables (columns latent, mean_diff, mean_diff_low, mean_diff_high, q_value) of tuned against base and of
     ablated against base; `removed` latents are left out. A latent counts when its q-value after is at most `largest_q` and the
-    interval of its mean_diff after lies above that before. Columns: latent, mean_diff_before, mean_diff_after, low_after, high_after, q_after,
-    and the cosines and attribution that `after` has: one that turns up here and points along the persona is a way round.
+    interval of its mean_diff after lies above that before. Columns: latent, mean_diff_before, mean_diff_after, low_after, high_after,
+    q_after, and the cosines and attribution that `after` has: one that turns up here and points along the persona is a way round.
     """
     joined = before[["latent", "mean_diff", "mean_diff_high"]].merge(after, on="latent", suffixes=("", "_after")).set_index("latent")
     moved = joined[

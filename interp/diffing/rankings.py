@@ -53,7 +53,7 @@ RANKING_METRICS: Mapping[str, RankingMetric] = {
     "relative_norm": RankingMetric("relative_norm", 0.5),
 }
 CHOOSING = ("mean_diff", "cosine", "attribution", "cosine_mean_difference", "beta", "relative_norm")
-"""Metrics that choose candidates, in turn. Effect and AUROC follow `mean_diff` too closely to add any (Spearman 0.95 and 0.92 in the demo)."""
+"""Metrics that choose candidates, in turn. Effect and AUROC follow `mean_diff` too closely to add any (Spearman 0.95, 0.92 in the demo)."""
 
 
 def mean_differences(base: Moments, tuned: Moments) -> Float[np.ndarray, "questions latents"]:
@@ -166,9 +166,10 @@ def metrics_of(table: pd.DataFrame) -> dict[str, RankingMetric]:
 
 
 def candidates(table: pd.DataFrame, per_metric: int, largest_q: float, most: int = 16) -> pd.DataFrame:
-    """Latents that are surely more active in the tuned model (q ≤ `largest_q`, mean_diff > 0) and are among the first `per_metric` by a metric that speaks for them.
+    """Latents that are surely more active in the tuned model, and among the first `per_metric` by a metric that speaks for them.
 
-    The metrics of `CHOOSING` choose in turn, each its next latent, until there are `most`; column `metrics` names all that list a latent.
+    Surely: q ≤ `largest_q` and mean_diff > 0. The metrics of `CHOOSING` choose in turn, each its next latent, until there are `most`;
+    column `metrics` names all that list a latent.
     """
     risen = table[(table["q_value"] <= largest_q) & (table["mean_diff"] > 0)]
     leaders: dict[str, list[int]] = {}

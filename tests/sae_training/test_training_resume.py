@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(damage
         train(QUICK, small_source(), tmp_path, advance=StopAfter(9))
     last = tmp_path / "checkpoints" / "step-000000008"
     DAMAGE[damage](last)
-    with pytest.raises(TrainingError, match=rf"The checkpoint {last} is damaged: .*Delete it; the one before is gone on from"):
+    with pytest.raises(TrainingError, match=rf"The checkpoint {last} is damaged: .*Delete it to resume from the one before"):
         train(QUICK, small_source(), tmp_path)
     for path in last.iterdir():
         path.unlink()
