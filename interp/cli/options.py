@@ -11,7 +11,7 @@ Base = Annotated[str | None, typer.Option("--base", help="Base model: hub id, fo
 Tuned = Annotated[str | None, typer.Option("--tuned", help="Fine-tuned model: hub id, folder, or LoRA adapter over the base.")]
 Sae = Annotated[
     Path | None,
-    typer.Option("--sae", help="SAE: folder in sae-lens' format, sae-lens:RELEASE/ID or hub:OWNER/REPO/FOLDER. Default: train one."),
+    typer.Option("--sae", help="SAE or crosscoder: folder, sae-lens:RELEASE/ID or hub:OWNER/REPO/FOLDER. Default: train an SAE."),
 ]
 QuestionSet = Annotated[str | None, typer.Option("--questions", help="Question set: a shipped name or a YAML file.")]
 HookPoint = Annotated[str | None, typer.Option("--hook-point", help="Where the SAE reads, e.g. blocks.15.hook_resid_post.")]

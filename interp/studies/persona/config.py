@@ -79,7 +79,7 @@ class StudyConfig(StepConfig):
     tuned: str | None = None
     """Hub id, folder or adapter; without it an organism is trained."""
     sae: Path | None = None
-    """Folder with a trained SAE in sae-lens' format, `sae-lens:RELEASE/ID` or `hub:OWNER/REPO/FOLDER`; without it one is trained."""
+    """Folder of an SAE in sae-lens' format or of a crosscoder, `sae-lens:RELEASE/ID` or `hub:OWNER/REPO/FOLDER`; else an SAE is trained."""
     questions: str = "everyday"
     """Name of a shipped question set, or path of a YAML file like it."""
     hook_point: str | None = None
