@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from interp.core.errors import TrainingError
+from sae_training.config import TopKConfig
 from sae_training.trainer import train, train_all
 from tests.helpers.small_trainings import KINDS, LATENTS, QUICK, RESULT, STEPS, StopAfter, Stopped, changed, everything, several
 from tests.helpers.toy_features import small_source
