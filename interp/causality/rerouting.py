@@ -29,7 +29,7 @@ def rerouting(before: pd.DataFrame, after: pd.DataFrame, removed: Collection[int
         "mean_diff": "mean_diff_before",
         "mean_diff_after": "mean_diff_after",
         "mean_diff_low": "low_after",
-        "rise_high_after": "high_after",
+        "mean_diff_high_after": "high_after",
         "q_value": "q_after",
     }
     kept = [name for name in ("cosine_persona", "cosine_mean_difference", "attribution") if name in moved]

@@ -109,8 +109,8 @@ def test_all_pairings_are_in_the_table() -> None:
     for pairing in ("base_text", "tuned_text"):
         base, tuned = diff.pairing(pairing)
         rise = (tuned.question_means() - base.question_means()).mean(0).numpy()
-        assert table[f"rise_{pairing}"].to_numpy() == pytest.approx(rise)
-        assert (table[f"rise_low_{pairing}"] <= table[f"rise_{pairing}"] + 1e-12).all()
+        assert table[f"mean_diff_{pairing}"].to_numpy() == pytest.approx(rise)
+        assert (table[f"mean_diff_low_{pairing}"] <= table[f"mean_diff_{pairing}"] + 1e-12).all()
         assert table[f"q_value_{pairing}"].between(0, 1).all()
     beta = diff.beta("tuned_text").numpy()
     assert table["beta_base"].to_numpy() == pytest.approx(beta[0], nan_ok=True)
@@ -142,7 +142,7 @@ def test_two_copies_of_one_model_on_the_same_text_differ_in_nothing() -> None:
     with pytest.warns(NoDifferenceWarning, match="No latent differs between base and tuned"):
         table = latent_table(diff, dictionary, 0, persona_vector=torch.ones(D_MODEL))
     for suffix in ("", "_base_text", "_tuned_text"):
-        assert (table[f"rise{suffix}"] == 0).all()
+        assert (table[f"mean_diff{suffix}"] == 0).all()
         assert (table[f"q_value{suffix}"] == 1).all()
     assert (table["auroc"] == 0.5).all()
     assert (table["effect"] == 0).all()
@@ -284,7 +284,7 @@ def listed(**columns: list[float]) -> pd.DataFrame:
 
 def test_candidates_rose_surely_and_lead_in_an_order() -> None:
     table = listed(
-        rise=[5.0, 4.0, 3.0, 2.0, 1.0, -9.0, 8.0],
+        mean_diff=[5.0, 4.0, 3.0, 2.0, 1.0, -9.0, 8.0],
         q_value=[0.001, 0.001, 0.001, 0.001, 0.01, 0.001, 0.02],
         cosine_persona=[-0.5, 0.1, 0.2, 0.3, 0.9, 0.95, 0.99],  # 5 fell, 6 is not sure
     )
@@ -301,7 +301,7 @@ def test_candidates_rose_surely_and_lead_in_an_order() -> None:
 def test_orders_choose_in_turn_until_there_are_enough() -> None:
     n = 12
     table = listed(
-        rise=[float(n - i) for i in range(n)],
+        mean_diff=[float(n - i) for i in range(n)],
         q_value=[0.0] * n,
         cosine_persona=[i / n for i in range(n)],
         attribution=[1.0 if i == 5 else -1.0 for i in range(n)],
