@@ -3,7 +3,7 @@
 # Variables (on the command line or in the environment):
 #   PYTHON         the Python 3.11 or newer that .venv is made with; found by itself otherwise
 #   TORCH_INSTALL  extra arguments of `pip install torch`, for instance --index-url with the index of the CPU wheels
-#   PYTEST_ARGS    extra arguments of pytest, for instance PYTEST_ARGS="-m 'not slow'"
+#   PYTEST_ARGS    extra arguments of pytest, for instance PYTEST_ARGS="-k diff"
 #   DEMO_ARGS      extra arguments of `personascope demo`
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...) and its configuration files hold too.
 
@@ -15,7 +15,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test check lint lock clean
 
 PYTHON ?=
 TORCH_INSTALL ?=
@@ -129,7 +129,10 @@ setup: ## make .venv with everything pinned, and the embedded model's weights; d
 demo: setup ## set up, then run the main job on the embedded model; the report is in artifacts/runs/demo
 	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/personascope demo $(DEMO_ARGS)
 
-test: setup lint ## set up, then run all checks and all tests
+test: setup lint ## set up, then run all checks and the everyday tests: at most 15 minutes on two cores
+	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+check: setup lint ## set up, then run all checks and all tests, whole jobs on the embedded model among them: at most 75 minutes
 	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup ## style, types and floors, without the tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 
 
 def give_back_memory() -> None:
@@ -18,4 +19,5 @@ def peak_memory_bytes() -> int:
     """Largest resident size of this process so far, in bytes."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB; psutil knows no peak on either
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -159,6 +159,10 @@ class RunDirectory:
                 unfinished.parent.rmdir()
         return StepResult(name, key, folder, loaded=False)
 
+    def is_finished(self, name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> bool:
+        """Whether the step would be loaded, not run."""
+        return (self.steps_folder / f"{name}-{step_key(name, settings, inputs)[:12]}" / STEP_FILE).is_file()
+
     def unfinished(self, name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> Path:
         """Where the step may keep what it has so far, so that it resumes in the middle after a kill; gone when it is finished."""
         return self.root / "unfinished" / f"{name}-{step_key(name, settings, inputs)[:12]}"

@@ -23,6 +23,7 @@ from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
 from interp.studies.persona.evidence import EVIDENCE
+from interp.studies.persona.forecast import expected_seconds
 from interp.studies.persona.judges import JUDGES
 from interp.studies.persona.organism import ORGANISM
 from interp.studies.persona.residuals import RESIDUALS
@@ -104,6 +105,7 @@ def run_study(
     study.context.check()
     started = time.monotonic()
     last = next((name for name in reversed(study.steps) if STEPS.index(name) <= STEPS.index(until or STEPS[-1])), None)
+    announce(_outlook(study, last))
     for name in study.steps:
         if last is None:
             break
@@ -121,6 +123,17 @@ def run_study(
     extra = {"hook_point": context.hook_point, "window": context.window, "last_run_s": round(time.monotonic() - started, 3)}
     run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
     return StudyResult(run, summary, steps)
+
+
+def _outlook(study: Study, last: str | None) -> str:
+    """The steps still to do, up to `last`, and how long they will take."""
+    names = list(study.steps)
+    names = names[: names.index(last) + 1] if last is not None else []
+    left = [name for name in names if not study.run.is_finished(*study.origin(name))]
+    if not left:
+        return f"all {len(names)} steps are finished"
+    minutes = expected_seconds(study.config, left) / 60
+    return f"{len(left)} of {len(names)} steps to do, about {max(1, round(minutes))} min on this machine: {', '.join(left)}"
 
 
 def _finished_before(run: RunDirectory, config: StudyConfig, steps: dict[str, StepResult]) -> dict[str, StepResult]:

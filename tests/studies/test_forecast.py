@@ -1,0 +1,38 @@
+"""What a study announces before it begins: the steps still to do, and a time that grows with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from interp.core.steps import RunDirectory
+from interp.studies.persona import study
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.forecast import expected_seconds, tokens_of
+from tests.helpers.tiny import tiny_folder
+
+
+def test_every_step_of_whole_length_is_counted() -> None:
+    assert set(tokens_of(StudyConfig())) | {"judges"} == set(study.steps_of(StudyConfig()))
+
+
+def test_more_answers_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.studies.persona.forecast._operations_a_second", lambda config, d_model: 1e9)
+    small = StudyConfig.model_validate({"base": str(tiny_folder(tmp_path / "base"))})
+    large = small.model_copy(update={"verdict": small.verdict.model_copy(update={"questions": 2 * small.verdict.questions})})
+    assert expected_seconds(large, ["evidence"]) == pytest.approx(2 * expected_seconds(small, ["evidence"]))
+    assert expected_seconds(small, ["evidence", "diff"]) > expected_seconds(small, ["evidence"]) > 0
+    assert expected_seconds(small, []) == 0
+
+
+def test_the_outlook_names_the_steps_that_are_left(tmp_path: Path) -> None:
+    base, tuned = (tiny_folder(tmp_path / name, seed) for seed, name in enumerate(("base", "tuned")))
+    config = StudyConfig.model_validate({"base": str(base), "tuned": str(tuned)})
+    planned = study.Study(config, RunDirectory(tmp_path / "run"), quiet=True)
+    names = list(planned.steps)
+    assert study._outlook(planned, names[-1]).endswith(": " + ", ".join(names))
+    first = planned.origin(names[0])
+    planned.run.step(*first, lambda folder: (folder / "done.txt").write_text("done"))
+    assert study._outlook(planned, names[1]).startswith(f"1 of 2 steps to do, about 1 min on this machine: {names[1]}")
+    assert study._outlook(planned, names[0]) == "all 1 steps are finished"
