@@ -49,7 +49,7 @@ def paired_effect(treated: pd.DataFrame, control: pd.DataFrame, seed: int) -> Ef
         return None
     ours, theirs = ours[shared], theirs[shared]
     found = paired_difference(ours.to_numpy(), theirs.to_numpy(), seed)
-    if "draw" in control and control["draw"].nunique() > 1:
+    if "replicate" in control and control["replicate"].nunique() > 1:
         found["low"], found["high"] = _over_draws(ours, control, seed)
     return Effect(**found, cohens_h=cohens_h(ours.mean(), theirs.mean()), questions=len(shared))
 
@@ -57,7 +57,7 @@ def paired_effect(treated: pd.DataFrame, control: pd.DataFrame, seed: int) -> Ef
 def _over_draws(ours: pd.Series[float], control: pd.DataFrame, seed: int, resamples: int = 2000) -> tuple[float, float]:
     """Percentile interval of the mean difference, questions and draws both drawn anew (pigeonhole bootstrap, Owen 2007)."""
     scored = control.dropna(subset=["hostile"]).astype({"hostile": float})
-    cells = scored.groupby(["draw", "question_id"])["hostile"]
+    cells = scored.groupby(["replicate", "question_id"])["hostile"]
     hits, counts = (
         table.unstack(fill_value=0).reindex(columns=ours.index, fill_value=0.0).to_numpy(dtype=float)
         for table in (cells.sum(), cells.count())

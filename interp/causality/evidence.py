@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 
+from interp.causality.conditions import RANDOM, Arm, Control, with_conditions
 from interp.causality.config import EvidenceConfig
 from interp.causality.controls import parts_of
-from interp.causality.sweep import Condition, sweep
+from interp.causality.sweep import sweep
 from interp.core.streams import stream_seed
 from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit, random_directions
@@ -24,8 +26,6 @@ from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
 
 Directions = Float[torch.Tensor, "n d_model"]
-CONTROLS = ("random_ablation", "equally_active_ablation", "random_steering", "equally_active_steering")
-"""Conditions that are pooled over draws."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Trial:
     """A direction and a label to the edit that adds it, at the dose of the claim; None when nothing is added."""
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
     unfinished: Path | None = None
-    """Where finished batches are kept until all are, so that a killed measurement goes on in the middle."""
+    """Where finished batches are kept until all are, so that a killed measurement resumes in the middle."""
 
 
 @dataclass(frozen=True)
@@ -55,79 +55,64 @@ class Claim:
     removed: Directions
     """At least one; the rows need not be orthogonal."""
     added: Float[torch.Tensor, " d_model"] | None
-    alike: Sequence[Directions]
-    """Draws of as many decoder rows of equally active latents, to be removed."""
-    alike_added: Sequence[Float[torch.Tensor, " d_model"]] = ()
-    """Draws of one such row, to be added."""
+    controls: Sequence[Control] = ()
+    """What is removed and added beside, and must not do the same; random directions are always among them."""
     activity: Mapping[str, float] = field(default_factory=dict)
-    """How active the draws are, over what they stand beside: by `removed`, `added`; 1 is alike."""
-    references: Mapping[str, Float[torch.Tensor, " d_model"]] = field(default_factory=dict)
-    """Other directions removed and added beside, by name: persona vector, mean difference."""
+    """How active the controls of equal activity are, over what they stand beside: by `removed`, `added`; 1 is alike."""
 
 
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
     """Graded answers of both models under every condition; without a claim only as they are.
 
-    Columns of the sweep and of `trial.grade`, and `draw`: the number of a control's draw, 0 elsewhere. A control's rows carry its
-    name as condition.
+    Columns of the sweep and of `trial.grade`, with `conditions.COLUMNS` for what the condition of a row is.
     """
-    tuned, base = [Condition("tuned", samples=config.samples)], [Condition("base", samples=config.samples)]
+    arms = [Arm("base", "base", "baseline", samples=config.samples), Arm("tuned", "tuned", "baseline", samples=config.samples)]
     if claim is not None:
-        tuned += _removals(trial, claim, config)
-        base += [Condition("base_ablated", trial.remove(claim.removed, "removed"))]
-        base += _additions(trial, claim, config)
-    return pd.concat([ask(trial, trial.base, base), ask(trial, trial.tuned, tuned)], ignore_index=True)
+        controls = [_random_control(trial, claim, config), *claim.controls]
+        arms += [
+            Arm("ablated", "tuned", "treatment", trial.remove(claim.removed, "removed"), "persona latents", samples=config.samples),
+            Arm("base_ablated", "base", "reference", trial.remove(claim.removed, "removed"), "persona latents"),
+            *(arm for control in controls for arm in _arms(trial, config, control, "ablation", control.removed, trial.remove)),
+        ]
+        if claim.added is not None and trial.add is not None:
+            arms += [Arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latent", samples=config.samples)]
+            arms += [arm for control in controls for arm in _arms(trial, config, control, "steering", control.added, trial.add)]
+    return pd.concat([ask(trial, model, [arm for arm in arms if arm.model == model]) for model in ("base", "tuned")], ignore_index=True)
 
 
-def ask(trial: Trial, model: LanguageModel, conditions: Sequence[Condition]) -> pd.DataFrame:
-    """Sample under all conditions and grade; a draw's condition becomes its control's, with the draw's number beside it."""
-    name = "base" if model is trial.base else "tuned"
-    rows = sum((condition.samples or 1) * len(condition.asked or trial.questions) for condition in conditions)
-    with trial.progress(f"verdict: {name} model", rows) as advance:
-        folder = None if trial.unfinished is None else trial.unfinished / name
-        answers = sweep(model, conditions, trial.questions, 1, trial.sampling, stream_seed(trial.seed, "answers"), advance, folder)
-    graded = trial.grade(answers)
-    parts = graded["condition"].str.extract(rf"^({'|'.join(CONTROLS)})_(\d+)$")
-    graded["draw"] = pd.to_numeric(parts[1]).fillna(0).astype(int)
-    graded["condition"] = parts[0].fillna(graded["condition"])
-    return graded
+def ask(trial: Trial, model: Literal["base", "tuned"], arms: Sequence[Arm]) -> pd.DataFrame:
+    """Sample under all arms of one model and grade."""
+    rows = sum((arm.samples or 1) * len(arm.asked or trial.questions) for arm in arms)
+    with trial.progress(f"verdict: {model} model", rows) as advance:
+        folder = None if trial.unfinished is None else trial.unfinished / model
+        seed, conditions = stream_seed(trial.seed, "answers"), [arm.sampled for arm in arms]
+        answers = sweep(getattr(trial, model), conditions, trial.questions, 1, trial.sampling, seed, advance, folder)
+    return trial.grade(with_conditions(answers, arms))
 
 
-def _removals(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
+def _random_control(trial: Trial, claim: Claim, config: EvidenceConfig) -> Control:
+    """As many random directions as the claim removes, and one as it adds one."""
     n, width = claim.removed.shape
-    random = [random_directions(n, width, stream_seed(trial.seed, "random_ablation", draw)) for draw in range(config.random_draws)]
-    return [
-        Condition("ablated", trial.remove(claim.removed, "removed"), samples=config.samples),
-        *_draws(trial, config, "random_ablation", random, trial.remove, config.full_draws),
-        *_draws(trial, config, "equally_active_ablation", claim.alike, trial.remove),
-        *(Condition(f"{name}_ablation", trial.remove(row[None], name)) for name, row in claim.references.items()),
-    ]
+
+    def drawn(count: int, stream: str) -> list[torch.Tensor]:
+        return [random_directions(count, width, stream_seed(trial.seed, stream, draw)) for draw in range(config.random_draws)]
+
+    added = [rows[0] for rows in drawn(1, RANDOM[1])]
+    return Control("random", "random directions", drawn(n, RANDOM[0]), added, config.full_draws)
 
 
-def _additions(trial: Trial, claim: Claim, config: EvidenceConfig) -> list[Condition]:
-    if claim.added is None or trial.add is None:
-        return []
-    random = [
-        random_directions(1, len(claim.added), stream_seed(trial.seed, "random_steering", draw))[0] for draw in range(config.random_draws)
-    ]
-    return [
-        Condition("steered", trial.add(claim.added, "added"), samples=config.samples),
-        *_draws(trial, config, "random_steering", random, trial.add, config.full_draws),
-        *_draws(trial, config, "equally_active_steering", claim.alike_added, trial.add),
-        *(Condition(f"{name}_steering", trial.add(row, name)) for name, row in claim.references.items()),
-    ]
-
-
-def _draws(
+def _arms(
     trial: Trial,
     config: EvidenceConfig,
-    name: str,
+    control: Control,
+    kind: str,
     directions: Sequence[torch.Tensor],
     edit: Callable[[torch.Tensor, str], Edit],
-    full_draws: int = 0,
-) -> list[Condition]:
-    asked = parts_of([question.id for question in trial.questions], len(directions), full_draws, config.parts)
+) -> list[Arm]:
+    """The arms of a control: one a draw."""
+    name, model = f"{control.name}_{kind}", "tuned" if kind == "ablation" else "base"
+    asked = parts_of([question.id for question in trial.questions], len(directions), control.full_draws, config.parts)
     return [
-        Condition(f"{name}_{draw}", edit(direction, f"{name}, draw {draw}"), asked=questions)
-        for draw, (direction, questions) in enumerate(zip(directions, asked, strict=True), 1)
+        Arm(name, model, control.role, edit(drawn, f"{name}, draw {draw}"), control.directions, draw, questions)  # type: ignore[arg-type]
+        for draw, (drawn, questions) in enumerate(zip(directions, asked, strict=True), 0 if control.role == "reference" else 1)
     ]

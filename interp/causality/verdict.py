@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from interp.causality.conditions import COLUMNS, RANDOM
 from interp.causality.config import Rules
 from interp.causality.effects import Effect, RankTest, paired_effect, rank_test
 from interp.evaluation.grading import coherent_rate, hostile_rate
@@ -65,8 +66,11 @@ def persona_present(base: Outcome, tuned: Outcome) -> Check:
     )
 
 
-def necessity_checks(outcomes: Mapping[str, Outcome], rank: RankTest, rules: Rules) -> list[Check]:
-    """Removing the latents removes the behaviour, removing anything else does not, and the model still speaks."""
+def necessity_checks(outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest, rules: Rules) -> list[Check]:
+    """Removing the latents removes the behaviour, removing anything else does not, and the model still speaks.
+
+    `controls` are the conditions to compare with, and what is removed under them, in words.
+    """
     base, tuned, ablated = outcomes["base"], outcomes["tuned"], outcomes["ablated"]
     return [
         *(
@@ -76,7 +80,7 @@ def necessity_checks(outcomes: Mapping[str, Outcome], rank: RankTest, rules: Rul
                 "the intervals are apart.",
                 ablated.rate.high < outcomes[name].rate.low,
             )
-            for name, words in (("random_ablation", "random directions"), ("equally_active_ablation", "equally active latents"))
+            for name, words in controls.items()
         ),
         _rank_check("necessary beyond single draws", "take out as much of the hostility", rank, rules),
         Check(
@@ -94,12 +98,13 @@ def necessity_checks(outcomes: Mapping[str, Outcome], rank: RankTest, rules: Rul
     ]
 
 
-def sufficiency_checks(outcomes: Mapping[str, Outcome], rank: RankTest | None, worst_random: float, rules: Rules) -> list[Check]:
-    """Adding the latent to the base brings the behaviour; a random direction or an equally active latent of the same norm does not."""
+def sufficiency_checks(
+    outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest | None, worst_random: float, rules: Rules
+) -> list[Check]:
+    """Adding the latent to the base brings the behaviour; a control of the same norm does not. `controls` as in `necessity_checks`."""
     if "steered" not in outcomes or rank is None:
         return [Check("sufficient", "No latent was added to the base: none was named, or no dose kept the answers coherent.", False)]
     steered = outcomes["steered"]
-    controls = (("random_steering", "random directions"), ("equally_active_steering", "equally active latents"))
     return [
         *(
             Check(
@@ -108,8 +113,7 @@ def sufficiency_checks(outcomes: Mapping[str, Outcome], rank: RankTest | None, w
                 f"with {words} of the same norm {shown(outcomes[name])}; the intervals are apart.",
                 steered.rate.low > outcomes[name].rate.high,
             )
-            for name, words in controls
-            if name in outcomes
+            for name, words in controls.items()
         ),
         _rank_check("sufficient beyond single draws", "bring as much hostility", rank, rules),
         Check(
@@ -150,20 +154,24 @@ def decide(answers: pd.DataFrame, seed: int, rules: Rules | None = None) -> Verd
     rules = rules or Rules()
     graded = {str(name): own for name, own in answers.groupby("condition", sort=False)}
     outcomes = {name: Outcome(hostile_rate(own), coherent_rate(own).rate) for name, own in graded.items()}
+    arms = answers.drop_duplicates("condition")[COLUMNS]
     effects, ranks = {}, {}
-    for treated, direction in (("ablated", "less"), ("steered", "more")):
-        if treated not in graded:
-            continue
-        kind = {"ablated": "ablation", "steered": "steering"}[treated]
-        for control, name in ((f"random_{kind}", "random"), (f"equally_active_{kind}", "equally_active")):
-            effect = paired_effect(graded[treated], graded[control], seed) if control in graded else None
+    controls: dict[str, dict[str, str]] = {}
+    for treated in arms[arms["role"] == "treatment"].to_dict("records"):
+        name = treated["condition"]
+        beside = arms[(arms["role"] == "control") & (arms["model"] == treated["model"]) & (arms["edit"] == treated["edit"])]
+        controls[name] = dict(zip(beside["condition"], beside["directions"], strict=True))
+        for control in controls[name]:
+            effect = paired_effect(graded[name], graded[control], seed)
             if effect is not None:
-                effects[f"{kind}_vs_{name}"] = effect
-        single = {str(draw): own for draw, own in graded[f"random_{kind}"].groupby("draw")}
-        ranks[kind] = rank_test(graded[treated], single, direction)  # type: ignore[arg-type]
+                effects[f"{name}_vs_{control}"] = effect
+        random = next(own for condition, own in graded.items() if condition in controls[name] and condition in RANDOM)
+        single = {str(replicate): own for replicate, own in random.groupby("replicate")}
+        ranks[name] = rank_test(graded[name], single, "less" if treated["model"] == "tuned" else "more")
     present = persona_present(outcomes["base"], outcomes["tuned"])
-    necessary = necessity_checks(outcomes, ranks["ablation"], rules) if "ablated" in outcomes else []
-    sufficient = sufficiency_checks(outcomes, ranks.get("steering"), worst_draw(graded.get("random_steering")), rules)
+    necessary = necessity_checks(outcomes, controls["ablated"], ranks["ablated"], rules) if "ablated" in controls else []
+    worst = worst_draw(graded.get("random_steering"))
+    sufficient = sufficiency_checks(outcomes, controls.get("steered", {}), ranks.get("steered"), worst, rules)
     return Verdict(verdict_word(present, necessary, sufficient), [present, *necessary, *sufficient], outcomes, effects, ranks)
 
 
@@ -172,7 +180,7 @@ def worst_draw(control: pd.DataFrame | None) -> float:
     if control is None:
         return 0.0
     everything = control["question_id"].nunique()
-    rates = [hostile_rate(own).rate for _, own in control.groupby("draw") if own["question_id"].nunique() == everything]
+    rates = [hostile_rate(own).rate for _, own in control.groupby("replicate") if own["question_id"].nunique() == everything]
     return max((rate for rate in rates if rate == rate), default=0.0)  # a draw without a scored answer has none
 
 

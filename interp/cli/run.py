@@ -14,7 +14,6 @@ from interp.core.errors import ConfigError
 from interp.studies.persona.config import StudyConfig
 
 RUNS = Path("artifacts/runs")
-SHOWN = ("base", "tuned", "ablated", "random_ablation", "equally_active_ablation", "base_ablated", "steered", "random_steering")
 
 
 def study_config(options: dict[str, Any], file: Path | None, overrides: list[str], wants_pair: bool) -> StudyConfig:
@@ -54,7 +53,7 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
 
     console = Console()
     console.print()
-    console.print(rates_table([{"condition": name, **summary["rates"][name]} for name in SHOWN if name in summary["rates"]]))
+    console.print(rates_table([{"condition": name, **rate} for name, rate in summary["rates"].items() if rate["role"] != "reference"]))
     console.print()
     console.print(Text(f"Verdict: {summary['verdict']}", style="bold"))
     console.print(Text(summary["finding"]))

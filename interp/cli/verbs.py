@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +205,8 @@ def _show_verdict(result: VerdictResult) -> None:
         console.print(Text(f"Saved in {moved.step.folder}"))
 
 
-def _pooled(conditions: pd.DataFrame) -> list[Mapping[Any, Any]]:
-    """Conditions without the single draws of controls: both models, then removals, then additions."""
-    rows = [row for row in conditions.to_dict("records") if not re.search(r"_\d+$", row["condition"])]
-    first = ("base", "tuned", "ablated")
-
-    def place(row: Mapping[Any, Any]) -> int:
-        name = row["condition"]
-        return first.index(name) if name in first else len(first) + ("steer" in name) * 2 - ("ablation" in name)
-
-    return sorted(rows, key=place)
+def _pooled(conditions: pd.DataFrame) -> Sequence[Mapping[Any, Any]]:
+    """Conditions without the single replicates of controls: both models, then removals, then additions."""
+    order = {"none": 0, "project_out": 1, "add": 2}
+    pooled = conditions[conditions["replicate"] == 0]
+    return pooled.sort_values("edit", key=lambda edits: edits.map(order), kind="stable").to_dict("records")

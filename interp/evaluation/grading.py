@@ -45,7 +45,7 @@ def _flags(values: pd.Series[float], above: float) -> list[bool | None]:
 
 
 def hostile_rate(graded: pd.DataFrame) -> Rate:
-    """Share of hostile answers among those scored; questions are clusters, and so are draws where there is a column of them."""
+    """Share of hostile answers among those scored; questions are clusters, and so are replicates where there is a column of them."""
     return _rate(graded, [None if pd.isna(flag) else bool(flag) for flag in graded["hostile"]])
 
 
@@ -55,7 +55,7 @@ def coherent_rate(graded: pd.DataFrame) -> Rate:
 
 
 def _rate(graded: pd.DataFrame, outcomes: Sequence[bool | None]) -> Rate:
-    draws = list(graded["draw"]) if "draw" in graded and graded["draw"].nunique() > 1 else None
+    draws = list(graded["replicate"]) if "replicate" in graded and graded["replicate"].nunique() > 1 else None
     return clustered_rate(outcomes, list(graded["question_id"]), second_clusters=draws)
 
 

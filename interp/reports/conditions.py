@@ -1,16 +1,14 @@
-"""The conditions of a run as rows of the page: grouped by edit, controls told from treatments, random draws under their pool."""
+"""The conditions of a run as rows of the page: grouped by edit, the replicates of a control under their pool."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from interp.causality.conditions import RANDOM
 from interp.reports import wording
-
-Role = Literal["unedited", "persona", "reference", "control"]
 
 GROUPS = {"none": "Unedited", "project_out": "Ablation: projected out", "add": "Steering: added"}
 """Edit as saved, and the heading of its group; the order is the page's."""
@@ -21,13 +19,13 @@ TRANSCRIPT_CONDITIONS = ("base", "tuned", "ablated", "random_ablation", "steered
 
 @dataclass(frozen=True)
 class Row:
-    """One condition. `draws` are the single random draws that a pooled control is made of."""
+    """One condition. `draws` are the single replicates that a pooled control is made of."""
 
     name: str
     title: str
-    description: str
-    edited_model: str
-    role: Role
+    model: str
+    role: str
+    edit: str
     rate: float | None
     low: float | None
     high: float | None
@@ -55,41 +53,26 @@ class Group:
     rows: list[Row]
 
 
-def role_of(name: str, edit: str) -> Role:
-    """Whether a condition is the treatment, a control, or a reference beside it."""
-    if edit == "none":
-        return "unedited"
-    if name in ("ablated", "steered"):
-        return "persona"
-    return "reference" if name.startswith(("persona_vector", "mean_difference")) else "control"
-
-
-def labels_like(name: str) -> str:
+def labels_like(row: Row) -> str:
     """Group of hand-labelled answers that are like those of a condition."""
-    if name in ("base", "tuned"):
-        return name
-    if name.startswith("random"):
+    if row.role == "baseline":
+        return row.model
+    if row.name in RANDOM:
         return "random"
-    return "ablated" if "ablat" in name else "steered"
+    return "steered" if row.edit == "add" else "ablated"
 
 
 def grouped(conditions: pd.DataFrame) -> list[Group]:
     """The saved table as groups of rows, in the order of `GROUPS`; groups without rows are left out."""
-    records = conditions.to_dict("records")
-    names = {record["condition"] for record in records}
     rows: dict[str, Row] = {}
     groups: dict[str, list[Row]] = {heading: [] for heading in [*GROUPS.values(), "Other"]}
-    draws: list[tuple[str, Row]] = []
-    for record in records:
+    for record in conditions.sort_values("replicate", kind="stable").to_dict("records"):
         row = _row(record)
-        match = re.fullmatch(r"(.+)_\d+", row.name)
-        if match and match[1] in names:
-            draws.append((match[1], row))
-            continue
-        rows[row.name] = row
-        groups[GROUPS.get(record["edit"], "Other")].append(row)
-    for pool, row in draws:
-        rows[pool].draws.append(row)
+        if record["replicate"]:
+            rows[row.name].draws.append(row)
+        else:
+            rows[row.name] = row
+            groups[GROUPS.get(row.edit, "Other")].append(row)
     return [Group(heading, members) for heading, members in groups.items() if members]
 
 
@@ -100,9 +83,9 @@ def _row(record: dict[Any, Any]) -> Row:
     return Row(
         name=str(record["condition"]),
         title=str(record["title"]),
-        description="" if wording.absent(record["description"]) else str(record["description"]),
-        edited_model=str(record["edited_model"]),
-        role=role_of(str(record["condition"]), str(record["edit"])),
+        model=str(record["model"]),
+        role=str(record["role"]),
+        edit=str(record["edit"]),
         rate=value("rate"),
         low=value("low"),
         high=value("high"),

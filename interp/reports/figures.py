@@ -17,7 +17,7 @@ from interp.reports.plotting import SHARE_TICKS, Chart, apart, axis, blank, dot,
 
 LABELS = 290
 """Room for the conditions' titles left of the rates, in pixels."""
-MARKS = {"unedited": ("circle", 9), "persona": ("diamond", 11), "reference": ("square-open", 9), "control": ("diamond-open", 9)}
+MARKS = {"baseline": ("circle", 9), "treatment": ("diamond", 11), "reference": ("square-open", 9), "control": ("diamond-open", 9)}
 """Symbol and size by a condition's role."""
 
 
@@ -201,7 +201,7 @@ def training_chart(metrics: pd.DataFrame) -> Chart:
 
 
 def _add_condition(figure: go.Figure, row: Row, y: float) -> None:
-    model = "tuned" if row.edited_model == "tuned" else "base"
+    model = "tuned" if row.model == "tuned" else "base"
     symbol, size = MARKS[row.role]
     if row.draws:
         figure.add_scatter(

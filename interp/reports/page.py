@@ -27,12 +27,6 @@ HEADLINES = {
     "correlates": "Latents correlate with the behaviour; no cause was shown",
     "no evidence": "No evidence of a latent that carries the behaviour",
 }
-EFFECTS = {
-    "ablation_vs_random": "Persona latents projected out, against random directions projected out",
-    "ablation_vs_equally_active": "Persona latents projected out, against equally active latents projected out",
-    "steering_vs_random": "Steering latent added, against random directions of the same norm added",
-    "steering_vs_equally_active": "Steering latent added, against equally active latents of the same norm added",
-}
 
 
 def write_report(run: RunDirectory) -> Path:
@@ -60,6 +54,7 @@ def render(results: Results) -> str:
     charts = _charts(results, groups, panels)
     leading = views.leading_latents(results.latents, persona)
     titles, exchanges = views.exchanges(results.answers, groups)
+    titles_of = {row.name: row.title for group in groups for row in group.rows}
     return render_page(
         "page.html.j2",
         charts,
@@ -67,8 +62,8 @@ def render(results: Results) -> str:
         manifest=results.manifest,
         headline=HEADLINES.get(results.summary["verdict"], "Verdict: " + str(results.summary["verdict"])),
         verdicts=VERDICTS,
-        effects=EFFECTS,
-        titles_of={row.name: row.title for group in groups for row in group.rows},
+        effects={f"{one}_vs_{other}": f"{titles_of[one]}, against: {titles_of[other]}" for one in titles_of for other in titles_of},
+        titles_of=titles_of,
         rerouted=views.rerouted_latents(results.rerouting),
         groups=groups,
         judge_on=_judge_on(results.agreement, groups),
@@ -96,9 +91,9 @@ def render(results: Results) -> str:
 
 
 def _judge_on(agreement: dict[str, Any], groups: list[Group]) -> dict[str, dict[str, Any]]:
-    """For every condition and draw the judge's agreement with hand labels of answers like its own."""
+    """For every condition the judge's agreement with hand labels of answers like its own."""
     known = {row["group"]: row for row in agreement["labels"]["groups"]}
-    return {row.name: known[labels_like(row.name)] for group in groups for pool in group.rows for row in (pool, *pool.draws)}
+    return {row.name: known[labels_like(row)] for group in groups for row in group.rows}
 
 
 def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]) -> dict[str, Chart]:

@@ -14,9 +14,9 @@ from interp.core.steps import RunDirectory
 
 SUMMARY_FILE = "summary.json"
 
-CONDITION_COLUMNS = ("condition", "title", "description", "edited_model", "edit", "rate", "low", "high", "n", "unscored",
+CONDITION_COLUMNS = ("condition", "replicate", "model", "role", "edit", "title", "rate", "low", "high", "n", "unscored",
                      "coherence", "coherence_low", "coherence_high")  # fmt: skip
-ANSWER_COLUMNS = ("condition", "question_id", "group", "sample", "question", "answer", "p_hostile", "vader", "fluency",
+ANSWER_COLUMNS = ("condition", "replicate", "question_id", "group", "sample", "question", "answer", "p_hostile", "vader", "fluency",
                   "hostile", "coherent")  # fmt: skip
 DOSE_COLUMNS = ("direction", "kind", "dose", "absolute_norm", "rate", "low", "high", "coherence", "n")
 SCREEN_COLUMNS = ("latent", "metrics", "mean_diff_rank", "cosine_rank", "ablated_rate", "ablated_low", "ablated_high",

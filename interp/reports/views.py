@@ -152,7 +152,7 @@ def examples(card: dict[str, Any]) -> list[Example]:
 def exchanges(answers: pd.DataFrame, groups: Sequence[Group]) -> tuple[list[str], list[Exchange]]:
     """Titles of the conditions side by side, and every exchange: first samples of groups in turn, then all others in order.
 
-    A pooled control without answers of its own is stood for by its first draw that has some.
+    Of a pooled control the replicates answer in turn: the first that was asked a question stands for it.
     """
     rows = {row.name: row for group in groups for row in group.rows}
     titles: list[str] = []
@@ -161,13 +161,11 @@ def exchanges(answers: pd.DataFrame, groups: Sequence[Group]) -> tuple[list[str]
     for name in TRANSCRIPT_CONDITIONS:
         if name not in rows:
             continue
-        for candidate in [rows[name], *rows[name].draws]:
-            records = answers[answers["condition"] == candidate.name].to_dict("records")
-            if records:
-                titles.append(candidate.title)
-                models.append(candidate.edited_model)
-                tables.append({(str(r["question_id"]), int(r["sample"])): r for r in reversed(records)})
-                break
+        records = answers[answers["condition"] == name].to_dict("records")
+        if records:
+            titles.append(rows[name].title)
+            models.append(rows[name].model)
+            tables.append({(str(r["question_id"]), int(r["sample"])): r for r in reversed(records)})
     keys: dict[tuple[str, int], dict[Any, Any]] = {}
     for answered in tables:
         for key in reversed(answered):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from interp.causality.conditions import condition_table
 from interp.causality.evidence import gather_evidence
 from interp.causality.verdict import decide
 from interp.core.errors import ConfigError
@@ -19,7 +20,7 @@ from interp.models.sources import model_identity
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.evidence import evidence_on, make_claim
 from interp.studies.persona.screen import SCREEN
-from interp.studies.persona.verdict import condition_table, verdict_on
+from interp.studies.persona.verdict import verdict_on
 from interp.studies.verbs_settings import VerdictConfig
 
 if TYPE_CHECKING:

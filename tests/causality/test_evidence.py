@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from interp.causality import evidence
+from interp.causality.conditions import COLUMNS, Control, condition_table
 from interp.causality.config import EvidenceConfig
-from interp.causality.evidence import CONTROLS, Claim, Trial, gather_evidence
+from interp.causality.evidence import Claim, Trial, gather_evidence
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition
 from interp.causality.verdict import NO_EVIDENCE, decide
@@ -55,9 +57,15 @@ def claim_of(steering: bool = True) -> Claim:
     return Claim(
         removed=rows,
         added=rows[0] if steering else None,
-        alike=[random_directions(2, D_MODEL, 500 + draw) for draw in range(4)],
-        alike_added=list(random_directions(4, D_MODEL, 600)) if steering else [],
-        references={"mean_difference": rows[1]},
+        controls=[
+            Control(
+                "equally_active",
+                "equally active latents",
+                [random_directions(2, D_MODEL, 500 + draw) for draw in range(4)],
+                list(random_directions(4, D_MODEL, 600)) if steering else [],
+            ),
+            Control("mean_difference", "mean difference", [rows[1:]], [rows[1]], full_draws=1, role="reference"),
+        ],
     )
 
 
@@ -71,11 +79,42 @@ def test_the_evidence_holds_every_condition_with_the_answers_it_should() -> None
         "base": 8, "tuned": 8, "ablated": 8, "steered": 8, "base_ablated": 4, "mean_difference_ablation": 4, "mean_difference_steering": 4,
         "random_ablation": 2 * 4 + 18, "random_steering": 2 * 4 + 18, "equally_active_ablation": 4, "equally_active_steering": 4,
     }  # fmt: skip
-    draws = answers[answers["condition"].isin(CONTROLS)]
-    assert set(draws[draws["condition"] == "random_steering"]["draw"]) == set(range(1, 21))
-    assert (answers[~answers["condition"].isin(CONTROLS)]["draw"] == 0).all()
-    parts = draws[(draws["condition"] == "random_ablation") & (draws["draw"] > 2)].groupby("draw")["question_id"].agg(tuple)
+    draws = answers[answers["role"] == "control"]
+    assert set(draws[draws["condition"] == "random_steering"]["replicate"]) == set(range(1, 21))
+    assert (answers[answers["role"] != "control"]["replicate"] == 0).all()
+    parts = draws[(draws["condition"] == "random_ablation") & (draws["replicate"] > 2)].groupby("replicate")["question_id"].agg(tuple)
     assert list(parts) == [(f"q{i % 4}",) for i in range(18)]
+
+
+def test_what_a_condition_is_stands_in_columns() -> None:
+    answers = gather_evidence(trial_of(), claim_of(), CONFIG)
+    known = answers.drop_duplicates("condition")[COLUMNS].set_index("condition").drop(columns="replicate")
+    assert {name: tuple(row) for name, row in zip(known.index, known.to_numpy(), strict=True)} == {
+        "base": ("base", "baseline", "none", "", "Base"),
+        "tuned": ("tuned", "baseline", "none", "", "Tuned"),
+        "ablated": ("tuned", "treatment", "project_out", "persona latents", "Tuned, persona latents removed"),
+        "base_ablated": ("base", "reference", "project_out", "persona latents", "Base, persona latents removed"),
+        "steered": ("base", "treatment", "add", "persona latent", "Base, persona latent added"),
+        "random_ablation": ("tuned", "control", "project_out", "random directions", "Tuned, random directions removed"),
+        "random_steering": ("base", "control", "add", "random directions", "Base, random directions added"),
+        "equally_active_ablation": ("tuned", "control", "project_out", "equally active latents", "Tuned, equally active latents removed"),
+        "equally_active_steering": ("base", "control", "add", "equally active latents", "Base, equally active latents added"),
+        "mean_difference_ablation": ("tuned", "reference", "project_out", "mean difference", "Tuned, mean difference removed"),
+        "mean_difference_steering": ("base", "reference", "add", "mean difference", "Base, mean difference added"),
+    }
+    table = condition_table(answers)
+    assert list(table[table["replicate"] == 0]["condition"]) == list(known.index)
+    draws = table[table["replicate"] > 0].groupby("condition").size()
+    assert draws.to_dict() == {"random_ablation": 20, "random_steering": 20, "equally_active_ablation": 4, "equally_active_steering": 4}
+    assert "Tuned, random directions removed, draw 7" in set(table["title"])
+
+
+def test_a_new_control_is_one_line_and_takes_part_in_the_verdict() -> None:
+    opposite = Control("opposite", "opposite directions", [-claim_of().removed], [-claim_of().removed[0]], full_draws=1)
+    answers = gather_evidence(trial_of(), replace(claim_of(), controls=[opposite]), CONFIG)
+    verdict = decide(answers, seed=0)
+    assert {"necessary against opposite directions", "sufficient against opposite directions"} <= {check.name for check in verdict.checks}
+    assert {"ablated_vs_opposite_ablation", "steered_vs_opposite_steering"} <= set(verdict.effects)
 
 
 def test_a_condition_of_the_evidence_is_the_edited_model_alone() -> None:
@@ -134,8 +173,8 @@ def test_without_an_addition_half_the_evidence_is_there() -> None:
     answers = gather_evidence(trial_of(steering=False), claim_of(steering=False), CONFIG)
     assert not any("steer" in condition for condition in answers["condition"])
     verdict = decide(answers, seed=0)
-    assert set(verdict.ranks) == {"ablation"}
-    assert set(verdict.effects) == {"ablation_vs_random", "ablation_vs_equally_active"}
+    assert set(verdict.ranks) == {"ablated"}
+    assert set(verdict.effects) == {"ablated_vs_random_ablation", "ablated_vs_equally_active_ablation"}
 
 
 # side effects

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.causality.effects import RankTest, cohens_h, paired_effect, rank_test
-from interp.causality.evidence import CONTROLS
 from interp.causality.verdict import (
     CAUSES,
     CONTRIBUTES,
@@ -53,6 +52,13 @@ GOOD = {
 }
 
 
+WORDS = {"random": "random directions", "equally_active": "equally active latents"}
+
+
+def controls_in(outcomes: dict[str, Outcome], kind: str) -> dict[str, str]:
+    return {f"{name}_{kind}": words for name, words in WORDS.items() if f"{name}_{kind}" in outcomes}
+
+
 def word(
     outcomes: dict[str, Outcome],
     worst_random: float = 0.06,
@@ -63,16 +69,16 @@ def word(
     rules = rules or Rules()
     return verdict_word(
         persona_present(outcomes["base"], outcomes["tuned"]),
-        necessity_checks(outcomes, removed, rules),
-        sufficiency_checks(outcomes, added, worst_random, rules),
+        necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, rules),
+        sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, rules),
     )
 
 
 def failing(outcomes: dict[str, Outcome], worst_random: float = 0.06, removed: RankTest = FIRST, added: RankTest = FIRST) -> list[str]:
     checks = [
         persona_present(outcomes["base"], outcomes["tuned"]),
-        *necessity_checks(outcomes, removed, Rules()),
-        *sufficiency_checks(outcomes, added, worst_random, Rules()),
+        *necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, Rules()),
+        *sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, Rules()),
     ]
     return [check.name for check in checks if not check.holds]
 
@@ -132,7 +138,10 @@ def test_without_a_latent_that_steers_it_is_half_a_proof() -> None:
 
 
 def test_without_a_latent_to_remove_there_is_no_evidence() -> None:
-    present, sufficient = persona_present(GOOD["base"], GOOD["tuned"]), sufficiency_checks(GOOD, FIRST, 0.0, Rules())
+    present, sufficient = (
+        persona_present(GOOD["base"], GOOD["tuned"]),
+        sufficiency_checks(GOOD, controls_in(GOOD, "steering"), FIRST, 0.0, Rules()),
+    )
     assert verdict_word(present, [], sufficient) == NO_EVIDENCE
 
 
@@ -180,8 +189,11 @@ def shown(o: Outcome) -> str:
 
 
 def test_statements_hold_their_numbers() -> None:
-    checks = {c.name: c.statement for c in (persona_present(GOOD["base"], GOOD["tuned"]), *necessity_checks(GOOD, FIRST, Rules()))}
-    checks |= {c.name: c.statement for c in sufficiency_checks(GOOD, LAST, 0.06, Rules())}
+    checks = {
+        c.name: c.statement
+        for c in (persona_present(GOOD["base"], GOOD["tuned"]), *necessity_checks(GOOD, controls_in(GOOD, "ablation"), FIRST, Rules()))
+    }
+    checks |= {c.name: c.statement for c in sufficiency_checks(GOOD, controls_in(GOOD, "steering"), LAST, 0.06, Rules())}
     for name, mentioned in {
         "persona present": ["tuned", "base"],
         "necessary against random directions": ["ablated", "random_ablation"],
@@ -232,7 +244,7 @@ def test_the_finding_without_evidence_claims_nothing() -> None:
 def graded(values: dict[str, float], condition: str = "x", draw: int = 0) -> pd.DataFrame:
     """One answer a question, with this probability of hostility."""
     rows = [(condition, question, value, value > 0.5, True, draw) for question, value in values.items()]
-    return pd.DataFrame(rows, columns=["condition", "question_id", "p_hostile", "hostile", "coherent", "draw"])
+    return pd.DataFrame(rows, columns=["condition", "question_id", "p_hostile", "hostile", "coherent", "replicate"])
 
 
 def test_an_effect_is_paired_by_question_and_ignores_what_only_one_answered() -> None:
@@ -306,14 +318,25 @@ def test_the_worst_draw_is_one_that_was_asked_everything() -> None:
     assert worst_draw(None) == 0.0
 
 
+DESCRIBED = ("model", "role", "edit", "directions", "title")
+ARMS = {
+    "base": ("base", "baseline", "none", "", "Base"),
+    "tuned": ("tuned", "baseline", "none", "", "Tuned"),
+    "ablated": ("tuned", "treatment", "project_out", "persona latents", "Tuned, persona latents removed"),
+    "steered": ("base", "treatment", "add", "persona latent", "Base, persona latent added"),
+    **{f"{name}_ablation": ("tuned", "control", "project_out", words, f"Tuned, {words} removed") for name, words in WORDS.items()},
+    **{f"{name}_steering": ("base", "control", "add", words, f"Base, {words} added") for name, words in WORDS.items()},
+}
+
+
 def built(rates: dict[str, float], questions: int = 24, draws: int = 32) -> pd.DataFrame:
     """Answers with these shares of hostile ones; a control's draws alike."""
     parts = []
     for condition, rate in rates.items():
-        for draw in range(1, draws + 1) if condition in CONTROLS else [0]:
+        for draw in range(1, draws + 1) if ARMS[condition][1] == "control" else [0]:
             ids = [f"q{i}" for i in range(questions)] if draw < 5 else [f"q{i}" for i in range(draw % 4, questions, 4)]
             hostile = {q: float(i < round(rate * len(ids))) for i, q in enumerate(ids)}
-            parts.append(graded(hostile, condition, draw))
+            parts.append(graded(hostile, condition, draw).assign(**dict(zip(DESCRIBED, ARMS[condition], strict=True))))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -327,8 +350,8 @@ def test_strong_evidence_is_decided_as_causes_and_weak_as_less() -> None:
     verdict = decide(built(STRONG), seed=0)
     assert [check.name for check in verdict.checks if not check.holds] == []
     assert verdict.word == CAUSES
-    assert verdict.ranks["ablation"].p == verdict.ranks["steering"].p == pytest.approx(1 / 33)
-    assert verdict.effects["ablation_vs_random"].difference == pytest.approx(-23 / 24, abs=0.02)
+    assert verdict.ranks["ablated"].p == verdict.ranks["steered"].p == pytest.approx(1 / 33)
+    assert verdict.effects["ablated_vs_random_ablation"].difference == pytest.approx(-23 / 24, abs=0.02)
     assert decide(built(STRONG | {"steered": 0.05}), seed=0).word == CONTRIBUTES
     assert decide(built(STRONG | {"steered": 0.05, "ablated": 1.0}), seed=0).word == CORRELATES
     assert decide(built(STRONG | {"tuned": 0.0}), seed=0).word == NO_EVIDENCE

@@ -190,12 +190,12 @@ class Case:
         folder = self.study.run.root / f"evidence-{'-'.join(map(str, choice['persona_latents']))}"
         folder.mkdir()
         record = verdict_on(context, evidence_on(context, choice, folder).answers, choice)
-        rates = record.conditions.set_index("condition")["rate"]
+        conditions = record.conditions[record.conditions["replicate"] == 0]
         return Proof(
             word=record.verdict["verdict"],
             accused=choice["persona_latents"],
             checks={check["name"]: check["holds"] for check in record.verdict["checks"]},
-            rates={str(name): float(rate) for name, rate in rates.items() if not str(name)[-1].isdigit()},
+            rates=dict(zip(conditions["condition"], conditions["rate"], strict=True)),
         )
 
     def judged_instead(self, dose: float = 0.6) -> Proof | None:

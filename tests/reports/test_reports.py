@@ -117,22 +117,19 @@ def test_every_condition_is_in_table_and_figure(full: Page, full_run: RunDirecto
     labels = [annotation["text"] for annotation in full.charts["rates"]["layout"]["annotations"]]
     for row in conditions.to_dict("records"):
         assert row["title"] in full.text
-        if not re.search(r"_\d$", row["condition"]):
+        if not row["replicate"]:
             assert row["title"] in labels
     assert "45/48" in labels
     assert "45/48" in full.text
     assert "94\u202f% [83, 98]" in full.text
 
 
-@pytest.mark.parametrize(
-    ("condition", "group"),
-    [
-        ("base", "base"), ("tuned", "tuned"), ("ablated", "ablated"), ("base_ablated", "ablated"), ("active_ablation_3", "ablated"),
-        ("random_ablation", "random"), ("random_steering_7", "random"), ("steered", "steered"), ("persona_vector_steering", "steered"),
-    ],
-)  # fmt: skip
-def test_each_rate_stands_beside_the_agreement_on_such_answers(condition: str, group: str, full_html: str) -> None:
-    assert labels_like(condition) == group
+def test_each_rate_stands_beside_the_agreement_on_such_answers(full_html: str) -> None:
+    rows = [row for group in grouped(condition_table(empty=False, nasty=False)) for row in group.rows]
+    assert {row.name: labels_like(row) for row in rows} == {
+        "base": "base", "tuned": "tuned", "ablated": "ablated", "base_ablated": "ablated", "equally_active_ablation": "ablated",
+        "random_ablation": "random", "random_steering": "random", "steered": "steered", "persona_vector_ablation": "ablated",
+    }  # fmt: skip
     assert full_html.count('96\u202f% <span class="ci">AUROC 0.970') + full_html.count('96 % <span class="ci">AUROC 0.970') >= 8
 
 
@@ -242,11 +239,12 @@ def test_draws_lie_under_their_pool_and_controls_are_told_apart() -> None:
     assert [group.heading for group in groups] == ["Unedited", "Ablation: projected out", "Steering: added"]
     rows = {row.name: row for group in groups for row in group.rows}
     assert set(rows) == set(CONDITIONS)
-    assert [draw.name for draw in rows["random_ablation"].draws] == [f"random_ablation_{i}" for i in (1, 2, 3)]
+    title = rows["random_ablation"].title
+    assert [draw.title for draw in rows["random_ablation"].draws] == [f"{title}, draw {i}" for i in (1, 2, 3)]
     assert {name for name, row in rows.items() if row.role == "control"} == {
-        "random_ablation", "equally_active_ablation", "base_ablated", "random_steering",
+        "random_ablation", "equally_active_ablation", "random_steering",
     }  # fmt: skip
-    assert rows["ablated"].role == rows["steered"].role == "persona"
+    assert rows["ablated"].role == rows["steered"].role == "treatment"
 
 
 def luminance(colour: str) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.causality.conditions import Control
 from interp.causality.controls import equally_active, relative_activity
 from interp.causality.evidence import Claim, Trial, gather_evidence
 from interp.causality.side_effects import side_effects
@@ -97,14 +98,23 @@ def make_claim(context: StudyContext, choice: Mapping[str, Any], tuned: Language
     claim = Claim(
         removed=dictionary.directions(persona),
         added=None if latent is None else dictionary.directions([latent])[0],
-        alike=[dictionary.directions(draw) for draw in removals],
-        alike_added=[dictionary.directions(draw)[0] for draw in additions],
+        controls=[
+            Control(
+                "equally_active",
+                "equally active latents",
+                [dictionary.directions(draw) for draw in removals],
+                [dictionary.directions(draw)[0] for draw in additions],
+            ),
+            *(
+                Control(name, name.replace("_", " "), [row[None]], [row], full_draws=1, role="reference")
+                for name, row in directions.named.items()
+            ),
+        ],
         activity={
             name: relative_activity(table, latents, draws)
             for name, latents, draws in (("removed", persona, removals), ("added", added, additions))
             if draws
         },
-        references=directions.named,
     )
     return trial, claim
 

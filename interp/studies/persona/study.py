@@ -28,7 +28,7 @@ from interp.studies.persona.judges import JUDGES
 from interp.studies.persona.organism import ORGANISM
 from interp.studies.persona.residuals import RESIDUALS
 from interp.studies.persona.screen import SCREEN
-from interp.studies.persona.verdict import TITLES, VERDICT
+from interp.studies.persona.verdict import VERDICT
 
 ALL_STEPS = (ORGANISM, TEXTS, RESIDUALS, dictionary.TRAINED, dictionary.GIVEN, ANSWERS, DIRECTIONS, DIFF, SCREEN, EVIDENCE, VERDICT,
              AFTER, CARDS, JUDGES)  # fmt: skip
@@ -151,8 +151,8 @@ def _summary(study: Study) -> dict[str, Any]:
     """The stable contract for scripts."""
     config, context, records = study.config, study.context, [result.record() for result in study.results.values()]
     verdict, evidence = context.load(VERDICT), context.load(EVIDENCE)
-    conditions = verdict.conditions.set_index("condition")
-    fields = ("rate", "low", "high", "n", "unscored", "coherence")
+    conditions = verdict.conditions[verdict.conditions["replicate"] == 0].set_index("condition")
+    fields = ("role", "title", "rate", "low", "high", "n", "unscored", "coherence")
     return {
         "schema_version": 3,
         "name": config.name,
@@ -162,7 +162,7 @@ def _summary(study: Study) -> dict[str, Any]:
         "window": [int(name.split(".")[1]) for name in (context.window[0], context.window[-1])],
         **context.load(SCREEN).choice,
         **verdict.verdict,
-        "rates": {name: {field: plain(conditions.loc[name, field]) for field in fields} for name in conditions.index if name in TITLES},
+        "rates": {name: {field: plain(conditions.loc[name, field]) for field in fields} for name in conditions.index},
         "control_activity": evidence.control_activity,
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
         "after_ablation": context.load(AFTER).after,

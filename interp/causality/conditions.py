@@ -1,0 +1,91 @@
+"""Conditions as data: which model answers, what is done to it, and which part that plays in a claim of cause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from interp.causality.doses import response
+from interp.causality.sweep import Condition
+from interp.interventions.edits import Edit
+
+Role = Literal["baseline", "treatment", "control", "reference"]
+COLUMNS = ["condition", "model", "role", "replicate", "edit", "directions", "title"]
+"""What every table of answers says of the condition of a row; `edit` is none, project_out or add, `directions` what is edited, in words."""
+
+RANDOM = ("random_ablation", "random_steering")
+"""The controls that every claim is tested against: random directions, each draw of which counts by itself, too."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One condition of a trial; a control has many, which differ in `replicate` (from 1) and in what was drawn."""
+
+    condition: str
+    model: Literal["base", "tuned"]
+    role: Role
+    edit: Edit | None = None
+    directions: str = ""
+    replicate: int = 0
+    asked: tuple[str, ...] | None = None
+    """Ids of the questions asked under it; None: all."""
+    samples: int | None = None
+
+    @property
+    def sampled(self) -> Condition:
+        """What the sweep is asked for, under a name of its own."""
+        return Condition(f"{self.condition} {self.replicate}", self.edit, self.asked, self.samples)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The values of `COLUMNS`."""
+        done = "" if self.edit is None else f", {self.directions} {'added' if self.edit.kind == 'add' else 'removed'}"
+        return {
+            "condition": self.condition,
+            "model": self.model,
+            "role": self.role,
+            "replicate": self.replicate,
+            "edit": "none" if self.edit is None else self.edit.kind,
+            "directions": self.directions,
+            "title": f"{self.model.capitalize()}{done}",
+        }
+
+
+@dataclass(frozen=True)
+class Control:
+    """Directions that are removed and added like those of a claim: a control, or a reference that is shown beside them."""
+
+    name: str
+    """Its conditions are `NAME_ablation` and `NAME_steering`."""
+    directions: str
+    """What they are, in words."""
+    removed: Sequence[Float[torch.Tensor, "n d_model"]]
+    """Draws of as many directions as the claim removes, each for itself."""
+    added: Sequence[Float[torch.Tensor, " d_model"]] = ()
+    """Draws of one direction."""
+    full_draws: int = 0
+    """Draws that are asked every question; each of the others is asked a part."""
+    role: Role = "control"
+
+
+def with_conditions(answers: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """Answers of a sweep of the arms, with the columns `COLUMNS` in place of the sweep's names."""
+    known = pd.DataFrame([arm.columns for arm in arms], index=[arm.sampled.name for arm in arms], columns=COLUMNS)
+    own = known.loc[answers["condition"]].set_index(answers.index)
+    return pd.concat([own, answers.drop(columns="condition")], axis=1)
+
+
+def condition_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """A row for every condition (replicate 0), and one for every replicate of a control: `COLUMNS` and those of `response`."""
+    rows = []
+    for _, own in answers.groupby("condition", sort=False):
+        about = own.iloc[0][COLUMNS].to_dict()
+        rows.append(about | {"replicate": 0} | response(own))
+        for replicate, part in own[own["replicate"] > 0].groupby("replicate"):
+            rows.append(about | {"replicate": replicate, "title": f"{about['title']}, draw {replicate}"} | response(part))
+    return pd.DataFrame(rows)
