@@ -14,8 +14,9 @@ from interp.core.errors import ConfigError
 from interp.core.steps import RunDirectory, Step
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.dictionary import GIVEN
-from interp.studies.persona.study import ALL_STEPS, STEPS, Study
+from interp.studies.persona.study import ALL_STEPS, STEPS, Study, run_study
 from tests.helpers.diffing_truth import random_dictionary
+from tests.helpers.small_run import SMALL
 from tests.helpers.tiny import tiny_folder
 
 ALL = STEPS
@@ -175,3 +176,16 @@ def test_an_input_that_is_neither_a_step_nor_data_is_an_error(outside: dict[str,
     study = Study(validated(StudyConfig, {"base": outside["BASE"]}, "test"), RunDirectory(tmp_path))
     with pytest.raises(ConfigError, match="no input 'weather'"):
         study.context.data_key("weather")
+
+
+def test_a_study_that_trains_its_organism_reads_only_what_its_steps_declare(outside: dict[str, str], tmp_path: Path) -> None:
+    settings = SMALL | {"base": outside["BASE"], "organism": {"phrasings_per_topic": 1, "epochs": 0.1}}
+    config = validated(StudyConfig, settings, "test")
+    result = run_study(config, tmp_path, quiet=True, until="diff")
+    assert list(result.steps) == ["organism", "texts", "residuals", "dictionary", "answers", "directions", "diff"]
+    assert {name: step.key for name, step in result.steps.items()} == {
+        name: key for name, key in keys(settings, tmp_path).items() if name in result.steps
+    }
+    again = run_study(config, tmp_path, quiet=True, until="dictionary")
+    assert all(step.loaded for step in again.steps.values())
+    assert set(result.run.manifest()["steps"]) == set(result.steps)  # a call that stops early forgets no finished step
