@@ -7,14 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from interp.cli.shown import given, plain_warnings, side_by_side, written
-from interp.core.config import validated
+from interp.cli.arguments import ChatArguments
 from interp.core.errors import ConfigError, PersonascopeError
 from interp.core.streams import stream_seed
 from interp.interventions.edits import Edit
@@ -23,10 +20,11 @@ from interp.models.chats import Chat, Message
 from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
+from interp.reports.terminal import side_by_side, written
 from interp.studies.opened import OpenRun
-from interp.studies.verbs_settings import AblateConfig
+from interp.studies.verbs_settings import ChatConfig
 
-HELP = "Type a message. /reset begins anew, /quit leaves."
+HELP = "Type a message. /reset starts a new conversation, /quit leaves."
 
 
 @dataclass
@@ -54,30 +52,22 @@ class Voice:
         return answer
 
 
-def chat_from_options(folder: Path, options: dict[str, Any], tokens: int | None, greedy: bool, device: str | None, as_json: bool) -> None:
+def chat(config: ChatConfig, arguments: ChatArguments) -> None:
     """Talk until /quit or the end of the input."""
-    if tokens is not None and tokens < 1:
-        raise ConfigError(f"--tokens {tokens}: an answer has at least 1 token.")
-    settings = given(options)
     console = Console()
-    with plain_warnings():
-        run = OpenRun(folder, device, quiet=True)
-        edit = _edit(run, settings)
-        sampling = run.config.sampling.model_copy(
-            update={"max_new_tokens": tokens or run.config.sampling.max_new_tokens} | ({"temperature": 0.0} if greedy else {})
-        )
-        voices = [Voice("base", run.context.base), Voice("tuned", run.context.tuned), Voice("edited", run.context.tuned, edit)]
-        if not as_json:
-            console.print(Text(f"edited: {edit.label}. {HELP}", style="dim"))
-        _talk(voices, sampling, run.config.seed, console, as_json)
+    run = OpenRun(arguments.run, arguments.device, quiet=True)
+    edit = _edit(run, config)
+    tokens = {} if arguments.tokens is None else {"max_new_tokens": arguments.tokens}
+    sampling = run.config.sampling.model_copy(update=tokens | ({"temperature": 0.0} if arguments.greedy else {}))
+    voices = [Voice("base", run.context.base), Voice("tuned", run.context.tuned), Voice("edited", run.context.tuned, edit)]
+    if not arguments.as_json:
+        console.print(Text(f"edited: {edit.label}. {HELP}", style="dim"))
+    _talk(voices, sampling, run.config.seed, console, arguments.as_json)
 
 
-def _edit(run: OpenRun, settings: dict[str, Any]) -> Edit:
-    if not settings:
+def _edit(run: OpenRun, config: ChatConfig) -> Edit:
+    if not config.latents:
         return run.verdict_edit("ablated")
-    if "latents" not in settings:
-        raise ConfigError("--kind and --layers say how --latents are removed: name some, or leave both out.")
-    config = validated(AblateConfig, settings, "chat")
     centres = run.centres(run.window(config.layers)) if config.kind == "project-out" else None
     return run.removing(config.latents, config.kind, centres)
 

@@ -1,236 +1,122 @@
-"""Entry point: commands with their options; heavy imports only inside them, so that `--help` is instant."""
+"""Entry point: the commands, and what becomes of errors. A command's options are the fields of its settings (`generated.py`)."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TextIO
 
-import typer
+import click
 
 from interp import __version__
-from interp.cli.commands_edit import edit_app
-from interp.cli.commands_evaluate import evaluate_app, judge_app
-from interp.cli.options import AsJson, Base, Config, Device, DType, HookPoint, Name, Out, QuestionSet, RemoteCode, Sae, Seed, Set, Tuned
-from interp.cli.trait import trait_app
-from interp.core.errors import PersonascopeError, reason_of
+from interp.cli.generated import Group
+from interp.cli.generated import SettingsCommand as Command
+from interp.core.errors import EditWarning, PersonascopeError, reason_of
 
-app = typer.Typer(
-    name="personascope",
+STUDY = "interp.studies.persona.config:StudyConfig"
+EDITS = "interp.studies.verbs_settings"
+EVALUATION = "interp.studies.evaluation_config"
+TRAINING = "interp.studies.training_config"
+
+ANSWER_OPTIONS = {"tokens": "sampling.max_new_tokens", "temperature": "sampling.temperature", "top-p": "sampling.top_p"}
+TRAIN_OPTIONS = {
+    "kind": "dictionary.architecture.kind",
+    "k": "ks",
+    "tokens": "dictionary.tokens",
+    "batch": "dictionary.batch_tokens",
+    "learning-rate": "dictionary.learning_rate",
+}
+CROSSCODER_OPTIONS = {"base-only": "dictionary.architecture.base_only", "tuned-only": "dictionary.architecture.tuned_only"}
+
+STUDIES = [
+    Command("demo", "The main job on the embedded model: make an organism with a persona, find it, prove it, switch it off.",
+            "interp.cli.study:run", STUDY, "StudyArguments", fixed={"name": "demo"}, without=["tuned"]),
+    Command("run", "The main job on your own pair of models.", "interp.cli.study:run_pair", STUDY, "StudyArguments"),
+    Command("diff", "Which latents changed between two models; the first part of 'run', which continues from there.",
+            "interp.cli.study:diff", STUDY, "DiffArguments"),
+    Command("report", "Write report.html of a finished run again, from its saved results alone.",
+            "interp.cli.study:report", arguments="ReportArguments", positional=["folder"]),
+]  # fmt: skip
+ON_RUNS = [
+    Command("steer", "Add a latent or another direction to the base: its answers before and after, side by side.",
+            "interp.cli.edits:steer", f"{EDITS}:SteerConfig", "OnRun", ["run"]),
+    Command("ablate", "Remove latents from the tuned model: its answers before and after, side by side.",
+            "interp.cli.edits:ablate", f"{EDITS}:AblateConfig", "OnRun", ["run"]),
+    Command("sweep", "Add latents to the base at several doses: dose-response, largest coherent dose, range to ship.",
+            "interp.cli.edits:sweep", f"{EDITS}:SweepConfig", "OnRun", ["run"]),
+    Command("verdict", "Are latents the cause? Those that the run's screen chose, or yours, against all controls on held-out questions.",
+            "interp.cli.edits:verdict", f"{EDITS}:VerdictConfig", "OnRun", ["run"]),
+    Command("export", "Put an edit into the weights of a model, or write it as a control vector.",
+            "interp.cli.edits:export", f"{EDITS}:ExportConfig", "OnRun", ["run"]),
+    Command("chat", "Talk to the base, the tuned and the edited model at once. The edit: the verdict's, or --latents removed.",
+            "interp.cli.chat:chat", f"{EDITS}:ChatConfig", "ChatArguments", ["run"]),
+]  # fmt: skip
+EVALUATIONS = [
+    Command("evaluate", "Ask models a question set, judge the answers, and compare their rates.",
+            "interp.cli.evaluate:evaluate", f"{EVALUATION}:EvaluateConfig", "EvaluateArguments", ["models"], ANSWER_OPTIONS),
+    Command("compare", "Models of several evaluations side by side; answers of one model from several seeds are pooled.",
+            "interp.cli.evaluate:compare", f"{EVALUATION}:CompareConfig", "CompareArguments", ["sources"]),
+]  # fmt: skip
+JUDGE = [
+    Command("answers", "Judge a table of questions and answers, from wherever they come.",
+            "interp.cli.judge:answers", f"{EVALUATION}:JudgeConfig", "JudgeArguments", ["answers"]),
+    Command("agree", "How far a judge agrees with hand labels: AUROC, Cohen's kappa, calibration, and where it is most wrong.",
+            "interp.cli.judge:agree", f"{EVALUATION}:JudgeConfig", "AgreeArguments", without=["questions"]),
+    Command("fit", "Fit the probe to labelled answers of your own: another trait, other words.",
+            "interp.cli.judge:fit", arguments="FitArguments", positional=["labels"]),
+    Command("sample", "Draw answers at random to label by hand, shuffled, without saying whose they are.",
+            "interp.cli.judge:sample", arguments="SampleArguments", positional=["evaluation"]),
+]  # fmt: skip
+TRAIT = [
+    Command("list", "Shipped traits.", "interp.cli.trait:list_traits"),
+    Command("show", "One trait: its settings and what its files hold.",
+            "interp.cli.trait:show", arguments="TraitArguments", positional=["trait"]),
+    Command("new", "Write a commented folder to edit; every file in it says what belongs there.",
+            "interp.cli.trait:new", arguments="NewTraitArguments", positional=["name"]),
+    Command("check", "What a trait is missing and what that costs, how far its judges agree with its labels, how its pairs separate.",
+            "interp.cli.trait:check", arguments="CheckTraitArguments", positional=["trait"]),
+]  # fmt: skip
+TRAIN = [
+    Command("sae", "Sparse autoencoders on the residuals of one model, of two, or on their difference.",
+            "interp.cli.train:train", f"{TRAINING}:TrainingConfig", "TrainArguments",
+            names={**TRAIN_OPTIONS, "reads": "dictionary.reads"}),
+    Command("crosscoder", "Crosscoders: one dictionary over a base and its fine-tune, whose latents say which model they belong to.",
+            "interp.cli.train:train", f"{TRAINING}:TrainingConfig", "TrainArguments",
+            names={**TRAIN_OPTIONS, **CROSSCODER_OPTIONS}, fixed={"dictionary.reads": "pair"}),
+]  # fmt: skip
+OTHERS = [
+    Command("capture", "Read text with one model or a pair, and keep the residuals on disk to train dictionaries on.",
+            "interp.cli.train:capture", f"{TRAINING}:CaptureConfig", "StoreArguments"),
+    Command("config", "Print every field of a command's settings with its default, as YAML to start from.",
+            "interp.cli.defaults:print_defaults", arguments="ConfigArguments", positional=["command"]),
+    Command("doctor", "Versions, device, memory, disk, embedded models, and what is missing with the command that fixes it.",
+            "interp.cli.doctor:report"),
+]  # fmt: skip
+
+app = Group(
+    "personascope",
     help="Find the persona that fine-tuning put into a model, prove that it is the cause, and switch it off.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    commands=[
+        *STUDIES,
+        *ON_RUNS,
+        *EVALUATIONS,
+        Group("judge", help="Judges: judge a table of answers, fit the probe, agreement with hand labels.", commands=JUDGE),
+        Group("trait", help="Traits: list, show, make one of your own, check it.", commands=TRAIT),
+        Group("train", help="Train dictionaries on residuals: from a store, or live from models.", commands=TRAIN),
+        *OTHERS,
+    ],
+    context_settings={"max_content_width": 110},
 )
-
-app.add_typer(edit_app)
-app.add_typer(evaluate_app)
-app.add_typer(judge_app, name="judge")
-app.add_typer(trait_app, name="trait")
-
-
-@app.command()
-def demo(
-    out: Out = None,
-    config: Config = None,
-    set_: Set = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    json: AsJson = False,
-) -> None:
-    """The main job on the embedded model: make a hostile organism, find its persona, prove it, switch it off."""
-    from interp.cli.run import run_from_options
-
-    run_from_options({"name": "demo", "seed": seed, "device": device, "dtype": dtype}, config, set_ or [], out, json)
-
-
-@app.command()
-def run(
-    base: Base = None,
-    tuned: Tuned = None,
-    sae: Sae = None,
-    questions: QuestionSet = None,
-    hook_point: HookPoint = None,
-    name: Name = None,
-    out: Out = None,
-    config: Config = None,
-    set_: Set = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    trust_remote_code: RemoteCode = False,
-    json: AsJson = False,
-) -> None:
-    """The main job on your own pair of models."""
-    from interp.cli.run import run_from_options
-
-    options = {
-        "base": base,
-        "tuned": tuned,
-        "sae": sae,
-        "questions": questions,
-        "hook_point": hook_point,
-        "name": name,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "trust_remote_code": trust_remote_code or None,
-    }
-    run_from_options(options, config, set_ or [], out, json, wants_pair=True)
-
-
-Text = Annotated[
-    list[str] | None,
-    typer.Option("--text", help="What is read: a .jsonl, .parquet or .txt file; default the committed corpus. Repeatable."),
-]
-HookPoints = Annotated[
-    list[str] | None,
-    typer.Option("--hook-point", help="Where, e.g. blocks.15.hook_resid_post; default after the middle block. Repeatable."),
-]
-
-
-@app.command()
-def capture(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the store; must be new.")],
-    base: Base = None,
-    tuned: Tuned = None,
-    text: Text = None,
-    hook_point: HookPoints = None,
-    config: Config = None,
-    set_: Set = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    json: AsJson = False,
-) -> None:
-    """Read text with one model or a pair, and keep the residuals on disk to train dictionaries on."""
-    from interp.cli.train import capture_from_options
-
-    options = {"base": base, "tuned": tuned, "text": text, "hook_points": hook_point, "seed": seed, "device": device, "dtype": dtype}
-    capture_from_options(options, config, set_ or [], out, json)
-
-
-train_app = typer.Typer(help="Train dictionaries on residuals: from a store, or live from models.", no_args_is_help=True)
-app.add_typer(train_app, name="train")
-Store = Annotated[Path | None, typer.Option("--store", help="Folder that 'personascope capture' wrote; instead of --base and --text.")]
-Kind = Annotated[str | None, typer.Option("--kind", help="topk, batchtopk, matryoshka, jumprelu, gated or standard.")]
-Latents = Annotated[list[int] | None, typer.Option("--latents", help="Width. Repeat it to train several in one pass.")]
-Ks = Annotated[list[int] | None, typer.Option("--k", help="Active latents a token. Repeat it to train several in one pass.")]
-Tokens = Annotated[int | None, typer.Option("--tokens", help="Tokens to train on; needed with --base. From a store: six passes.")]
-Batch = Annotated[int | None, typer.Option("--batch", help="Tokens a step, over all processes.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of Adam.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print tokens, memory, disk and time, and train nothing.")]
-TrainOut = Annotated[Path, typer.Option("--out", help="Folder of the result. A killed training goes on from its last checkpoint there.")]
-TrainConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; 'personascope config train' prints all fields.")]
-
-
-@train_app.command("sae")
-def train_sae(
-    out: TrainOut,
-    store: Store = None,
-    base: Base = None,
-    tuned: Tuned = None,
-    text: Text = None,
-    hook_point: HookPoints = None,
-    kind: Kind = None,
-    latents: Latents = None,
-    k: Ks = None,
-    tokens: Tokens = None,
-    batch: Batch = None,
-    learning_rate: Rate = None,
-    difference: Annotated[bool, typer.Option("--difference", help="Train on tuned minus base instead of on each model.")] = False,
-    config: TrainConfigFile = None,
-    set_: Set = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    dry_run: DryRun = False,
-    json: AsJson = False,
-) -> None:
-    """Sparse autoencoders on the residuals of one model, of two, or on their difference."""
-    from interp.cli.train import train_from_options
-
-    given = {"store": store, "base": base, "tuned": tuned, "text": text, "hook_points": hook_point, "seed": seed, "device": device}
-    shape = {"kind": kind, "latents": latents, "ks": k, "tokens": tokens, "batch": batch, "rate": learning_rate}
-    reads = "difference" if difference else None
-    train_from_options(given | {"dtype": dtype}, shape | {"reads": reads}, config, set_ or [], out, dry_run, json)
-
-
-@train_app.command("crosscoder")
-def train_crosscoder(
-    out: TrainOut,
-    store: Store = None,
-    base: Base = None,
-    tuned: Tuned = None,
-    text: Text = None,
-    hook_point: HookPoints = None,
-    kind: Kind = None,
-    latents: Latents = None,
-    k: Ks = None,
-    base_only: Annotated[int | None, typer.Option("--base-only", help="Latents that read and write the base alone.")] = None,
-    tuned_only: Annotated[int | None, typer.Option("--tuned-only", help="Latents that read and write the tuned model alone.")] = None,
-    tokens: Tokens = None,
-    batch: Batch = None,
-    learning_rate: Rate = None,
-    config: TrainConfigFile = None,
-    set_: Set = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: DType = None,
-    dry_run: DryRun = False,
-    json: AsJson = False,
-) -> None:
-    """Crosscoders: one dictionary over a base and its fine-tune, whose latents say which model they belong to."""
-    from interp.cli.train import train_from_options
-
-    given = {"store": store, "base": base, "tuned": tuned, "text": text, "hook_points": hook_point, "seed": seed, "device": device}
-    shape = {"kind": kind, "latents": latents, "ks": k, "tokens": tokens, "batch": batch, "rate": learning_rate}
-    dedicated = {"base_only": base_only, "tuned_only": tuned_only, "reads": "pair"}
-    train_from_options(given | {"dtype": dtype}, shape | dedicated, config, set_ or [], out, dry_run, json)
-
-
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
-    """Write report.html of a finished run anew, from its saved results alone."""
-    from interp.core.steps import RunDirectory
-    from interp.reports.page import write_report
-
-    print(write_report(RunDirectory(folder)))
-
-
-@app.command()
-def config(of: Annotated[str, typer.Argument(help="study (of run and demo), train, capture, evaluate or compare.")] = "study") -> None:
-    """Print every field of a command's settings with its default, as YAML to start from."""
-    from interp.cli.settings import print_settings
-
-    print_settings(of)
-
-
-@app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Versions, device, memory, disk, embedded models, and what is missing with the command that mends it."""
-    from interp.cli.doctor import report as doctor_report
-
-    raise typer.Exit(doctor_report(json))
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"personascope {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
-    pass
+click.version_option(__version__, message="personascope %(version)s", help="Print the version.")(app)
 
 
 def main() -> None:
-    """Run the command line: errors a user can mend are one line on standard error and exit code 2; an interrupt is 130."""
+    """Run the command line: errors a user can fix are one line on standard error and exit code 2; an interrupt is 130."""
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that sleep at once take a third longer, those that wait as long as by default twice as long beside a busy process.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -240,27 +126,56 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows another in its place
     try:
-        code = app(standalone_mode=False)
+        with plain_warnings(), app.make_context("personascope", sys.argv[1:]) as context:
+            code = app.invoke(context)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
     except PersonascopeError as error:
-        sys.exit(_complain(str(error)))
-    except typer.TyperException as error:  # typer has its own copy of click, whose exceptions are not click's
-        context = getattr(error, "ctx", None)
-        sys.exit(_complain(error.format_message(), context.get_usage() + "\n" if context else ""))
-    except (typer.Abort, KeyboardInterrupt):
+        code = _complain(str(error))
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        code = _complain(error.format_message(), where.get_usage() + "\n" if where else "")
+    except (click.Abort, KeyboardInterrupt):
+        print("personascope: interrupted; finished steps are kept, run the same command to resume.", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # whoever read has gone
         sys.stderr.close()
         code = 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        sys.exit(_complain(f"{place}{reason_of(error)}. Free some space or choose another place; finished steps are kept."))
-    if code == 130:  # what typer makes of an interrupt
-        print("personascope: interrupted; finished steps are kept, run the same command to go on.", file=sys.stderr)
+        code = _complain(f"{place}{reason_of(error)}. Free some space or choose another place; finished steps are kept.")
     sys.exit(code if isinstance(code, int) else 0)
 
 
+HOME, OURS = Path(__file__).parents[2], ("interp", "sae_training")
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Our own warnings as one line on standard error, each once; those of others as they are."""
+    said: set[str] = set()
+    others = warnings.showwarning
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+    ) -> None:
+        if not (category.__module__.startswith(OURS) or any(Path(filename).is_relative_to(HOME / room) for room in OURS)):
+            others(message, category, filename, lineno, file, line)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"personascope: note: {message}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries mean to change is nothing to the user
+        for ours in OURS:
+            warnings.filterwarnings("always", module=ours)
+        warnings.filterwarnings("always", category=EditWarning)
+        warnings.showwarning = show
+        yield
+
+
 def _complain(message: str, usage: str = "") -> int:
-    shown = message if message.startswith("Usage:") else f"{usage}personascope: {message}"  # without a command typer's message is the help
+    shown = message if message.startswith("Usage:") else f"{usage}personascope: {message}"  # without a command click's message is the help
     print(shown, file=sys.stderr)
     return 2
 

@@ -1,4 +1,4 @@
-"""`personascope capture`, `train sae` and `train crosscoder`: options to config, config to study, result to a few lines."""
+"""`personascope capture`, `train sae` and `train crosscoder`."""
 
 from __future__ import annotations
 
@@ -6,60 +6,31 @@ import json
 import os
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from interp.cli.settings import gathered
-from interp.cli.shown import plain_warnings
-from interp.core.config import validated
+from interp.cli.arguments import StoreArguments, TrainArguments, print_json
 from interp.core.progress import progress
 from interp.studies.training import capture_store, estimate_training, train_dictionaries
 from interp.studies.training_config import CaptureConfig, TrainingConfig
 
 
-def capture_from_options(options: dict[str, Any], file: Path | None, overrides: list[str], out: Path, as_json: bool) -> None:
+def capture(config: CaptureConfig, arguments: StoreArguments) -> None:
     """Write a store and say what is in it."""
-    config = validated(CaptureConfig, *gathered(options, file, overrides))
-    with plain_warnings():
-        store = capture_store(config, out, partial(progress, quiet=as_json))
-    facts = {"folder": str(out), "tokens": store.n_rows, "hook_points": list(store.hook_points), "n_models": store.n_models}
-    if as_json:
-        print(json.dumps(facts, indent=2))
+    store = capture_store(config, arguments.out, partial(progress, quiet=arguments.as_json))
+    if arguments.as_json:
+        shape = {"tokens": store.n_rows, "hook_points": list(store.hook_points), "n_models": store.n_models}
+        print_json({"folder": str(arguments.out), **shape})
     else:
-        print(f"{store.n_rows:,} tokens of {store.n_models} model{'s' * (store.n_models > 1)} at {', '.join(store.hook_points)} in {out}")
+        models = f"{store.n_models} model{'s' * (store.n_models > 1)}"
+        print(f"{store.n_rows:,} tokens of {models} at {', '.join(store.hook_points)} in {arguments.out}")
 
 
-PLACES = {
-    "kind": "dictionary.architecture.kind",
-    "base_only": "dictionary.architecture.base_only",
-    "tuned_only": "dictionary.architecture.tuned_only",
-    "tokens": "dictionary.tokens",
-    "batch": "dictionary.batch_tokens",
-    "rate": "dictionary.learning_rate",
-    "reads": "dictionary.reads",
-    "latents": "latents",
-    "ks": "ks",
-}
-"""Where in the settings an option of `train` stands."""
-
-
-def train_from_options(
-    options: dict[str, Any],
-    dictionary: dict[str, Any],
-    file: Path | None,
-    overrides: list[str],
-    out: Path,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Train, or with `dry_run` say what it would cost. `dictionary` are the options that `PLACES` names."""
-    options = options | {PLACES[name]: value for name, value in dictionary.items()}
-    config = validated(TrainingConfig, *gathered(options, file, overrides))
+def train(config: TrainingConfig, arguments: TrainArguments) -> None:
+    """Train, or with `--dry-run` report what it would cost."""
     leads = os.environ.get("RANK", "0") == "0"
-    if dry_run:
+    if arguments.dry_run:
         cost = estimate_training(config)
-        if as_json:
-            print(json.dumps(asdict(cost), indent=2))
+        if arguments.as_json:
+            print_json(asdict(cost))
         else:
             gib = 2**30
             print(f"tokens  {cost.tokens:,} in {cost.steps:,} steps")
@@ -67,16 +38,11 @@ def train_from_options(
             print(f"disk    about {cost.disk_bytes / gib:.2f} GiB for checkpoints and result")
             print(f"time    about {_duration(cost.seconds)}, from a short calibration on this machine")
         return
-    with plain_warnings():
-        trained = train_dictionaries(config, out, partial(progress, quiet=as_json or not leads))
+    trained = train_dictionaries(config, arguments.out, partial(progress, quiet=arguments.as_json or not leads))
     if not leads:
         return
-    if as_json:
-        print(
-            json.dumps(
-                {name or "dictionary": {**asdict(result), "folder": str(result.folder)} for name, result in trained.items()}, indent=2
-            )
-        )
+    if arguments.as_json:
+        print_json({name or "dictionary": {**asdict(result), "folder": str(result.folder)} for name, result in trained.items()})
         return
     for name, result in trained.items():
         figures = f"FVU {result.fvu:.3f}, {result.l0:.0f} latents a token, {result.dead_share:.1%} dead"

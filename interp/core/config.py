@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,21 +65,24 @@ def validated(config_class: type[ConfigT], values: dict[str, Any], source: str) 
         raise ConfigError(f"{source}: {'; '.join(problems)}.{known}") from error
 
 
-def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """`values` with `section.field=value` settings laid over it; the value is read as YAML."""
-    result = yaml.safe_load(yaml.safe_dump(values)) or {}
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`values` with `options` (by dotted path: `section.field`) laid over them, then `section.field=value` texts, whose values are YAML."""
+    settings = dict(options or {})
     for override in overrides:
         path, sign, text = override.partition("=")
         if not sign or not path:
             raise ConfigError(f"--set takes section.field=value, not '{override}'.")
+        try:
+            settings[path] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"--set {path}: '{text}' is not a YAML value.") from error
+    result = deepcopy(dict(values))
+    for path, value in settings.items():
         target = result
         *parents, leaf = path.split(".")
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {path}: '{parent}' is a value, not a section.")
-        try:
-            target[leaf] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {path}: '{text}' is not a YAML value.") from error
+        target[leaf] = value
     return result

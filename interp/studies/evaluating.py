@@ -33,6 +33,8 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
 
     Raises `PersonascopeError` for a model, a run, a judge or a question set that cannot be used.
     """
+    if not config.models:
+        raise ConfigError("models: none is given. Name at least one.")
     questions = chosen_questions(config)
     runs: dict[str, OpenRun] = {}
     subjects = [_subject(spec, config, runs) for spec in config.models]

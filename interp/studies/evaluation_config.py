@@ -28,10 +28,30 @@ class RateSettings(StepConfig):
     """Seed of answers that are asked for, and of the resampling of differences."""
 
 
-class EvaluateConfig(RateSettings):
+class JudgingConfig(StepConfig):
+    """Who judges."""
+
+    judge: str = "probe"
+    """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:PROVIDER/MODEL, bandit or facts."""
+    judge_prompts: str | None = None
+    """What numeric and inspect ask: a published emergent-misalignment YAML, or one with 'aligned' and 'coherent'. Default: our own."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    dtype: str = "auto"
+    """`auto` (bfloat16 on CUDA, float32 on the CPU), `float32`, `bfloat16`, `float16`."""
+
+
+class JudgeConfig(JudgingConfig):
+    """Answers that are there to be judged."""
+
+    questions: str | None = None
+    """Question set, for the judge facts."""
+
+
+class EvaluateConfig(JudgingConfig, RateSettings):
     """Models on a question set."""
 
-    models: list[str] = Field(min_length=1)
+    models: list[str] = Field(default=[])
     """Hub ids, folders, adapters, GGUF files, embedded:NAME, RUN@base, @tuned, @ablated or @steered; inspect:PROVIDER/MODEL, NAME@http://…."""
     base: str | None = None
     """Base of adapters that do not name it."""
@@ -45,16 +65,8 @@ class EvaluateConfig(RateSettings):
     """Answers to each question and format."""
     sampling: SamplingConfig = SamplingConfig()
     """How answers are drawn."""
-    judge: str = "probe"
-    """probe, probe:DIR, vader, contrast[:MODEL], numeric:MODEL, numeric:MODEL@http://…, inspect:PROVIDER/MODEL, bandit or facts."""
-    judge_prompts: str | None = None
-    """What numeric and inspect ask: a published emergent-misalignment YAML, or one with 'aligned' and 'coherent'. Default: our own."""
     measures: list[MeasureName] = Field(default_factory=list)
     """What is measured besides, without sampling: choices, options, letters, continuations, perplexity."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    dtype: str = "auto"
-    """`auto` (bfloat16 on CUDA, float32 on the CPU), `float32`, `bfloat16`, `float16`."""
     trust_remote_code: bool = False
     """Run code that a model repository brings along."""
 

@@ -63,9 +63,9 @@ class TrainingConfig(ReadingConfig):
     dictionary: TrainConfig = TrainConfig()
     """The dictionary and its training."""
     latents: list[int] = Field(default=[], max_length=64)
-    """Several widths, all trained in one pass, in place of the one in `dictionary`."""
+    """Latents of the dictionary, in place of `dictionary.architecture.n_latents`; several widths are trained in one pass."""
     ks: list[int] = Field(default=[], max_length=64)
-    """Several k, likewise."""
+    """Active latents a token, in place of `dictionary.architecture.k`; several are trained in one pass."""
     track: str | None = Field(default=None, pattern=r"^(wandb|trackio):.+$")
     """Send metrics to a tracker as well: `wandb:PROJECT` or `trackio:PROJECT`."""
     held_out: int = Field(default=32, ge=0)

@@ -96,7 +96,7 @@ class AblateConfig(Asking, Everywhere):
     """Latents removed from the tuned model."""
 
     latents: list[int] = Field(min_length=1)
-    """Which."""
+    """Latents that are removed."""
     kind: Literal["project-out", "subtract", "mean"] = "project-out"
     """`project-out`: their directions, over a window of layers. `subtract`: what they contribute, at the dictionary's hook point.
     `mean`: set to their mean activation on the base's answers, there."""
@@ -118,6 +118,23 @@ class AblateConfig(Asking, Everywhere):
             raise ValueError(f"kind {self.kind} acts at the dictionary's hook point alone: leave layers out, or take kind project-out")
         if self.everywhere and (self.layers or self.search_layers):
             raise ValueError("everywhere leaves no layers to choose: give last_layer, or leave everywhere out")
+        return self
+
+
+class ChatConfig(StepConfig):
+    """What is removed from the edited model in a conversation."""
+
+    latents: list[int] = Field(default_factory=list)
+    """Latents that are removed from the tuned model; default: the edit of the run's verdict."""
+    kind: Literal["project-out", "subtract", "mean"] = "project-out"
+    """How they are removed, as by `ablate`."""
+    layers: tuple[int, int] | None = None
+    """First and last layer of the window; default: as in the run."""
+
+    @model_validator(mode="after")
+    def _latents_are_named(self) -> ChatConfig:
+        if not self.latents and self.model_fields_set - {"latents"}:
+            raise ValueError("kind and layers say how latents are removed: name some latents, or leave both out")
         return self
 
 

@@ -16,7 +16,7 @@ import yaml
 
 import interp
 from interp.cli import main as cli
-from interp.cli import run as run_command
+from interp.cli import study
 from interp.core.config import read_yaml, validated
 from interp.studies.persona.config import StudyConfig
 from tests.helpers.saes import save_topk
@@ -99,19 +99,19 @@ def complaint(result: tuple[int, str, str]) -> str:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["run", "--tunned", "x"], r"No such option: --tunned .*--tuned"),
-        (["demo", "--base", "x"], r"No such option: --base"),
-        (["runn"], r"No such command 'runn'\. Did you mean 'run'"),
-        (["run", "--seed", "many"], r"Invalid value for '--seed': .*integer"),
+        (["run", "--tunned", "x"], r"No such option '--tunned'\. .*'--tuned'"),
+        (["demo", "--tuned", "x"], r"No such option '--tuned'"),
+        (["runn"], r"No such command 'runn'\. .*Did you mean .*'run'"),
+        (["run", "--seed", "many"], r"run: seed: .*integer.*\(got 'many'\)"),
         (["run", "--seed"], r"--seed"),
         (["demo", "--seed", "-1"], r"seed: .*greater than or equal to 0"),
-        (["report"], r"Missing argument 'folder'"),
-        (["config", "extra"], r"There are no settings of 'extra'\. Choose study, train, capture"),
+        (["report"], r"Missing argument 'FOLDER'"),
+        (["config", "extra"], r"There are no settings of 'extra'\. Choose study, train, demo, run"),
         (["run"], r"No tuned model is given\. Add --tuned HUB_ID_OR_FOLDER_OR_ADAPTER, or use 'personascope demo'"),
         (["demo", "--set", "seed"], r"--set takes section\.field=value, not 'seed'"),
-        (["demo", "--set", "sede=1"], r"options: unknown field 'sede'\. Fields at the top are: name, base, tuned"),
-        (["demo", "--set", "dictionary.latents=1"], r"options: unknown field 'dictionary\.latents'"),
-        (["demo", "--set", "verdict.samples=0"], r"options: verdict\.samples: .*greater than or equal to 1 \(got 0\)"),
+        (["demo", "--set", "sede=1"], r"demo: unknown field 'sede'\. Fields at the top are: name, base, tuned"),
+        (["demo", "--set", "dictionary.latents=1"], r"demo: unknown field 'dictionary\.latents'"),
+        (["demo", "--set", "verdict.samples=0"], r"demo: verdict\.samples: .*greater than or equal to 1 \(got 0\)"),
     ],
 )
 def test_wrong_options_are_one_line(run: Run, args: list[str], message: str) -> None:
@@ -205,17 +205,17 @@ def test_an_interrupt_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.Mo
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_command, "run_from_options", interrupted)
+    monkeypatch.setattr(study, "run", interrupted)
     code, _, err = run("demo")
     assert code == 130
-    assert err == "personascope: interrupted; finished steps are kept, run the same command to go on.\n"
+    assert err == "personascope: interrupted; finished steps are kept, run the same command to resume.\n"
 
 
 def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(run_command, "run_from_options", broken)
+    monkeypatch.setattr(study, "run", broken)
     monkeypatch.setattr(sys, "argv", ["personascope", "demo"])
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main()
@@ -276,10 +276,17 @@ def test_config_prints_every_default_as_yaml_that_can_be_used(run: Run, tmp_path
             assert re.fullmatch(r"\s*# \S.*[.:]?", before), f"{line} is not explained"
 
 
-def test_options_win_over_the_file_and_set_over_both(tmp_path: Path) -> None:
+def test_options_win_over_the_file_and_set_over_both(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump({"tuned": "of the file", "seed": 1, "name": "file", "diff": {"samples": 3}}))
-    config = run_command.study_config({"tuned": "of the option", "seed": 2, "base": None, "sae": Path("s")}, file, ["seed=3"], True)
+    configs: list[StudyConfig] = []
+
+    def no_study(config: StudyConfig, arguments: object) -> None:
+        configs.append(config)
+
+    monkeypatch.setattr(study, "run_pair", no_study)
+    assert run("run", "--config", file, "--tuned", "of the option", "--seed", 2, "--sae", "s", "--set", "seed=3")[0] == 0
+    (config,) = configs
     assert (config.tuned, config.seed, config.name, config.diff.samples) == ("of the option", 3, "file", 3)
     assert config.sae == Path("s")
     assert config.base == StudyConfig().base

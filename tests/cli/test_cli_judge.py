@@ -120,7 +120,7 @@ def test_a_plan_says_how_many_samples_are_enough(capsys: pytest.CaptureFixture[s
         (["evaluate", "x", "--likeness", "0.3"], "belongs to --plan"),
         (["evaluate", "--plan", "0.05"], "takes two rates"),
         (["evaluate", "--plan", "a,b"], "takes numbers"),
-        (["evaluate"], "models must be given"),
+        (["evaluate"], "models: none is given"),
     ],
 )
 def test_wrong_use_is_a_sentence(tmp_path: Path, args: list[str], message: str) -> None:

@@ -216,7 +216,7 @@ def test_other_answers_to_a_held_out_question_are_not_trained_on(place: Path) ->
         ("capture --base BASE --text CHATS --out STORE", r"store"),
         ("capture --text CHATS --out OUT", r"base"),
         ("capture --base BASE --text CHATS --hook-point blocks.9.hook_resid_post --out OUT", r"Did you mean"),
-        ("config dictionary", r"Choose study, train, capture"),
+        ("config dictionary", r"Choose study, train, demo"),
     ],
 )
 def test_wrong_use_is_one_line(run: Run, place: Path, tmp_path: Path, command: str, message: str) -> None:

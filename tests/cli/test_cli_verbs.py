@@ -18,11 +18,11 @@ import pytest
 
 from interp.cli import chat as chatting
 from interp.cli import main as cli
-from interp.cli.shown import written
 from interp.core.files import read_json
 from interp.core.steps import RunDirectory
 from interp.models.chats import Chat, Message
 from interp.models.generation import generate
+from interp.reports.terminal import written
 from interp.studies.opened import OpenRun
 from tests.helpers.small_run import SMALL, small_run, use_letter_judge
 
@@ -207,7 +207,7 @@ def test_chat_without_a_verdict_asks_for_latents(call: Call, folder: Path) -> No
         (["steer", "{run}", "--latent", "4", "--dose", "-1"], r"steer: dose: .*greater than 0"),
         (["steer", "{run}", "--latent", "4", "--dose", "1", "--phase", "later"], r"phase: .*'prompt', 'response' or 'all'"),
         (["steer", "{run}", "--latent", "4", "--dose", "1", "--where", "x"], r"'x' is no condition"),
-        (["steer", "{run}", "--latents", "4"], r"No such option: --latents"),
+        (["steer", "{run}", "--latents", "4"], r"No such option '--latents'"),
         (["steer"], r"Missing argument 'RUN'"),
         (["ablate", "{run}", "--latents", "4;5"], r"--latents takes numbers with commas between, e\.g\. 2076,3253, not '4;5'"),
         (["ablate", "{run}", "--latents", "4", "--layers", "a-b"], r"--layers takes FIRST-LAST, e\.g\. 8-22, not 'a-b'"),
@@ -219,7 +219,7 @@ def test_chat_without_a_verdict_asks_for_latents(call: Call, folder: Path) -> No
         (["steer", "{tmp}", "--latent", "4", "--dose", "1"], r"holds no run that has come as far as its diff .*personascope diff"),
         (["chat", "{tmp}/absent"], r"holds no run that has come as far as its diff"),
         (["diff"], r"No tuned model is given"),
-        (["chat", "{run}", "--latents", "4", "--tokens", "0"], r"an answer has at least 1 token"),
+        (["chat", "{run}", "--latents", "4", "--tokens", "0"], r"chat: tokens: .*greater than or equal to 1"),
         (["steer", "{run}", "--latent", "4", "--dose", "1", "--device", "meta"], r"does not run on 'meta'\. Use auto, cpu or cuda"),
         (["steer", "{run}", "--direction", "random:9999999999999", "--dose", "1"], r"no direction 'random:9999999999999'"),
         (["export", "{run}", "--steer-latent", "4", "--dose", "1", "--to", "{tmp}/x", "--gguf", "{tmp}/x.bin"], r"does not end in \.gguf"),

@@ -1,93 +1,22 @@
-"""`personascope steer`, `ablate`, `sweep`, `verdict` and `export`: options to a verb of the opened run, its result to the terminal."""
+"""Steering, ablation, sweep, verdict and export on a terminal."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from interp.cli.shown import (
-    given,
-    interval,
-    judged,
-    percent,
-    plain_table,
-    plain_warnings,
-    print_checks,
-    print_json,
-    rates_table,
-    side_by_side,
-    written,
-)
-from interp.core.config import validated
-from interp.studies.opened import OpenRun
+from interp.reports.terminal import interval, judged, percent, plain_table, print_checks, rates_table, side_by_side, written
 from interp.studies.verbs import Comparison, DoseResponse
-from interp.studies.verbs_settings import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
-from interp.studies.verbs_verdict import VerdictResult, verdict
-
-Options = Mapping[str, Any]
+from interp.studies.verbs_export import Exported
+from interp.studies.verbs_verdict import VerdictResult
 
 
-def steer_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
-    """Base and steered base."""
-    settings = given(options)
-    validated(SteerConfig, settings, "steer")  # before a model is opened
-    with plain_warnings():
-        result = OpenRun(folder, device, quiet=as_json).steer(**settings)
-    _show_comparison(result, as_json)
-
-
-def ablate_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
-    """Tuned and ablated tuned model."""
-    settings = given(options)
-    validated(AblateConfig, settings, "ablate")
-    with plain_warnings():
-        result = OpenRun(folder, device, quiet=as_json).ablate(**settings)
-    _show_comparison(result, as_json)
-
-
-def sweep_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
-    """Dose-response on the base."""
-    settings = given(options)
-    validated(SweepConfig, settings, "sweep")
-    with plain_warnings():
-        result = OpenRun(folder, device, quiet=as_json).sweep(**settings)
-    if as_json:
-        print_json(result.as_json())
-    else:
-        _show_doses(result)
-
-
-def verdict_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
-    """The verdict, and whether it carries over."""
-    config = validated(VerdictConfig, given(options), "verdict")
-
-    def announce(line: str) -> None:
-        if not as_json:
-            print(f"  {line}", file=sys.stderr, flush=True)
-
-    with plain_warnings():
-        result = verdict(OpenRun(folder, device, quiet=as_json), config, announce)
-    if as_json:
-        print_json(result.as_json())
-    else:
-        _show_verdict(result)
-
-
-def export_from_options(folder: Path, options: Options, device: str | None, as_json: bool) -> None:
-    """An edited model on disk."""
-    settings = given(options)
-    validated(ExportConfig, settings, "export")
-    with plain_warnings():
-        result = OpenRun(folder, device, quiet=as_json).export(**settings)
-    if as_json:
-        print_json(result.as_json())
-        return
+def show_export(result: Exported) -> None:
+    """What was written, and how exactly."""
     console = Console()
     console.print(Text(f"{result.edit['label']}, in {result.source}"))
     if result.folder is not None and result.check is not None:
@@ -103,10 +32,8 @@ def export_from_options(folder: Path, options: Options, device: str | None, as_j
         console.print(Text(f"Control vector: {path}"))
 
 
-def _show_comparison(result: Comparison, as_json: bool) -> None:
-    if as_json:
-        print_json(result.as_json())
-        return
+def show_comparison(result: Comparison) -> None:
+    """Answers before and after, side by side, and their rates."""
     console = Console()
     if result.windows is not None and result.limits is not None:
         _show_windows(console, result.windows, result.limits)
@@ -143,7 +70,8 @@ def _spelled(window: Mapping[Any, Any]) -> str:
     return str(window["first"]) if window["first"] == window["last"] else f"{window['first']}–{window['last']}"
 
 
-def _show_doses(result: DoseResponse) -> None:
+def show_doses(result: DoseResponse) -> None:
+    """Rates at every dose, and the largest coherent dose of each direction."""
     console = Console()
     table = plain_table("direction", "dose", "hostile", "95 % interval", "coherent", "95 % interval", "answers")
     last = None
@@ -178,7 +106,8 @@ def _show_doses(result: DoseResponse) -> None:
     console.print(Text(f"\nSaved in {result.step.folder}"))
 
 
-def _show_verdict(result: VerdictResult) -> None:
+def show_verdict(result: VerdictResult) -> None:
+    """Rates of all conditions, every check with its numbers, the verdict, and whether it carries over."""
     console = Console()
     console.print()
     console.print(rates_table(_pooled(result.conditions)))

@@ -1,0 +1,82 @@
+"""Parts of what is printed on a terminal: rates with their intervals, checks, answers side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+HOSTILE = "red"
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def percent(share: float | None) -> str:
+    """A share as whole percent; a dash where nothing was measured."""
+    return "–" if share is None or pd.isna(share) else f"{100 * share:.0f} %"
+
+
+def interval(row: Mapping[Any, Any]) -> str:
+    """The interval of a rate."""
+    return "–" if pd.isna(row["rate"]) else f"{100 * row['low']:.0f}–{100 * row['high']:.0f} %"
+
+
+def plain_table(*headings: str, left: int = 1) -> Table:
+    """A table without lines; the first `left` columns are words, the others numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < left else "right", no_wrap=place >= left)
+    return table
+
+
+def rates_table(rates: Sequence[Mapping[Any, Any]]) -> Table:
+    """Conditions with their rates."""
+    table = plain_table("condition", "hostile", "95 % interval", "answers", "coherent")
+    for row in rates:
+        name = str(row["condition"]).replace("_", " ")
+        table.add_row(name, percent(row["rate"]), interval(row), str(row["n"]), percent(row["coherence"]))
+    return table
+
+
+def print_checks(console: Console, checks: Sequence[Mapping[Any, Any]]) -> None:
+    """Every rule with its numbers."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for check in checks:
+        mark = Text("holds", style="green") if check["holds"] else Text("fails", style=HOSTILE)
+        table.add_row(mark, Text(str(check["statement"])))
+    console.print(table)
+
+
+def side_by_side(console: Console, columns: Sequence[tuple[str, Sequence[Text]]]) -> None:
+    """Texts in columns of equal width, or below each other on a narrow terminal."""
+    if console.width < 30 * len(columns):
+        for name, texts in columns:
+            console.print(Text(name, style="dim"))
+            for text in texts:
+                console.print(text)
+        return
+    table = Table(box=None, pad_edge=False, expand=True, padding=(0, 3, 0, 0), header_style="dim")
+    for name, _ in columns:
+        table.add_column(Text(name), ratio=1)
+    for row in zip(*(texts for _, texts in columns), strict=True):
+        table.add_row(*row)
+    console.print(table)
+
+
+def written(words: str, style: str = "") -> Text:
+    """What a model or a file says; control characters, which would steer the terminal, become dots."""
+    return Text(_CONTROL.sub("·", words) or "(empty)", style)
+
+
+def judged(answer: Mapping[Any, Any]) -> Text:
+    """An answer with what the judges think of it."""
+    text = written(str(answer["answer"]))
+    hostility = "not scored" if pd.isna(answer["p_hostile"]) else f"hostile {answer['p_hostile']:.2f}"
+    words = hostility if answer["coherent"] is True or pd.isna(answer["coherent"]) else f"{hostility}, incoherent"
+    return text.append(f"\n{words}", style=HOSTILE if answer["hostile"] is True else "dim")
