@@ -91,8 +91,8 @@ def complaint(result: tuple[int, str, str]) -> str:
     assert "Traceback" not in err
     lines = [line for line in err.splitlines() if line.startswith("personascope: ")]
     assert len(lines) == 1, err
-    assert err.splitlines()[-1] == lines[0]  # only the usage, or the line that names the run, may stand before it
-    assert len(err.splitlines()) <= 2, err
+    assert err.splitlines()[-1] == lines[0]  # only the usage, or what a run announces, may stand before it
+    assert len(err.splitlines()) <= 3, err
     return lines[0]
 
 
