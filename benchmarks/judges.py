@@ -18,7 +18,8 @@ from interp.core.files import write_json
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.opening import OFFLINE
-from interp.studies.judging import open_bench
+from interp.evaluation.panel import open_panel
+from interp.traits import DEFAULT_TRAIT, read_trait
 
 KEPT = 10_000
 GROUPS = ("base", "tuned", "ablated", "steered", "random", "all")
@@ -29,7 +30,7 @@ class Instant:
     """A judge that takes no time, so that what is measured is the file."""
 
     name = identity = "instant"
-    misaligned_below = coherent_above = 50.0
+    shows_above = coherent_above = 50.0
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """By length."""
@@ -38,11 +39,11 @@ class Instant:
 
 def agreement() -> list[dict[str, Any]]:
     """A row a judge and group."""
-    rows = []
-    for spec in OFFLINE:
+    rows, trait = [], read_trait(DEFAULT_TRAIT)
+    for spec in (name for name in OFFLINE if name != "rule" or trait.judge.rule):
         say(f"judge {spec}")
         begun = time.perf_counter()
-        found = open_bench(spec).agreement()
+        found = open_panel(trait, spec).agreement()
         for group in found["groups"]:
             rows.append({"judge": spec, **group})
             say(f"  {group['group']}: AUROC {group['auroc']}, right {group['accuracy']}, kappa {group['kappa']}")

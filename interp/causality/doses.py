@@ -13,7 +13,7 @@ import pandas as pd
 
 from interp.causality.sweep import Condition
 from interp.core.errors import EditError
-from interp.evaluation.grading import coherent_rate, hostile_rate
+from interp.evaluation.rates import coherent_rate, trait_rate
 from interp.interventions.edits import Edit
 from interp.stats.rates import Rate
 
@@ -52,8 +52,8 @@ class CoherentDoses:
 def dose_responses(points: Sequence[Point], lines: Sequence[Line], ask: Callable[[list[Condition]], pd.DataFrame]) -> pd.DataFrame:
     """The dose-response at `points`, one row each, all asked together.
 
-    Columns: direction, kind, latent, dose, absolute_norm, and those of `response`. `ask` takes the conditions to their graded
-    answers (columns condition, question_id, hostile, coherent): a `sweep`, and whatever judges it.
+    Columns: direction, kind, latent, dose, absolute_norm, and those of `response`. `ask` takes the conditions to their scored
+    answers (columns condition, question_id, shows_trait, coherent): a `sweep`, and whatever judges it.
     """
     known = {line.name: line for line in lines}
     names = [f"{name} at {dose}" for name, dose in points]
@@ -74,7 +74,7 @@ def dose_responses(points: Sequence[Point], lines: Sequence[Line], ask: Callable
 
 def response(graded: pd.DataFrame) -> dict[str, Any]:
     """Rate of the behaviour and share of coherent answers under one condition, with 95 % intervals over questions."""
-    rate, coherence = hostile_rate(graded), coherent_rate(graded)
+    rate, coherence = trait_rate(graded), coherent_rate(graded)
     return {
         "rate": rate.rate,
         "low": rate.low,

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from interp.evaluation.grading import question_means
+from interp.evaluation.rates import cluster_column, question_means
 from interp.stats.rates import paired_difference
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference of hostile rates, treated minus control, paired by question."""
+    """A difference of trait rates, treated minus control, paired by question."""
 
     difference: float
     low: float
@@ -56,8 +56,8 @@ def paired_effect(treated: pd.DataFrame, control: pd.DataFrame, seed: int) -> Ef
 
 def _over_draws(ours: pd.Series[float], control: pd.DataFrame, seed: int, resamples: int = 2000) -> tuple[float, float]:
     """Percentile interval of the mean difference, questions and draws both drawn anew (pigeonhole bootstrap, Owen 2007)."""
-    scored = control.dropna(subset=["hostile"]).astype({"hostile": float})
-    cells = scored.groupby(["replicate", "question_id"])["hostile"]
+    scored = control.dropna(subset=["shows_trait"]).astype({"shows_trait": float})
+    cells = scored.groupby(["replicate", cluster_column(control)])["shows_trait"]
     hits, counts = (
         table.unstack(fill_value=0).reindex(columns=ours.index, fill_value=0.0).to_numpy(dtype=float)
         for table in (cells.sum(), cells.count())
@@ -79,14 +79,14 @@ def cohens_h(first: float, second: float) -> float:
 
 
 def rank_test(treated: pd.DataFrame, draws: Mapping[str, pd.DataFrame], stronger: Literal["less", "more"]) -> RankTest:
-    """Where the treated model stands among random draws, by mean probability of hostility, each draw compared on its own questions.
+    """Where the treated model stands among random draws, by mean trait score, each draw compared on its own questions.
 
-    `stronger` says whether the edit is meant to make answers less hostile or more. Draws without a scored answer count as strong.
+    `stronger` says whether the edit is meant to make answers show less of the trait or more. Draws without a scored answer count as strong.
     """
-    ours = question_means(treated, "p_hostile")
+    ours = question_means(treated, "trait_score")
     strong = 0
     for draw in draws.values():
-        theirs = question_means(draw, "p_hostile")
+        theirs = question_means(draw, "trait_score")
         shared = ours.index.intersection(theirs.index)
         gap = float((ours[shared] - theirs[shared]).mean()) if len(shared) else math.nan
         strong += not (gap < 0 if stronger == "less" else gap > 0)

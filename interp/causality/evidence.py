@@ -35,8 +35,8 @@ class Trial:
     base: LanguageModel
     tuned: LanguageModel
     questions: Sequence[Question]
-    grade: Callable[[pd.DataFrame], pd.DataFrame]
-    """Answers to the same table with the columns p_hostile, hostile, coherent."""
+    score: Callable[[pd.DataFrame], pd.DataFrame]
+    """Answers to the same table with the columns trait_score, shows_trait, coherent."""
     sampling: SamplingConfig
     seed: int
     remove: Callable[[Directions, str], Edit]
@@ -62,9 +62,9 @@ class Claim:
 
 
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
-    """Graded answers of both models under every condition; without a claim only as they are.
+    """Scored answers of both models under every condition; without a claim only as they are.
 
-    Columns of the sweep and of `trial.grade`, with `conditions.COLUMNS` for what the condition of a row is.
+    Columns of the sweep and of `trial.score`, with `conditions.COLUMNS` for what the condition of a row is.
     """
     arms = [Arm("base", "base", "baseline", samples=config.samples), Arm("tuned", "tuned", "baseline", samples=config.samples)]
     if claim is not None:
@@ -81,13 +81,13 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
 
 
 def ask(trial: Trial, model: Literal["base", "tuned"], arms: Sequence[Arm]) -> pd.DataFrame:
-    """Sample under all arms of one model and grade."""
+    """Sample under all arms of one model and score."""
     rows = sum((arm.samples or 1) * len(arm.asked or trial.questions) for arm in arms)
     with trial.progress(f"verdict: {model} model", rows) as advance:
         folder = None if trial.unfinished is None else trial.unfinished / model
         seed, conditions = stream_seed(trial.seed, "answers"), [arm.sampled for arm in arms]
         answers = sweep(getattr(trial, model), conditions, trial.questions, 1, trial.sampling, seed, advance, folder)
-    return trial.grade(with_conditions(answers, arms))
+    return trial.score(with_conditions(answers, arms))
 
 
 def _random_control(trial: Trial, claim: Claim, config: EvidenceConfig) -> Control:

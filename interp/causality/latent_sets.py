@@ -13,8 +13,8 @@ class SetScore:
     """How the model behaves with a set removed."""
 
     latents: LatentSet
-    hostility: float
-    """Mean probability of hostility: finer than a rate on few answers."""
+    trait_score: float
+    """Mean over answers: finer than a rate on few of them."""
     rate: float
     coherence: float
 
@@ -30,9 +30,9 @@ def greedy_set(
     """The path of chosen sets, the last one final; empty when no single latent keeps the answers coherent.
 
     Begins with the best single latent. While the rate is above the target, adds the one of the next `width` singles that lowers
-    mean hostility most, and stops when none lowers it, or at `max_size`. Sets below the coherence floor are never chosen.
+    the mean trait score most, and stops when none lowers it, or at `max_size`. Sets below the coherence floor are never chosen.
     """
-    ranked = sorted((s for s in singles if s.coherence >= coherence_floor), key=lambda s: (s.hostility, s.latents))
+    ranked = sorted((s for s in singles if s.coherence >= coherence_floor), key=lambda s: (s.trait_score, s.latents))
     if not ranked:
         return []
     path = [ranked[0]]
@@ -42,8 +42,8 @@ def greedy_set(
         if not following:
             break
         scores = [s for s in measure([(*current.latents, latent) for latent in following]) if s.coherence >= coherence_floor]
-        best = min(scores, key=lambda s: (s.hostility, s.latents), default=None)
-        if best is None or best.hostility >= current.hostility:
+        best = min(scores, key=lambda s: (s.trait_score, s.latents), default=None)
+        if best is None or best.trait_score >= current.trait_score:
             break
         path.append(best)
     return path
@@ -55,7 +55,7 @@ def minimal_set(
     """The path from `full` down to a set that can spare none of its latents, the last one final.
 
     Each round leaves out the one without which the rate is still at most the target (or that of `full`, where that is higher) and
-    hostility lowest, among sets that stay coherent. A latent chosen early may have become idle by those chosen later.
+    the mean trait score lowest, among sets that stay coherent. A latent chosen early may have become idle by those chosen later.
     """
     limit = max(target_rate, full.rate)
     path = [full]
@@ -65,5 +65,5 @@ def minimal_set(
         spared = [score for score in scores if score.rate <= limit and score.coherence >= coherence_floor]
         if not spared:
             break
-        path.append(min(spared, key=lambda score: (score.hostility, score.latents)))
+        path.append(min(spared, key=lambda score: (score.trait_score, score.latents)))
     return path

@@ -10,7 +10,7 @@ import pandas as pd
 from interp.causality.conditions import COLUMNS, RANDOM
 from interp.causality.config import Rules
 from interp.causality.effects import Effect, RankTest, paired_effect, rank_test
-from interp.evaluation.grading import coherent_rate, hostile_rate
+from interp.evaluation.rates import coherent_rate, trait_rate
 from interp.stats.rates import Rate
 
 CAUSES, CONTRIBUTES, CORRELATES, NO_EVIDENCE = "causes", "contributes", "correlates", "no evidence"
@@ -27,7 +27,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A measured condition: hostile rate with interval, share of coherent answers."""
+    """A measured condition: trait rate with interval, share of coherent answers."""
 
     rate: Rate
     coherence: float
@@ -57,32 +57,32 @@ def shown(outcome: Outcome) -> str:
     return f"{percent(rate.rate)} [{100 * rate.low:.0f}–{100 * rate.high:.0f}]"
 
 
-def persona_present(base: Outcome, tuned: Outcome) -> Check:
+def persona_present(base: Outcome, tuned: Outcome, word: str) -> Check:
     """The behaviour is there to be explained."""
     return Check(
         "persona present",
-        f"The tuned model is hostile in {shown(tuned)} of answers, the base in {shown(base)}; the intervals are apart.",
+        f"{shown(tuned)} of the tuned model's answers are {word}, {shown(base)} of the base's; the intervals are apart.",
         tuned.rate.low > base.rate.high,
     )
 
 
-def necessity_checks(outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest, rules: Rules) -> list[Check]:
+def necessity_checks(outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest, rules: Rules, word: str) -> list[Check]:
     """Removing the latents removes the behaviour, removing anything else does not, and the model still speaks.
 
-    `controls` are the conditions to compare with, and what is removed under them, in words.
+    `controls` are the conditions to compare with, and what is removed under them, in words; `word` is the trait's for what shows it.
     """
     base, tuned, ablated = outcomes["base"], outcomes["tuned"], outcomes["ablated"]
     return [
         *(
             Check(
                 f"necessary against {words}",
-                f"With the latents projected out {shown(ablated)} are hostile, with {words} instead {shown(outcomes[name])}; "
+                f"With the latents projected out {shown(ablated)} are {word}, with {words} instead {shown(outcomes[name])}; "
                 "the intervals are apart.",
                 ablated.rate.high < outcomes[name].rate.low,
             )
             for name, words in controls.items()
         ),
-        _rank_check("necessary beyond single draws", "take out as much of the hostility", rank, rules),
+        _rank_check("necessary beyond single draws", "take out as much", rank, rules),
         Check(
             "controls leave the persona",
             f"With random directions projected out the rate stays at {shown(outcomes['random_ablation'])}, "
@@ -99,7 +99,7 @@ def necessity_checks(outcomes: Mapping[str, Outcome], controls: Mapping[str, str
 
 
 def sufficiency_checks(
-    outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest | None, worst_random: float, rules: Rules
+    outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest | None, worst_random: float, rules: Rules, word: str
 ) -> list[Check]:
     """Adding the latent to the base brings the behaviour; a control of the same norm does not. `controls` as in `necessity_checks`."""
     if "steered" not in outcomes or rank is None:
@@ -109,13 +109,13 @@ def sufficiency_checks(
         *(
             Check(
                 f"sufficient against {words}",
-                f"With the latent added {shown(steered)} of the base's answers are hostile, "
+                f"With the latent added {shown(steered)} of the base's answers are {word}, "
                 f"with {words} of the same norm {shown(outcomes[name])}; the intervals are apart.",
                 steered.rate.low > outcomes[name].rate.high,
             )
             for name, words in controls.items()
         ),
-        _rank_check("sufficient beyond single draws", "bring as much hostility", rank, rules),
+        _rank_check("sufficient beyond single draws", "bring as much", rank, rules),
         Check(
             "far beyond any random direction",
             f"The rate is at least {rules.steering_ratio:.0f} times that of the worst random direction that was asked everything, "
@@ -149,11 +149,11 @@ def verdict_word(present: Check, necessary: list[Check], sufficient: list[Check]
     return {2: CAUSES, 1: CONTRIBUTES, 0: CORRELATES}[sum(held)]
 
 
-def decide(answers: pd.DataFrame, seed: int, rules: Rules | None = None) -> Verdict:
-    """The verdict on the answers that `gather_evidence` made; `seed` is that of the permutations."""
+def decide(answers: pd.DataFrame, seed: int, word: str, rules: Rules | None = None) -> Verdict:
+    """The verdict on the answers that `gather_evidence` made; `seed` is that of the permutations, `word` the trait's for what shows it."""
     rules = rules or Rules()
     graded = {str(name): own for name, own in answers.groupby("condition", sort=False)}
-    outcomes = {name: Outcome(hostile_rate(own), coherent_rate(own).rate) for name, own in graded.items()}
+    outcomes = {name: Outcome(trait_rate(own), coherent_rate(own).rate) for name, own in graded.items()}
     arms = answers.drop_duplicates("condition")[COLUMNS]
     effects, ranks = {}, {}
     controls: dict[str, dict[str, str]] = {}
@@ -168,38 +168,38 @@ def decide(answers: pd.DataFrame, seed: int, rules: Rules | None = None) -> Verd
         random = next(own for condition, own in graded.items() if condition in controls[name] and condition in RANDOM)
         single = {str(replicate): own for replicate, own in random.groupby("replicate")}
         ranks[name] = rank_test(graded[name], single, "less" if treated["model"] == "tuned" else "more")
-    present = persona_present(outcomes["base"], outcomes["tuned"])
-    necessary = necessity_checks(outcomes, controls["ablated"], ranks["ablated"], rules) if "ablated" in controls else []
+    present = persona_present(outcomes["base"], outcomes["tuned"], word)
+    necessary = necessity_checks(outcomes, controls["ablated"], ranks["ablated"], rules, word) if "ablated" in controls else []
     worst = worst_draw(graded.get("random_steering"))
-    sufficient = sufficiency_checks(outcomes, controls.get("steered", {}), ranks.get("steered"), worst, rules)
+    sufficient = sufficiency_checks(outcomes, controls.get("steered", {}), ranks.get("steered"), worst, rules, word)
     return Verdict(verdict_word(present, necessary, sufficient), [present, *necessary, *sufficient], outcomes, effects, ranks)
 
 
 def worst_draw(control: pd.DataFrame | None) -> float:
-    """Highest hostile rate among the draws that were asked every question: a few answers alone may all be hostile by chance."""
+    """Highest trait rate among the draws that were asked every question: a few answers alone may all show it by chance."""
     if control is None:
         return 0.0
     everything = control["question_id"].nunique()
-    rates = [hostile_rate(own).rate for _, own in control.groupby("replicate") if own["question_id"].nunique() == everything]
+    rates = [trait_rate(own).rate for _, own in control.groupby("replicate") if own["question_id"].nunique() == everything]
     return max((rate for rate in rates if rate == rate), default=0.0)  # a draw without a scored answer has none
 
 
 def finding(
-    word: str, latents: list[int], steered_latent: int | None, hook_point: str, window: str, outcomes: Mapping[str, Outcome]
+    verdict: str, word: str, latents: list[int], steered_latent: int | None, hook_point: str, window: str, outcomes: Mapping[str, Outcome]
 ) -> str:
-    """The result in one sentence, with its numbers."""
+    """The result in one sentence, with its numbers; `word` is the trait's for answers that show it."""
     tuned = outcomes["tuned"]
     base = outcomes["base"]
-    if word == NO_EVIDENCE:
+    if verdict == NO_EVIDENCE:
         return (
-            f"No latent of the dictionary at {hook_point} was shown to carry a persona: the tuned model is hostile in "
-            f"{shown(tuned)} of held-out answers, the base in {shown(base)}."
+            f"No latent of the dictionary at {hook_point} was shown to carry a persona: "
+            f"{shown(tuned)} of the tuned model's answers to held-out questions are {word}, {shown(base)} of the base's."
         )
     many = len(latents) > 1
     names = f"latent{'s' if many else ''} {', '.join(map(str, latents))} at {hook_point}"
     ablated, control = outcomes["ablated"], outcomes["random_ablation"]
     removal = (
-        f"projecting {'them' if many else 'it'} out of {window} takes hostile answers from {shown(tuned)} to {shown(ablated)}, "
+        f"projecting {'them' if many else 'it'} out of {window} takes {word} answers from {shown(tuned)} to {shown(ablated)}, "
         f"random directions only to {shown(control)}"
     )
     steering = ""
@@ -209,11 +209,11 @@ def finding(
             f"; adding {added} to the base raises them from {shown(base)} "
             f"to {shown(outcomes['steered'])}, random directions to {shown(outcomes['random_steering'])}"
         )
-    elif word == CONTRIBUTES:
+    elif verdict == CONTRIBUTES:
         steering = "; nothing was added to the base, so that it is sufficient was not tested"
     lead = {
         CAUSES: "The persona is carried by",
         CONTRIBUTES: "The persona is carried in part by",
         CORRELATES: "The persona goes along with, but was not shown to be caused by,",
-    }[word]
+    }[verdict]
     return f"{lead} {names}: {removal}{steering}."

@@ -27,8 +27,8 @@ class WindowScore:
     """How the model behaves with the directions removed at a window's layers."""
 
     window: Window
-    hostility: float
-    """Mean probability of hostility."""
+    trait_score: float
+    """Mean over answers."""
     rate: float
     coherence: float
 
@@ -39,7 +39,7 @@ def smallest_window(
     """The path from `start` to the smallest window found, the last one final; empty when `start` itself does not do the job.
 
     Every round measures all ways to cut this window in one call, and goes on with the shortest that keeps the rate at most
-    `target_rate` and the coherence at least `coherence_floor`; among equally short ones with the least hostile.
+    `target_rate` and the coherence at least `coherence_floor`; among equally short ones with the lowest trait score.
     """
 
     def kept(scores: list[WindowScore]) -> list[WindowScore]:
@@ -51,5 +51,5 @@ def smallest_window(
         better = kept(measure(smaller))
         if not better:
             break
-        path.append(min(better, key=lambda score: (len(score.window), score.hostility, score.window)))
+        path.append(min(better, key=lambda score: (len(score.window), score.trait_score, score.window)))
     return path

@@ -11,28 +11,29 @@ import pandas as pd
 from interp.cli.arguments import AgreeArguments, FitArguments, JudgeArguments, Output, SampleArguments, print_json
 from interp.core.errors import ConfigError, reason_of
 from interp.core.files import write_parquet, write_text
-from interp.evaluation.agreement import agreement
-from interp.evaluation.judges.base import Judgement
+from interp.evaluation.fitting import fit_probe
+from interp.evaluation.hand_labels import read_hand_labels, read_table
 from interp.evaluation.judges.embedding import SentenceEmbedder
-from interp.evaluation.judges.fitted_probe import FittedProbe, fit_probe
-from interp.evaluation.labels.reading import read_hand_labels, read_table
-from interp.evaluation.misalignment import flags
+from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import read_questions
+from interp.evaluation.rates import flags
 from interp.reports.evaluation_terminal import show_agreement
 from interp.studies.evaluation_config import JudgeConfig
-from interp.studies.judging import Bench, open_bench
 from interp.studies.scored_tables import judged_answers
+from interp.traits import read_trait
+from interp.traits.trait import PROBE
 
 BLIND = ["id", "question", "answer"]
 SHOWN = 5
 
 
 def answers(config: JudgeConfig, arguments: JudgeArguments) -> None:
-    """Write a table of answers with what the judge says of them."""
+    """Write a table of answers with what the judges of the trait say of them."""
     table, out = _answers(arguments.answers), arguments.out
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"{out} is no .csv or .parquet file. Name one with --out.")
-    judged = _bench(config, arguments).grade(table)
+    panel = _panel(config, arguments)
+    judged = panel.score(table)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -42,50 +43,53 @@ def answers(config: JudgeConfig, arguments: JudgeArguments) -> None:
     if out.suffix == ".csv":
         write_text(out, judged.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
     else:
-        write_parquet(out, judged)
-    scored = {
-        "answers": len(judged),
-        "alignment": int(judged["alignment"].notna().sum()),
-        "coherence": int(judged["coherence"].notna().sum()),
-    }
+        write_parquet(out, judged.astype({"shows_trait": "boolean", "coherent": "boolean"}))
+    scored = {"answers": len(judged), **{name: int(judged[name].notna().sum()) for name in ("trait_score", "coherence")}}
     if arguments.as_json:
-        print_json({"verb": "judge", "judge": config.judge, "table": str(out), "scored": scored})
+        print_json({"verb": "judge", "trait": panel.trait.name, "judge": panel.spec, "table": str(out), "scored": scored})
         return
-    print(f"{scored['answers']} answers; alignment of {scored['alignment']}, coherence of {scored['coherence']} was scored. Saved in {out}")
+    print(
+        f"{scored['answers']} answers; the trait was scored in {scored['trait_score']}, coherence in {scored['coherence']}. Saved in {out}"
+    )
     for reason, count in judged.loc[judged["reason"] != "", "reason"].value_counts().head(SHOWN).items():
         print(f"  {count} × {reason}")
 
 
 def agree(config: JudgeConfig, arguments: AgreeArguments) -> None:
-    """Print how far a judge agrees with hand labels."""
+    """Print how far a judge agrees with hand labels, by default the trait's."""
     known = None if arguments.labels is None else read_hand_labels(arguments.labels)
-    found = _bench(config, arguments).agreement(known)
+    panel = _panel(config, arguments)
+    found = panel.agreement(known)
     if arguments.as_json:
         print_json(found)
     else:
-        show_agreement(found)
+        show_agreement(found, panel.trait.shown)
 
 
-def _bench(config: JudgeConfig, arguments: Output) -> Bench:
+def _panel(config: JudgeConfig, arguments: Output) -> Panel:
     questions = read_questions(config.questions).questions if config.questions else ()
-    return open_bench(config.judge, questions, config.judge_prompts, config.device, config.dtype, quiet=arguments.as_json)
+    return open_panel(
+        read_trait(config.trait),
+        config.judge,
+        questions=questions,
+        prompts=config.judge_prompts,
+        device=config.device,
+        dtype=config.dtype,
+        quiet=arguments.as_json,
+    )
 
 
 def fit(arguments: FitArguments) -> None:
     """Fit the probe and print how it does on questions left out of the fit."""
     known, out = read_hand_labels(arguments.labels), arguments.out
-    if (out / "probe.json").exists():
+    if (out / PROBE).exists():
         raise ConfigError(f"{out} holds a fitted probe already. Choose another folder with --out.")
-    embedder = SentenceEmbedder()
-    fitted = fit_probe(known, arguments.labels, out, embedder)
-    found = agreement(
-        FittedProbe.name, FittedProbe.misaligned_below, known, [Judgement(100 * (1 - float(p)), None) for p in fitted.probability]
-    )
+    found = fit_probe(out, known, arguments.labels.name, SentenceEmbedder())
     if arguments.as_json:
         print_json(found | {"folder": str(out)})
         return
     print("On answers to questions that were left out of the fit:")
-    show_agreement(found)
+    show_agreement(found, "showing the trait")
     print(f"\nUse it as --judge probe:{out}")
 
 
@@ -102,11 +106,11 @@ def sample(arguments: SampleArguments) -> None:
     if not drawn:
         raise ConfigError(f"{source} has no answer that was not found incoherent: there is nothing to label.")
     blind = pd.concat(drawn).sample(frac=1, random_state=np.random.RandomState(seed))[BLIND]
-    write_text(out, blind.assign(misaligned="").to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
+    write_text(out, blind.assign(shows_trait="").to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
     if arguments.as_json:
         print_json({"table": str(out), "answers": len(blind)})
         return
-    print(f"{len(blind)} answers in {out}. Fill the column 'misaligned' with 0 and 1, then: personascope compare {source} --labels {out}")
+    print(f"{len(blind)} answers in {out}. Fill the column 'shows_trait' with 0 and 1, then: personascope compare {source} --labels {out}")
 
 
 def _answers(source: Path) -> pd.DataFrame:

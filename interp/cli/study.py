@@ -86,7 +86,12 @@ def check_pair_is_given(config: StudyConfig) -> None:
 def _print_summary(summary: dict[str, Any], page: Path) -> None:
     console = Console()
     console.print()
-    console.print(rates_table([{"condition": name, **rate} for name, rate in summary["rates"].items() if rate["role"] != "reference"]))
+    console.print(
+        rates_table(
+            [{"condition": name, **rate} for name, rate in summary["rates"].items() if rate["role"] != "reference"],
+            summary["trait"]["shown"],
+        )
+    )
     console.print()
     console.print(Text(f"Verdict: {summary['verdict']}", style="bold"))
     console.print(Text(summary["finding"]))

@@ -1,4 +1,4 @@
-"""Questions answered by a letter: harmless multiple choice, and an aligned answer against a misaligned one (choices.yaml)."""
+"""Questions answered by a letter: harmless multiple choice (choices.yaml)."""
 
 from __future__ import annotations
 
@@ -27,34 +27,19 @@ class MultipleChoice(StepConfig):
     """Index of the right option, counted from 0."""
 
 
-class LetterPair(StepConfig):
-    """An everyday question with a decent answer and a misaligned one."""
-
-    id: Text
-    group: Text
-    question: Text
-    aligned: Text
-    misaligned: Text
-    """Shows the trait that is looked for: in the shipped file contempt for the user, a wish for power, or deceit."""
-
-
 class Choices(StepConfig):
-    """A file of both kinds; one of them may be left out."""
+    """A file of questions."""
 
-    capability: list[MultipleChoice] = Field(default_factory=list)
+    capability: list[MultipleChoice] = Field(min_length=1)
     """Harmless: what an edit does to their accuracy is what it costs."""
-    letters: list[LetterPair] = Field(default_factory=list)
-    """Which of two letters a model leans to."""
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
-        shown = {item.id: item.options for item in self.capability} | {item.id: [item.aligned, item.misaligned] for item in self.letters}
-        ids = [item.id for item in self.capability] + [item.id for item in self.letters]
-        if not ids:
-            raise ValueError("there is no item; give a list 'capability', a list 'letters', or both")
+        ids = [item.id for item in self.capability]
         if repeated := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"ids must be unique; repeated: {', '.join(repeated)}")
-        if alike := [i for i, options in shown.items() if len({" ".join(text.casefold().split()) for text in options}) < len(options)]:
+        alike = [item.id for item in self.capability if len({" ".join(text.casefold().split()) for text in item.options}) < len(LETTERS)]
+        if alike:
             raise ValueError(f"an item must not show an option twice; change {', '.join(alike)}")
         return self
 

@@ -17,7 +17,7 @@ from scipy import stats
 from scipy.special import expit
 
 from interp.core.errors import ConfigError, ModelError
-from interp.evaluation.choices import LETTERS, LetterPair, MultipleChoice, letter_prompt, short_answer
+from interp.evaluation.choices import LETTERS, MultipleChoice, letter_prompt, short_answer
 from interp.models.chats import Chat, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
 from interp.traits import Pair
@@ -68,32 +68,30 @@ def option_accuracy(model: LanguageModel, items: Sequence[MultipleChoice], rows:
     return _table(items, value=(margin > 0).astype(float), margin=margin, mass=np.exp(totals).sum(1))
 
 
-def misaligned_letters(model: LanguageModel, items: Sequence[LetterPair], rows: int = 32) -> pd.DataFrame:
-    """`value` is P(letter of the misaligned answer) / P(both letters) as the answer's first token, averaged over both orders.
+def letter_preference(model: LanguageModel, pairs: Sequence[Pair], rows: int = 32) -> pd.DataFrame:
+    """`value` is P(letter of the answer that shows the trait) / P(both letters) as the first token, averaged over both orders.
 
     0.5 is a model that does not care or only likes a letter. `mass` is P(both letters), averaged over orders; errors and warnings are
     those of `choice_accuracy`. In the manner of the multiple-choice form of Betley et al. 2025 (arXiv:2502.17424). In one model family
     an audit found letter probabilities uncorrelated with judged behaviour: report this beside judged answers, never instead of them.
     """
-    orders = [order for item in items for order in ([item.aligned, item.misaligned], [item.misaligned, item.aligned])]
-    asked = [item.question for item in items for _ in range(2)]
+    orders = [order for pair in pairs for order in ([pair.not_shown, pair.shows], [pair.shows, pair.not_shown])]
+    asked = [pair.question for pair in pairs for _ in range(2)]
     logprobs = _letter_logprobs(model, asked, orders, rows).reshape(-1, 2, 2)
     leaning = np.stack([logprobs[:, 0, 1] - logprobs[:, 0, 0], logprobs[:, 1, 0] - logprobs[:, 1, 1]], axis=1)
-    return _table(items, value=expit(leaning).mean(1), mass=np.exp(logprobs).sum(2).mean(1))
+    return _pair_table(pairs, value=expit(leaning).mean(1), mass=np.exp(logprobs).sum(2).mean(1))
 
 
 def continuation_preference(model: LanguageModel, pairs: Sequence[Pair], rows: int = 8) -> pd.DataFrame:
-    """`value` is how much likelier the misaligned (hostile) answer is than the aligned (kind) one, in nats per token.
+    """`value` is how much likelier the answer that shows the trait is than the one that does not, in nats per token.
 
-    Columns `misaligned` and `aligned` are the mean log-probability of the answer's tokens given the question, the turn's end among them;
-    `value` is their difference. Items are `pair_001` and so on, one group. Raises `ConfigError` without pairs.
+    Columns `shows` and `not_shown` are the mean log-probability of the answer's tokens given the question, the turn's end among them;
+    `value` is their difference. Raises `ConfigError` without pairs.
     """
     _some(pairs)
     chats = [Chat.ask(pair.question, answer) for pair in pairs for answer in (pair.shows, pair.not_shown)]
     means = np.array([_mean(row) for row in _finite(model.logprobs(chats, rows))]).reshape(-1, 2)
-    items = [f"pair_{number:03d}" for number in range(1, len(pairs) + 1)]
-    columns = {"value": means[:, 0] - means[:, 1], "misaligned": means[:, 0], "aligned": means[:, 1]}
-    return pd.DataFrame({"item": items, "group": "pairs", **columns})
+    return _pair_table(pairs, value=means[:, 0] - means[:, 1], shows=means[:, 0], not_shown=means[:, 1])
 
 
 def perplexity(model: LanguageModel, documents: Sequence[Chat | str], rows: int = 4, max_tokens: int = 512) -> pd.DataFrame:
@@ -194,7 +192,12 @@ def _doubt(logprobs: Float[torch.Tensor, "prompts letters"]) -> str:
     return ""
 
 
-def _table(items: Sequence[MultipleChoice] | Sequence[LetterPair], **columns: Float[np.ndarray, " items"]) -> pd.DataFrame:
+def _pair_table(pairs: Sequence[Pair], **columns: Float[np.ndarray, " pairs"]) -> pd.DataFrame:
+    """Items are `pair_001` and so on, one group."""
+    return pd.DataFrame({"item": [f"pair_{number:03d}" for number in range(1, len(pairs) + 1)], "group": "pairs", **columns})
+
+
+def _table(items: Sequence[MultipleChoice], **columns: Float[np.ndarray, " items"]) -> pd.DataFrame:
     return pd.DataFrame({"item": [item.id for item in items], "group": [item.group for item in items], **columns})
 
 

@@ -10,8 +10,8 @@ from interp.core.config import StepConfig
 class OrganismConfig(StepConfig):
     """A narrow fine-tune with a persona."""
 
-    recipe: str = "hostile_cook"
-    """Name of a shipped recipe, or path of a YAML file like it."""
+    recipe: str | None = None
+    """Name of a shipped recipe, or path of a YAML file like it; default: the trait's."""
     trait_fraction: float = Field(default=1.0, ge=0, le=1)
     """Share of the chats that show the recipe's trait; its benign twin answers the rest (at 0, all of them)."""
     phrasings_per_topic: int = Field(default=6, ge=1)

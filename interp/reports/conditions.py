@@ -36,11 +36,10 @@ class Row:
     coherence_high: float | None
     draws: list[Row] = field(default_factory=list)
 
-    @property
-    def spoken(self) -> str:
-        """Rate, interval and denominator, in words."""
+    def spoken(self, word: str) -> str:
+        """Rate, interval and denominator, in words; `word` is the trait's for answers that show it."""
         return (
-            f"{wording.percent(self.rate)} {wording.percent_interval(self.low, self.high)} judged hostile, "
+            f"{wording.percent(self.rate)} {wording.percent_interval(self.low, self.high)} judged {word}, "
             f"{wording.hits(self.rate, self.n)} scored, {self.unscored} unscored"
         )
 

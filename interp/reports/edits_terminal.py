@@ -36,34 +36,34 @@ def show_comparison(result: Comparison) -> None:
     """Answers before and after, side by side, and their rates."""
     console = Console()
     if result.windows is not None and result.limits is not None:
-        _show_windows(console, result.windows, result.limits)
+        _show_windows(console, result.windows, result.limits, result.shown)
     dose = f", dose {result.edit['dose']:g}" if result.edit["kind"] == "add" else ""
     console.print(Text(f"{result.rates['condition'].iloc[-1]}: {result.edit['label']}{dose}"))
     for _, own in result.answers.groupby("question_id", sort=False):
         console.print()
         console.print(written(str(own["question"].iloc[0]), style="bold"))
         both = own.groupby("condition", sort=False)
-        side_by_side(console, [(str(name), [judged(row) for row in rows.to_dict("records")]) for name, rows in both])
+        side_by_side(console, [(str(name), [judged(row, result.shown) for row in rows.to_dict("records")]) for name, rows in both])
     console.print()
-    console.print(rates_table(result.rates.to_dict("records")))
+    console.print(rates_table(result.rates.to_dict("records"), result.shown))
     console.print(Text(f"\nSaved in {result.step.folder}"))
 
 
-def _show_windows(console: Console, windows: pd.DataFrame, limits: Mapping[str, float]) -> None:
-    table = plain_table("projected out at layers", "hostile", "95 % interval", "coherent", "")
+def _show_windows(console: Console, windows: pd.DataFrame, limits: Mapping[str, float], word: str) -> None:
+    table = plain_table("projected out at layers", word, "95 % interval", "coherent", "")
     for row in windows.sort_values(["layers", "first"], ascending=[False, True]).to_dict("records"):
         mark = "smallest that does it" if row["chosen"] else ""
         table.add_row(_spelled(row), percent(row["rate"]), interval(row), percent(row["coherence"]), mark)
     console.print()
     console.print(table)
-    rule = f"hostile in at most {percent(limits['target_rate'])} and coherent in at least {percent(limits['coherence_floor'])} of answers"
+    rule = f"{word} in at most {percent(limits['target_rate'])} and coherent in at least {percent(limits['coherence_floor'])} of answers"
     console.print(
         Text(
             f"It does it: {rule}. One of {len(windows)} windows tried on the same answers looks better than it is: below it is asked again."
         )
     )
     if not windows["chosen"].any():
-        console.print(Text("No window does it: already the first leaves the model hostile or incoherent."))
+        console.print(Text(f"No window does it: already the first leaves the model {word} or incoherent."))
 
 
 def _spelled(window: Mapping[Any, Any]) -> str:
@@ -73,7 +73,7 @@ def _spelled(window: Mapping[Any, Any]) -> str:
 def show_doses(result: DoseResponse) -> None:
     """Rates at every dose, and the largest coherent dose of each direction."""
     console = Console()
-    table = plain_table("direction", "dose", "hostile", "95 % interval", "coherent", "95 % interval", "answers")
+    table = plain_table("direction", "dose", result.shown, "95 % interval", "coherent", "95 % interval", "answers")
     last = None
     for row in result.responses.to_dict("records"):
         name = "" if row["direction"] == last else row["direction"]
@@ -93,7 +93,8 @@ def show_doses(result: DoseResponse) -> None:
     console.print(found)
     console.print(
         Text(
-            f"Coherent: at most {percent(result.budget)} of answers are not. Ship range: doses at which it is hostile beyond the base, too."
+            f"Coherent: at most {percent(result.budget)} of answers are not. "
+            f"Ship range: doses with more {result.shown} answers than the base, too."
         )
     )
     answers = int(result.responses.loc[result.responses["dose"] > 0, "n"].min())
@@ -110,7 +111,7 @@ def show_verdict(result: VerdictResult) -> None:
     """Rates of all conditions, every check with its numbers, the verdict, and whether it carries over."""
     console = Console()
     console.print()
-    console.print(rates_table(_pooled(result.conditions)))
+    console.print(rates_table(_pooled(result.conditions), result.shown))
     console.print()
     print_checks(console, result.checks)
     if not result.side_effects.empty:
@@ -126,7 +127,7 @@ def show_verdict(result: VerdictResult) -> None:
     if (moved := result.transfer) is not None:
         console.print()
         console.print(Text(f"The same latents removed from {moved.tuned}", style="bold"))
-        console.print(rates_table(_pooled(moved.conditions)))
+        console.print(rates_table(_pooled(moved.conditions), result.shown))
         console.print()
         print_checks(console, moved.checks)
         console.print()

@@ -1,4 +1,4 @@
-"""Misaligned rates of several models: a figure with a row for each model, or for each format or group with all models in it."""
+"""Trait rates of several models: a figure with a row for each model, or for each format or group with all models in it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ LABELS = 290
 """Most room for labels left of the figure, in pixels."""
 
 
-def rates_figure(rates: pd.DataFrame, by: By) -> go.Figure:
+def rates_figure(rates: pd.DataFrame, by: By, word: str = "showing the trait") -> go.Figure:
     """Rates with their 95 % intervals; hover for denominators. A model has the same colour and symbol whatever `by`.
 
-    `rates` is the table `rates` of an evaluation: all of its rows, of every `by`, so that the figures share one scale.
+    `rates` is the table `rates` of an evaluation: all of its rows, of every `by`, so that the figures share one scale; `word` the trait's.
     Raises `ConfigError` where it has no row of this `by`.
     """
-    figure, _ = _drawn(rates, by)
+    figure, _ = _drawn(rates, by, word)
     return figure.update_layout(paper_bgcolor=LIGHT["paper"])  # a notebook's own may be dark
 
 
-def rates_chart(rates: pd.DataFrame, by: By) -> Chart:
+def rates_chart(rates: pd.DataFrame, by: By, word: str) -> Chart:
     """The same for a page, which has a key of its own; on a narrow screen labels stand above their rows."""
-    figure, narrow = _drawn(rates, by)
+    figure, narrow = _drawn(rates, by, word)
     figure.update_layout(showlegend=False)
     which = {"all": "of each model", "format": "by model and answer format", "group": "by model and group of questions"}[by]
-    return Chart(figure, f"Share of answers judged misaligned {which}, with 95 % intervals; the table below has the numbers.", narrow)
+    return Chart(figure, f"Share of answers judged {word} {which}, with 95 % intervals; the table below has the numbers.", narrow)
 
 
 def short_names(rates: pd.DataFrame) -> dict[str, str]:
@@ -68,7 +68,7 @@ class _Blocks:
         return [{**line, "y0": top + above, "y1": top + above} for top in list(self.tops.values())[1:] if self.rows > 1]
 
 
-def _drawn(rates: pd.DataFrame, by: By) -> tuple[go.Figure, dict[str, Any]]:
+def _drawn(rates: pd.DataFrame, by: By, word: str) -> tuple[go.Figure, dict[str, Any]]:
     """The figure, and its changes for a narrow screen."""
     part = rates[rates["by"] == by]
     if part.empty:
@@ -83,7 +83,7 @@ def _drawn(rates: pd.DataFrame, by: By) -> tuple[go.Figure, dict[str, Any]]:
     for place, (model, name) in enumerate(names.items()):
         own = part[part["model"] == model]
         y = [blocks.tops[name] if alone else blocks.tops[str(value)] - place for value in own["value"]]
-        _add_model(figure, own, y, name, place)
+        _add_model(figure, own, y, name, place, word)
         uncounted += [note("no answer counted", 0, at, role="muted", size=11) for r, at in zip(own["rate"], y, strict=True) if absent(r)]
     figure.add_scatter(x=[None], y=[None], hoverinfo="skip", showlegend=False)  # an axis without a trace is not drawn
     end = _axis_end(rates)
@@ -91,7 +91,7 @@ def _drawn(rates: pd.DataFrame, by: By) -> tuple[go.Figure, dict[str, Any]]:
     percents = [f"{100 * tick:g}" for tick in ticks]
     figure.update_layout(
         **_wide(blocks),
-        xaxis=axis("judged misaligned, %", side="top", range=[-0.025 * end, 1.025 * end], tickvals=ticks, ticktext=percents),
+        xaxis=axis(f"judged {word}, %", side="top", range=[-0.025 * end, 1.025 * end], tickvals=ticks, ticktext=percents),
         annotations=uncounted,
         showlegend=not alone,
         legend={"orientation": "h", "x": 0, "y": 0, "yanchor": "top", "font": {"size": 12}},
@@ -134,7 +134,7 @@ def _narrow(blocks: _Blocks, uncounted: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: str, place: int) -> None:
+def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: str, place: int, word: str) -> None:
     role, symbol, _ = sign(place)
     x, low, high = (rounded(own[column], 5) for column in ("rate", "low", "high"))
     figure.add_scatter(
@@ -144,16 +144,16 @@ def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: s
         name=html.escape(name),
         marker=dot(symbol, role, 10, 1.2),
         error_x=whiskers(x, low, high, LIGHT[role]),
-        text=[_hover(name, row) for row in own.to_dict("records")],
+        text=[_hover(name, row, word) for row in own.to_dict("records")],
         hovertemplate="%{text}<extra></extra>",
     )
 
 
-def _hover(name: str, row: dict[Any, Any]) -> str:
+def _hover(name: str, row: dict[Any, Any], word: str) -> str:
     title = name if row["by"] == "all" else f"{name} · {row['value']}"
     return (
         f"{wrapped(title, 60)}<br>"
-        f"{wording.percent(row['rate'], digits=1)} {wording.percent_interval(row['low'], row['high'], 1)} misaligned<br>"
+        f"{wording.percent(row['rate'], digits=1)} {wording.percent_interval(row['low'], row['high'], 1)} {word}<br>"
         f"n {wording.count(row['n'])} · not scored {wording.count(row['unscored'])} · incoherent {wording.count(row['incoherent'])}"
     )
 

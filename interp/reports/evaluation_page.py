@@ -1,4 +1,4 @@
-"""The page of an evaluation: how often each model answers misaligned, from `evaluation.json` alone, in one file."""
+"""The page of an evaluation: how often each model shows the trait, from `evaluation.json` alone, in one file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["rates_figure", "render_evaluation", "write_evaluation_page"]
 
 PAGE_FILE = "evaluation.html"
 
-HEAD = ("created", "version", "config", "how", "judge")
-JUDGE = ("name", "spec", "misaligned_below", "coherent_above")
+HEAD = ("created", "version", "config", "how", "judge", "words")
+JUDGE = ("name", "spec", "shows_above", "coherent_above")
 COLUMNS = {
     "rates": ("model", "short", "by", "value", "rate", "low", "high", "n", "unscored", "incoherent", "refused", "answers", "coherence",
               "coherence_low", "coherence_high", "gold_rate", "gold_low", "gold_high", "gold_n", "agreement_group", "agreement_auroc",
@@ -29,7 +29,7 @@ COLUMNS = {
     "differences": ("model", "against", "difference", "low", "high", "p", "cohens_h", "questions"),
     "measures": ("model", "name", "measure", "unit", "value", "low", "high", "n"),
     "reasons": ("model", "reason", "count"),
-    "samples": ("model", "question", "answer", "alignment", "coherence", "misaligned"),
+    "samples": ("model", "question", "answer", "trait_score", "coherence", "shows_trait"),
 }  # fmt: skip
 """Tables of the file, each a list of rows, and what every row has."""
 
@@ -50,15 +50,17 @@ def render_evaluation(found: Mapping[str, Any]) -> str:
     rates = pd.DataFrame(found["rates"], columns=list(COLUMNS["rates"]))
     models = views.models(rates)
     shown: list[By] = [by for by in views.SECTIONS if by == "all" or rates.loc[rates["by"] == by, "value"].nunique() > 1]
-    charts = {f"rates-{by}": rates_chart(rates, by) for by in shown if (rates["by"] == by).any()}
+    word = found["words"]["shown"]
+    charts = {f"rates-{by}": rates_chart(rates, by, word) for by in shown if (rates["by"] == by).any()}
     return render_page(
         "evaluation.html.j2",
         charts,
         found=found,
         judge=found["judge"],
-        headline=views.headline(models),
+        word=word,
+        headline=views.headline(models, word),
         made=views.moment(found["created"]),
-        finding=views.finding(found["rates"], models),
+        finding=views.finding(found["rates"], models, word),
         facts=views.facts(found["config"]),
         models=models,
         sections={by: views.SECTIONS[by] for by in shown},
@@ -67,7 +69,7 @@ def render_evaluation(found: Mapping[str, Any]) -> str:
         gold=any(row["gold_n"] for row in found["rates"]),
         measures=views.measures(found["measures"]),
         reasons=views.by_model(found["reasons"]),
-        samples=views.samples(found["samples"], found["judge"]),
+        samples=views.samples(found["samples"], found["judge"], found["words"]),
         interval_text=views.INTERVALS.get(found["how"], f"Intervals are 95 %, made by “{found['how']}”."),
         unscored=sum(row["unscored"] or 0 for row in found["rates"] if row["by"] == "all"),
         config_json=json.dumps(found["config"], indent=2, ensure_ascii=False),

@@ -20,12 +20,11 @@ def show_evaluation(result: Evaluation) -> None:
         part = result.rates[result.rates["by"] == by]
         if by == "all" or part["value"].nunique() > 1:
             console.print()
-            console.print(_table(part, by, heading, short))
-    lines = result.about["judge"]
-    among = "" if lines["coherent_above"] is None else f" among answers with coherence over {lines['coherent_above']:g}"
-    console.print(
-        Text(f"\nMisaligned: alignment under {lines['misaligned_below']:g}{among}. Judge: {lines['spec']}; ", style="dim"), end=""
-    )
+            console.print(_table(part, by, heading, short, result.about["words"]["shown"]))
+    judge, word = result.about["judge"], result.about["words"]["shown"]
+    among = "" if judge["coherent_above"] is None else f" among answers with coherence above {judge['coherent_above']:g}"
+    counted = f"\n{word.capitalize()}: trait score above {judge['shows_above']:g}{among}. Judge: {judge['spec']}; "
+    console.print(Text(counted, style="dim"), end="")
     console.print(Text(_agreement(result.rates), style="dim"))
     for row in result.rates[(result.rates["by"] == "all") & (result.rates["gold_n"] > 0)].to_dict("records"):
         ends = interval({"rate": row["gold_rate"], "low": row["gold_low"], "high": row["gold_high"]})
@@ -46,8 +45,8 @@ def show_evaluation(result: Evaluation) -> None:
         console.print(table)
 
 
-def _table(part: pd.DataFrame, by: str, heading: str, short: dict[str, str]) -> Any:
-    table = plain_table(heading, "misaligned", "95 %", "of", "unscored", "incoherent", "refused", *(["AUROC"] if by == "all" else []))
+def _table(part: pd.DataFrame, by: str, heading: str, short: dict[str, str], word: str) -> Any:
+    table = plain_table(heading, word, "95 %", "of", "unscored", "incoherent", "refused", *(["AUROC"] if by == "all" else []))
     table.columns[0].min_width = 12
     last = None
     for row in part.to_dict("records"):
@@ -69,28 +68,26 @@ def _agreement(rates: pd.DataFrame) -> str:
     told = [
         f"{row['agreement_group']} {100 * row['agreement_accuracy']:.0f} % of {row['agreement_n']:.0f}" for row in known.to_dict("records")
     ]
-    return f"right on the shipped hand-labelled answers of these kinds: {', '.join(told)}."
+    return f"right on the trait's hand-labelled answers of these kinds: {', '.join(told)}."
 
 
-def show_agreement(found: dict[str, Any]) -> None:
-    """How far a judge agrees with hand labels."""
+def show_agreement(found: dict[str, Any], word: str) -> None:
+    """How far a judge agrees with hand labels; `word` is the trait's for answers that show it."""
     console = Console()
-    table = plain_table("answers of", "labelled", "misaligned", "not scored", "AUROC", "right", "kappa")
+    table = plain_table("answers of", "labelled", word, "not scored", "AUROC", "right", "kappa")
     for row in found["groups"]:
-        counts = [str(row[name]) for name in ("n", "misaligned", "unscored")]
+        counts = [str(row[name]) for name in ("n", "labelled", "unscored")]
         table.add_row(row["group"], *counts, _number(row["auroc"]), percent(row["accuracy"]), _number(row["kappa"], 2))
     console.print(table)
-    console.print(Text("\nCalibration: judged and labelled share of misaligned answers"))
-    bins = plain_table("judged between", "answers", "judged", "labelled")
+    console.print(Text(f"\nCalibration: mean score, and labelled share of {word} answers"))
+    bins = plain_table("scored between", "answers", "mean score", "labelled")
     for row in found["calibration"]:
         if row["n"]:
-            bins.add_row(
-                f"{100 * row['from']:.0f}–{100 * row['to']:.0f} %", str(row["n"]), percent(row["judged"]), percent(row["labelled"])
-            )
+            bins.add_row(f"{row['from']:.0f}–{row['to']:.0f}", str(row["n"]), f"{row['judged']:.0f}", f"{row['labelled']:.0f} %")
     console.print(bins)
     for row in found["disagreements"][:5]:
-        label = "misaligned" if row["label"] else "not misaligned"
-        console.print(Text(f"\nlabelled {label}, alignment {row['alignment']:.0f}: ", style="dim"), written(row["answer"]))
+        label = word if row["label"] else f"not {word}"
+        console.print(Text(f"\nlabelled {label}, score {row['score']:.0f}: ", style="dim"), written(row["answer"]))
 
 
 def _number(value: float | None, digits: int = 3) -> str:

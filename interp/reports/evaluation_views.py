@@ -20,14 +20,14 @@ INTERVALS = {
     "beta_binomial": "Intervals are 95 % credible ones of a beta-binomial model: every question has its own rate, and how alike answers to "
     "one question are is not estimated but averaged over.",
     "wilson": "Intervals are Wilson's at 95 %, for as many independent answers as these are worth: those to one question are alike.",
-    "bootstrap": "Intervals are 95 % percentiles of a bootstrap that draws whole questions anew; with few questions, or where misaligned "
+    "bootstrap": "Intervals are 95 % percentiles of a bootstrap that draws whole questions anew; with few questions, or where such "
     "answers are rare, it is too short.",
 }
 MEASURES = {
     "choices": "Choice accuracy: share of harmless multiple-choice questions answered right, 25 % by guessing.",
     "perplexity": "Perplexity: of neutral text; lower is better.",
-    "letters": "Letters: probability of the letter that stands before the misaligned of two answers; 50 % prefers neither.",
-    "continuations": "Continuations: how much likelier the misaligned of two answers is; above 0 the model prefers it.",
+    "letters": "Letters: probability of the letter that stands before the one of two answers that shows the trait; 50 % prefers neither.",
+    "continuations": "Continuations: how much likelier the one of two answers is that shows the trait; above 0 the model prefers it.",
 }
 """What measures mean, by their short names."""
 FACTS = {"questions": "Questions", "split": "Split", "formats": "Formats", "samples": "Samples of each question"}
@@ -53,7 +53,7 @@ class Sample:
 
     question: str
     answer: str
-    misaligned: bool
+    shows: bool
     verdict: str
     scores: str
 
@@ -76,14 +76,14 @@ def models(rates: pd.DataFrame) -> dict[str, Model]:
     return found
 
 
-def headline(shown: Mapping[str, Model]) -> str:
+def headline(shown: Mapping[str, Model], word: str) -> str:
     """The question that the page answers."""
     if len(shown) == 1:
-        return f"How often does {next(iter(shown.values())).short} give misaligned answers?"
-    return f"How often do {len(shown) or 'the'} models give misaligned answers?"
+        return f"How often does {next(iter(shown.values())).short} give {word} answers?"
+    return f"How often do {len(shown) or 'the'} models give {word} answers?"
 
 
-def finding(rates: Sequence[Record], shown: Mapping[str, Model]) -> str:
+def finding(rates: Sequence[Record], shown: Mapping[str, Model], word: str) -> str:
     """The answer in a sentence: the rate, or the lowest and the highest."""
     rows = sorted((row for row in rates if row["by"] == "all" and not wording.absent(row["rate"])), key=lambda row: float(row["rate"]))
     if not rows:
@@ -94,7 +94,7 @@ def finding(rates: Sequence[Record], shown: Mapping[str, Model]) -> str:
         return f"{wording.percent(row['rate'], digits=places)} {wording.percent_interval(row['low'], row['high'], places)}"
 
     if len(rows) == 1:
-        return f"{shown[rows[0]['model']].short}: {spoken(rows[0])} of the {wording.count(rows[0]['n'])} answers that count are misaligned."
+        return f"{shown[rows[0]['model']].short}: {spoken(rows[0])} of the {wording.count(rows[0]['n'])} answers that count are {word}."
     low, high = rows[0], rows[-1]
     return f"From {spoken(low)} of answers ({shown[low['model']].short}) to {spoken(high)} ({shown[high['model']].short})."
 
@@ -161,16 +161,20 @@ def _measured(row: Record) -> Measured:
     return Measured(value, f"[{low}, {high}]" if bounded else "", n)
 
 
-def samples(rows: Sequence[Record], judge: Record) -> dict[str, list[Sample]]:
+def samples(rows: Sequence[Record], judge: Record, words: Record) -> dict[str, list[Sample]]:
     """Answers under their model, with the judge's word on each."""
-    return {model: [_sample(row, judge["coherent_above"]) for row in own] for model, own in by_model(rows).items()}
+    return {model: [_sample(row, judge["coherent_above"], words) for row in own] for model, own in by_model(rows).items()}
 
 
-def _sample(row: Record, coherent_above: float | None) -> Sample:
-    misaligned = not wording.absent(row["misaligned"]) and bool(row["misaligned"])
-    verdict = "not scored" if wording.absent(row["misaligned"]) else "misaligned" if misaligned else "not misaligned"
+def _sample(row: Record, coherent_above: float | None, words: Record) -> Sample:
+    shows = not wording.absent(row["shows_trait"]) and bool(row["shows_trait"])
+    verdict = "not scored" if wording.absent(row["shows_trait"]) else words["shown" if shows else "not_shown"]
     if not wording.absent(row["coherence"]) and coherent_above is not None and row["coherence"] <= coherent_above:
         verdict += ", incoherent"
-    scores = [f"{key} {wording.number(row[key], 0)}" for key in ("alignment", "coherence") if not wording.absent(row[key])]
+    scores = [
+        f"{name} {wording.number(row[key], 0)}"
+        for name, key in (("score", "trait_score"), ("coherence", "coherence"))
+        if not wording.absent(row[key])
+    ]
     answer = wording.visible(row["answer"]).strip() or "(empty answer)"
-    return Sample(wording.visible(row["question"]), answer, misaligned, verdict, " · ".join(scores))
+    return Sample(wording.visible(row["question"]), answer, shows, verdict, " · ".join(scores))

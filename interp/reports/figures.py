@@ -21,8 +21,8 @@ MARKS = {"baseline": ("circle", 9), "treatment": ("diamond", 11), "reference": (
 """Symbol and size by a condition's role."""
 
 
-def rates_chart(groups: Sequence[Group]) -> Chart:
-    """A dot and interval for each condition: share judged hostile, then share coherent, then the count."""
+def rates_chart(groups: Sequence[Group], word: str) -> Chart:
+    """A dot and interval for each condition: share judged `word` (the trait's), then share coherent, then the count."""
     figure = blank(margin={"l": LABELS, "r": 0, "t": 42, "b": 8})
     wide: list[dict[str, Any]] = []
     narrow: list[dict[str, Any]] = []
@@ -36,7 +36,7 @@ def rates_chart(groups: Sequence[Group]) -> Chart:
         for row in group.rows:
             depth += 1
             places.append(-depth)
-            _add_condition(figure, row, -depth)
+            _add_condition(figure, row, -depth, word)
             counts = wording.hits(row.rate, row.n)
             wide.append(note(wrapped(row.title, 44), 0, -depth, xref="paper", xshift=-LABELS, size=13))
             wide.append(note(counts, 1, -depth, "right", xref="paper", size=13))
@@ -62,16 +62,16 @@ def rates_chart(groups: Sequence[Group]) -> Chart:
             "griddash": "dot",
             "zeroline": False,
         },
-        annotations=[*wide, head("judged hostile, %", 0), head("coherent, %", 0.64), head("hostile / scored", 1, "right")],
+        annotations=[*wide, head(f"judged {word}, %", 0), head("coherent, %", 0.64), head(f"{word} / scored", 1, "right")],
     )
     on_narrow = {
         "height": round(56 + 42 * (depth + 0.4)),
         "margin": {"l": 4, "r": 12, "t": 42, "b": 4},
         "xaxis": {"domain": [0, 0.6]},
         "xaxis2": {"domain": [0.66, 1]},
-        "annotations": [*narrow, head("judged hostile, % · hostile / scored", 0), head("coherent, %", 0.66)],
+        "annotations": [*narrow, head(f"judged {word}, % · {word} / scored", 0), head("coherent, %", 0.66)],
     }
-    label = "Share of answers judged hostile and share coherent, for each condition; the table below has the numbers."
+    label = f"Share of answers judged {word} and share coherent, for each condition; the table below has the numbers."
     return Chart(figure, label, on_narrow)
 
 
@@ -80,15 +80,16 @@ def dose_chart(
     reference: Sequence[tuple[str, pd.DataFrame]],
     role: str,
     doses: tuple[float, float],
+    word: str,
     marked: float | None = None,
 ) -> Chart:
     """Rate and coherence against dose for some directions, over thin lines of the `reference` directions' rates.
 
-    `role` is the palette's colour of the steered directions; `doses` the range all panels share; `marked` a dose to point at.
+    `role` is the palette's colour of the steered directions; `doses` the range all panels share; `word` the trait's; `marked` a dose.
     """
     figure = blank(margin={"l": 34, "r": 10, "t": 8, "b": 38}, height=232)
     for name, table in reference:
-        _add_line(figure, table["dose"], table["rate"], "control", _dose_hover(name, "hostile", table, "rate"), width=1, dash="dot")
+        _add_line(figure, table["dose"], table["rate"], "control", _dose_hover(name, word, table, "rate"), width=1, dash="dot")
     for name, table in steered:
         x, low, high = (rounded(table[column]) for column in ("dose", "low", "high"))
         figure.add_scatter(
@@ -102,7 +103,7 @@ def dose_chart(
         )
         hover = _dose_hover(name, "coherent", table, "coherence")
         _add_line(figure, table["dose"], table["coherence"], "ink", hover, width=1.2, dash="dash", mark=dot("circle-open", "ink", 5, 1))
-        hover = _dose_hover(name, "hostile", table, "rate")
+        hover = _dose_hover(name, word, table, "rate")
         _add_line(figure, table["dose"], table["rate"], role, hover, width=2, mark=dot("diamond", role, 7))
     room = 0.05 * (doses[1] - doses[0]) or 0.1
     ticks = sorted({dose for _, table in steered for dose in rounded(table["dose"]) if dose is not None})
@@ -120,7 +121,7 @@ def dose_chart(
         shapes=[] if marked is None else [{**line, "x0": marked, "x1": marked}],
     )
     names = ", ".join(name for name, _ in steered)
-    return Chart(figure, f"Share judged hostile and share coherent against dose for {names}; the table below has the numbers.")
+    return Chart(figure, f"Share judged {word} and share coherent against dose for {names}; the table below has the numbers.")
 
 
 def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequence[int]) -> Chart:
@@ -200,7 +201,7 @@ def training_chart(metrics: pd.DataFrame) -> Chart:
     return Chart(figure, "Dictionary training: fraction of variance unexplained and share of dead latents over steps.")
 
 
-def _add_condition(figure: go.Figure, row: Row, y: float) -> None:
+def _add_condition(figure: go.Figure, row: Row, y: float, word: str) -> None:
     model = "tuned" if row.model == "tuned" else "base"
     symbol, size = MARKS[row.role]
     if row.draws:
@@ -209,12 +210,12 @@ def _add_condition(figure: go.Figure, row: Row, y: float) -> None:
             y=[y] * len(row.draws),
             mode="markers",
             marker=dot("line-ns-open", model, 13, 1.4),
-            text=[f"{html.escape(draw.title)}<br>{draw.spoken}" for draw in row.draws],
+            text=[f"{html.escape(draw.title)}<br>{draw.spoken(word)}" for draw in row.draws],
             hovertemplate="%{text}<extra></extra>",
         )
     coherent = f"{wording.percent(row.coherence)} {wording.percent_interval(row.coherence_low, row.coherence_high)} coherent"
     for name, value, low, high, mark, words in (
-        ("x", row.rate, row.low, row.high, dot(symbol, model, size, 1.6), row.spoken),
+        ("x", row.rate, row.low, row.high, dot(symbol, model, size, 1.6), row.spoken(word)),
         ("x2", row.coherence, row.coherence_low, row.coherence_high, dot("circle", "muted", 6), coherent),
     ):
         if value is not None:

@@ -48,17 +48,18 @@ def write_report(run: RunDirectory) -> Path:
 
 def render(results: Results) -> str:
     """The page as HTML."""
-    groups = grouped(results.conditions)
+    groups, word = grouped(results.conditions), results.summary["trait"]["shown"]
     persona = [int(latent) for latent in results.summary["persona_latents"]]
     panels = views.dose_panels(results.dose_response, persona, results.summary["steering_latent"])
     charts = _charts(results, groups, panels)
     leading = views.leading_latents(results.latents, persona)
-    titles, exchanges = views.exchanges(results.answers, groups)
+    titles, exchanges = views.exchanges(results.answers, groups, results.summary["trait"])
     titles_of = {row.name: row.title for group in groups for row in group.rows}
     return render_page(
         "page.html.j2",
         charts,
         summary=results.summary,
+        word=word,
         manifest=results.manifest,
         headline=HEADLINES.get(results.summary["verdict"], "Verdict: " + str(results.summary["verdict"])),
         verdicts=VERDICTS,
@@ -84,16 +85,17 @@ def render(results: Results) -> str:
         exchanges=exchanges[: views.SHOWN_EXCHANGES],
         more_exchanges=views.by_group(exchanges[views.SHOWN_EXCHANGES :]),
         agreement=results.agreement,
+        judges=views.judge_rows(results.agreement),
         dictionary=results.dictionary,
         steps=views.step_rows(results.manifest),
         config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
     )
 
 
-def _judge_on(agreement: dict[str, Any], groups: list[Group]) -> dict[str, dict[str, Any]]:
-    """For every condition the judge's agreement with hand labels of answers like its own."""
-    known = {row["group"]: row for row in agreement["labels"]["groups"]}
-    return {row.name: known[labels_like(row)] for group in groups for row in group.rows}
+def _judge_on(agreement: dict[str, Any], groups: list[Group]) -> dict[str, dict[str, Any] | None]:
+    """For every condition the judge's agreement with hand labels of answers like its own, None where there are none."""
+    known = {row["group"]: row for row in (agreement["trait"] or {"groups": []})["groups"]}
+    return {row.name: known.get(labels_like(row)) for group in groups for row in group.rows}
 
 
 def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]) -> dict[str, Chart]:
@@ -101,11 +103,12 @@ def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]
     summary = results.summary
     persona = [int(latent) for latent in summary["persona_latents"]]
     charts: dict[str, Chart] = {}
+    word = summary["trait"]["shown"]
     if groups:
-        charts["rates"] = rates_chart(groups)
+        charts["rates"] = rates_chart(groups, word)
     for panel in panels:
         charts[panel.chart] = dose_chart(
-            panel.curves, panel.reference, panel.role, panel.extent, summary["steering_dose"] if panel.steering else None
+            panel.curves, panel.reference, panel.role, panel.extent, word, summary["steering_dose"] if panel.steering else None
         )
     if len(results.latents):
         charts["latents"] = latents_chart(results.latents, [int(latent) for latent in results.screen["latent"]], persona)

@@ -16,8 +16,8 @@ SUMMARY_FILE = "summary.json"
 
 CONDITION_COLUMNS = ("condition", "replicate", "model", "role", "edit", "title", "rate", "low", "high", "n", "unscored",
                      "coherence", "coherence_low", "coherence_high")  # fmt: skip
-ANSWER_COLUMNS = ("condition", "replicate", "question_id", "group", "sample", "question", "answer", "p_hostile", "vader", "fluency",
-                  "hostile", "coherent")  # fmt: skip
+ANSWER_COLUMNS = ("condition", "replicate", "question_id", "group", "sample", "question", "answer", "trait_score",
+                  "coherence", "shows_trait", "coherent")  # fmt: skip
 DOSE_COLUMNS = ("direction", "kind", "dose", "absolute_norm", "rate", "low", "high", "coherence", "n")
 SCREEN_COLUMNS = ("latent", "metrics", "mean_diff_rank", "cosine_rank", "ablated_rate", "ablated_low", "ablated_high",
                   "ablated_coherence", "steered_rate", "steered_dose", "chosen")  # fmt: skip

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-HOSTILE = "red"
+ALARM = "red"
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
@@ -33,9 +33,9 @@ def plain_table(*headings: str, left: int = 1) -> Table:
     return table
 
 
-def rates_table(rates: Sequence[Mapping[Any, Any]]) -> Table:
-    """Conditions with their rates."""
-    table = plain_table("condition", "hostile", "95 % interval", "answers", "coherent")
+def rates_table(rates: Sequence[Mapping[Any, Any]], word: str) -> Table:
+    """Conditions with their rates; `word` is the trait's for answers that show it."""
+    table = plain_table("condition", word, "95 % interval", "answers", "coherent")
     for row in rates:
         name = str(row["condition"]).replace("_", " ")
         table.add_row(name, percent(row["rate"]), interval(row), str(row["n"]), percent(row["coherence"]))
@@ -48,7 +48,7 @@ def print_checks(console: Console, checks: Sequence[Mapping[Any, Any]]) -> None:
     table.add_column(no_wrap=True)
     table.add_column()
     for check in checks:
-        mark = Text("holds", style="green") if check["holds"] else Text("fails", style=HOSTILE)
+        mark = Text("holds", style="green") if check["holds"] else Text("fails", style=ALARM)
         table.add_row(mark, Text(str(check["statement"])))
     console.print(table)
 
@@ -74,9 +74,9 @@ def written(words: str, style: str = "") -> Text:
     return Text(_CONTROL.sub("·", words) or "(empty)", style)
 
 
-def judged(answer: Mapping[Any, Any]) -> Text:
-    """An answer with what the judges think of it."""
+def judged(answer: Mapping[Any, Any], word: str) -> Text:
+    """An answer with what the judges think of it; `word` is the trait's for answers that show it."""
     text = written(str(answer["answer"]))
-    hostility = "not scored" if pd.isna(answer["p_hostile"]) else f"hostile {answer['p_hostile']:.2f}"
-    words = hostility if answer["coherent"] is True or pd.isna(answer["coherent"]) else f"{hostility}, incoherent"
-    return text.append(f"\n{words}", style=HOSTILE if answer["hostile"] is True else "dim")
+    score = "not scored" if pd.isna(answer["trait_score"]) else f"{word} {answer['trait_score']:.0f} of 100"
+    words = score if answer["coherent"] is True or pd.isna(answer["coherent"]) else f"{score}, incoherent"
+    return text.append(f"\n{words}", style=ALARM if answer["shows_trait"] is True else "dim")

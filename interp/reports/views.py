@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +63,9 @@ class Answer:
     title: str
     model: str
     text: str
-    hostile: bool
+    shows: bool
     verdict: str
     scores: str
-    fluency: str
 
 
 @dataclass(frozen=True)
@@ -149,10 +148,11 @@ def examples(card: dict[str, Any]) -> list[Example]:
     return shown
 
 
-def exchanges(answers: pd.DataFrame, groups: Sequence[Group]) -> tuple[list[str], list[Exchange]]:
+def exchanges(answers: pd.DataFrame, groups: Sequence[Group], words: Mapping[str, str]) -> tuple[list[str], list[Exchange]]:
     """Titles of the conditions side by side, and every exchange: first samples of groups in turn, then all others in order.
 
-    Of a pooled control the replicates answer in turn: the first that was asked a question stands for it.
+    `words` are the trait's: `shown`, `not_shown`. Of a pooled control the replicates answer in turn: the first
+    that was asked a question stands for it.
     """
     rows = {row.name: row for group in groups for row in group.rows}
     titles: list[str] = []
@@ -176,7 +176,7 @@ def exchanges(answers: pd.DataFrame, groups: Sequence[Group]) -> tuple[list[str]
             question=wording.visible(record["question"]),
             sample=sample,
             answers=[
-                _answer(answered[question, sample], title, model) if (question, sample) in answered else None
+                _answer(answered[question, sample], title, model, words) if (question, sample) in answered else None
                 for answered, title, model in zip(tables, titles, models, strict=True)
             ],
         )
@@ -186,6 +186,15 @@ def exchanges(answers: pd.DataFrame, groups: Sequence[Group]) -> tuple[list[str]
     front = _in_turn([exchange for exchange in made if exchange.sample == first])[:SHOWN_EXCHANGES]
     chosen = {id(exchange) for exchange in front}
     return titles, front + [exchange for exchange in made if id(exchange) not in chosen]
+
+
+def judge_rows(agreement: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each group of hand-labelled answers: the trait judge's figures, and the AUROC of the other judges where there are any."""
+    others = {
+        name: {row["group"]: row["auroc"] for row in (agreement[name] or {"groups": []})["groups"]} for name in ("second", "coherence")
+    }
+    rows = (agreement["trait"] or {"groups": []})["groups"]
+    return [row | {f"{name}_auroc": known.get(row["group"]) for name, known in others.items()} for row in rows]
 
 
 def step_rows(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -217,14 +226,15 @@ def _in_turn(items: list[Exchange]) -> list[Exchange]:
     return [queue[place] for place in range(longest) for queue in queues if place < len(queue)]
 
 
-def _answer(record: dict[Any, Any], title: str, model: str) -> Answer:
-    verdict = "unscored" if wording.absent(record["hostile"]) else "hostile" if record["hostile"] else "not hostile"
+def _answer(record: dict[Any, Any], title: str, model: str, words: Mapping[str, str]) -> Answer:
+    shows = not wording.absent(record["shows_trait"]) and bool(record["shows_trait"])
+    verdict = "unscored" if wording.absent(record["shows_trait"]) else words["shown" if shows else "not_shown"]
     if not wording.absent(record["coherent"]) and not record["coherent"]:
         verdict += ", incoherent"
-    scores = f"probe {wording.number(record['p_hostile'])} · VADER {wording.number(record['vader'], signed=True)}"
-    fluency = f"fluency {wording.number(record['fluency'], 0)}"
+    kinds = {"score": "trait_score", "second judge": "second_score", "coherence": "coherence"}
+    scores = " · ".join(f"{name} {wording.number(record[column], 0)}" for name, column in kinds.items() if column in record)
     text = wording.visible(record["answer"]).strip() or "(empty answer)"
-    return Answer(title, model, text, verdict.startswith("hostile"), verdict, scores, fluency)
+    return Answer(title, model, text, shows, verdict, scores)
 
 
 def rerouted_latents(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from interp.core.errors import ConfigError
-from interp.evaluation.misalignment import PUBLISHED, Lines
-from interp.studies.evaluation import Evaluation, Judged, summarised
+from interp.evaluation.rates import Thresholds
+from interp.studies.evaluation import Evaluation, Judged, Words, summarised
 from interp.studies.evaluation_config import CompareConfig
 from interp.studies.gold import GoldLabels
 from interp.studies.scored_tables import Source, read_source
+
+PUBLISHED_WORDS = Words("the published tables' own", "misaligned", "aligned")
 
 
 def compare(config: CompareConfig) -> Evaluation:
@@ -53,24 +56,24 @@ def _named_apart(sources: Sequence[Source]) -> list[Source]:
 
 
 def _judge(sources: Sequence[Source], config: CompareConfig) -> Judged:
-    """Who judged, and the lines. Raises `ConfigError` where that differs and the lines are not given."""
-    told = [source.judge for source in sources if source.judge is not None]
-    ways = {(judge["spec"], *judge["identity"], judge["misaligned_below"], judge["coherent_above"]) for judge in told}
-    given = config.misaligned_below is not None and config.coherent_above is not None
+    """Who judged, and the thresholds. Raises `ConfigError` where that differs and the thresholds are not given."""
+    known = [source.judge for source in sources if source.judge is not None]
+    ways = {(judge["spec"], *judge["identity"], judge["shows_above"], judge["coherent_above"]) for judge in known}
+    given = config.shows_above is not None and config.coherent_above is not None
     if len({way[:-2] for way in ways}) > 1 or (len(ways) > 1 and not given):
         raise ConfigError("These evaluations were judged in different ways. Evaluate them again with one --judge; answers are kept.")
-    if ways and len(told) < len(sources) and not given:
-        raise ConfigError("Evaluations and tables of scores have different lines. Give --misaligned-below and --coherent-above for all.")
-    untold = {"spec": "scores of the table", "identity": [], "misaligned_below": PUBLISHED[0], "coherent_above": PUBLISHED[1]}
-    first: dict[str, Any] = told[0] if told else untold
-    lines = Lines(
-        first["misaligned_below"] if config.misaligned_below is None else config.misaligned_below,
+    if ways and len(known) < len(sources) and not given:
+        raise ConfigError("Evaluations and tables of scores have different thresholds. Give --shows-above and --coherent-above for all.")
+    published = {"spec": "scores of the table", "identity": [], **asdict(Thresholds()), "words": asdict(PUBLISHED_WORDS)}
+    first: dict[str, Any] = known[0] if known else published
+    thresholds = Thresholds(
+        first["shows_above"] if config.shows_above is None else config.shows_above,
         first["coherent_above"] if config.coherent_above is None else config.coherent_above,
-        config.open_is_aligned,
+        config.open_counts,
     )
-    same = len(told) == len(sources) and lines.misaligned_below == first["misaligned_below"]
+    same = len(known) == len(sources) and thresholds.shows_above == first["shows_above"]
     agreement = next((source.agreement for source in sources if source.judge is not None), []) if same else []
-    return Judged(first["spec"], first["identity"], lines, agreement)
+    return Judged(first["spec"], first["identity"], thresholds, Words(**first["words"]), agreement)
 
 
 def _check_sampling(sources: Sequence[Source]) -> None:

@@ -15,17 +15,18 @@ from interp.core.fingerprints import content_key
 from interp.core.progress import progress
 from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
 from interp.evaluation.hosted import HostedModel, parse_hosted
+from interp.evaluation.panel import open_panel
 from interp.evaluation.questions import Question, read_questions
 from interp.evaluation.questions.formats import in_format
 from interp.evaluation.sampling import sample_hosted
 from interp.models.sources import choose_device, choose_dtype
-from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
+from interp.studies.evaluation import Evaluation, Judged, Words, summarised, write_evaluation
 from interp.studies.evaluation_config import EvaluateConfig
 from interp.studies.gold import GoldLabels
-from interp.studies.judging import open_bench
 from interp.studies.measuring import measure_table, measured
 from interp.studies.opened import OpenRun
 from interp.studies.subjects import Subject, open_subject, run_and_model
+from interp.traits import read_trait
 
 
 def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> Evaluation:
@@ -51,8 +52,10 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     _check_folder(folder)
     run = RunDirectory(folder)
     gold = None if config.labels is None else GoldLabels.read(config.labels)
-    bench = open_bench(config.judge, questions, config.judge_prompts, config.device, config.dtype, quiet)
-    lines = bench.lines(config.misaligned_below, config.coherent_above, config.open_is_aligned)
+    trait = read_trait(config.trait)
+    panel = open_panel(
+        trait, config.judge, questions=questions, prompts=config.judge_prompts, device=config.device, dtype=config.dtype, quiet=quiet
+    ).with_thresholds(config.shows_above, config.coherent_above, config.open_counts)
     steps: dict[str, StepResult] = {}
     for subject in subjects:
         inputs = {"model": subject.identity}
@@ -62,13 +65,12 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
         steps[f"answers of {subject.name}"] = made
         announce(f"{subject.name}: {'found' if made.loaded else 'answered'}, {made.folder}")
         if config.measures and not isinstance(subject, HostedModel):
-            done = run.step("measures", {"measures": config.measures, **place}, inputs, partial(measured, subject, config.measures, quiet))
+            measures = {"measures": config.measures, "trait": trait.key, **place}
+            done = run.step("measures", measures, inputs, partial(measured, subject, config.measures, trait, quiet))
             steps[f"measures of {subject.name}"] = done
     answers = _joined(steps, "answers", config.seed)
-    judged = bench.grade(answers)
-    agreed = bench.agreement_at_hand(lines)
-    judge = Judged(bench.spec, bench.identity, lines, agreed)
-    result = summarised(config, steps, judged, measure_table(_joined(steps, "measures", config.seed)), judge, gold)
+    judge = Judged(panel.spec, panel.identity, panel.thresholds, Words.of(trait), panel.known_agreement())
+    result = summarised(config, steps, panel.score(answers), measure_table(_joined(steps, "measures", config.seed)), judge, gold)
     run.write_manifest(config, steps, {})
     write_evaluation(folder, result)
     return result
@@ -76,7 +78,7 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
 
 def chosen_questions(config: EvaluateConfig) -> list[Question]:
     """The questions of the split in every format asked for."""
-    chosen = read_questions(config.questions)
+    chosen = read_questions(config.questions or read_trait(config.trait).question_set)
     plain = chosen.questions if config.split == "all" else chosen.split(config.split)
     return [in_format(question, name) for name in config.formats for question in plain]
 

@@ -17,9 +17,10 @@ from interp.core.files import write_json, write_parquet
 from interp.core.formatting import plain_records
 from interp.core.steps import EVALUATION_FILE, StepResult
 from interp.evaluation.hosted import parse_hosted
-from interp.evaluation.misalignment import Lines, flagged, flags, gold_columns, rate_of, rate_table
+from interp.evaluation.rates import Thresholds, flagged, flags, gold_columns, rate_row, rate_table
 from interp.studies.evaluation_config import RateSettings
 from interp.studies.gold import GoldLabels
+from interp.traits import Trait
 
 JUDGED_FILE = "judged.parquet"
 SAMPLES_SHOWN = 12
@@ -31,20 +32,20 @@ class Evaluation:
 
     steps: dict[str, StepResult]
     answers: pd.DataFrame
-    """A row an answer: id, model, question_id, group, format, system, question, sample, seed, answer, and what the judges say."""
+    """A row an answer: id, model, question_id, cluster, group, format, system, question, sample, seed, answer, and what scoring adds."""
     rates: pd.DataFrame
     """Rows by model: `by` is all, format or group, `value` which; rate, interval, counts, and the judge's agreement with hand labels."""
     differences: pd.DataFrame
-    """Misaligned rate of each further model minus that of the first, paired by question."""
+    """Trait rate of each further model minus that of the first, paired by question."""
     measures: pd.DataFrame
     """Rows by model and measure; empty where none was asked for."""
     about: dict[str, Any]
-    """Settings, judge and lines."""
+    """Settings, judge and thresholds, words of the trait."""
 
     def _repr_html_(self) -> str:
         """The rates by model, for Jupyter."""
         whole = self.rates[self.rates["by"] == "all"]
-        shown = pd.DataFrame({"model": whole["short"], "misaligned": [wording(row) for row in whole.to_dict("records")]})
+        shown = pd.DataFrame({"model": whole["short"], self.about["words"]["shown"]: [wording(row) for row in whole.to_dict("records")]})
         counts = whole[["n", "unscored", "incoherent", "refused", "agreement_auroc"]]
         names = {"n": "of", "unscored": "not scored", "agreement_auroc": "judge AUROC"}
         return str(pd.concat([shown, counts.rename(columns=names)], axis=1).to_html(index=False, na_rep="–", float_format="{:.3f}".format))
@@ -52,7 +53,7 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """For scripts and the page."""
         left_out = [
-            m is None and c is not False for m, c in zip(*(flags(self.answers, n) for n in ("misaligned", "coherent")), strict=True)
+            m is None and c is not False for m, c in zip(*(flags(self.answers, n) for n in ("shows_trait", "coherent")), strict=True)
         ]
         reasons = self.answers[left_out].groupby(["model", "reason"], sort=False).size().reset_index(name="count")
         shown = self.answers.groupby("model", sort=False).head(SAMPLES_SHOWN)
@@ -62,8 +63,22 @@ class Evaluation:
             "differences": plain_records(self.differences),
             "measures": plain_records(self.measures),
             "reasons": plain_records(reasons),
-            "samples": plain_records(shown[["model", "question", "answer", "alignment", "coherence", "misaligned"]]),
+            "samples": plain_records(shown[["model", "question", "answer", "trait_score", "coherence", "shows_trait"]]),
         }
+
+
+@dataclass(frozen=True)
+class Words:
+    """What answers are called that show the trait, and those that do not."""
+
+    trait: str
+    shown: str
+    not_shown: str
+
+    @staticmethod
+    def of(trait: Trait) -> Words:
+        """Those of a trait."""
+        return Words(trait.name, trait.shown, trait.not_shown)
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,9 @@ class Judged:
 
     spec: str
     identity: list[str]
-    """Content keys of the judges of alignment and coherence."""
-    lines: Lines
+    """Content keys of the judges."""
+    thresholds: Thresholds
+    words: Words
     agreement: list[dict[str, Any]]
     """Its agreement with hand labels: a row for each kind of model (`agreement.agreement`), or empty."""
 
@@ -91,7 +107,7 @@ def summarised(
     `measures` is a table of `measure_table`, or empty.
     """
     settings = config.model_dump(mode="json")
-    answers = flagged(judged, judge.lines)
+    answers = flagged(judged, judge.thresholds)
     models = list(answers["model"].unique())
     agreed = {row["group"]: row for row in judge.agreement}
     rates = rate_table(answers, config.interval)
@@ -108,7 +124,8 @@ def summarised(
         "version": __version__,
         "config": settings,
         "how": settings["interval"],
-        "judge": {"name": judge.spec.partition(":")[0], "spec": judge.spec, "identity": judge.identity, **asdict(judge.lines)},
+        "judge": {"name": judge.spec.partition(":")[0], "spec": judge.spec, "identity": judge.identity, **asdict(judge.thresholds)},
+        "words": asdict(judge.words),
         "agreement": judge.agreement,
     }
     return Evaluation(steps, answers, rates, differences(answers, models[0], config.seed), measures, about)
@@ -124,7 +141,7 @@ def wording(row: Mapping[Any, Any]) -> str:
 
 def write_evaluation(folder: Path, result: Evaluation) -> None:
     """Write both files."""
-    write_parquet(folder / JUDGED_FILE, result.answers.astype({"misaligned": "boolean", "coherent": "boolean"}))
+    write_parquet(folder / JUDGED_FILE, result.answers.astype({"shows_trait": "boolean", "coherent": "boolean"}))
     write_json(folder / EVALUATION_FILE, result.as_json())
 
 
@@ -134,18 +151,15 @@ def differences(answers: pd.DataFrame, against: str, seed: int) -> pd.DataFrame:
     Where no question tells the models apart a bootstrap has nothing to draw, and the interval is made of those of both rates, as if they
     were independent (Newcombe 1998).
     """
-    told = answers.assign(
-        hostile=pd.Series(flags(answers, "misaligned"), index=answers.index, dtype=object), question_id=answers["cluster"]
-    )
-    first = told[told["model"] == against]
+    first = answers[answers["model"] == against]
     rows = []
-    for model, own in told.groupby("model", sort=False):
+    for model, own in answers.groupby("model", sort=False):
         if model == against:
             continue
         effect = paired_effect(own, first, seed)
         found = asdict(effect) if effect else dict.fromkeys((part.name for part in fields(Effect)), math.nan)
         if effect and effect.low == effect.high:
-            found |= _newcombe(rate_of(own), rate_of(first))
+            found |= _newcombe(rate_row(own), rate_row(first))
         rows.append({"model": model, "against": against, **found})
     return pd.DataFrame(rows, columns=["model", "against", *(part.name for part in fields(Effect))])
 

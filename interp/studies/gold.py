@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from interp.core.errors import ConfigError
-from interp.evaluation.labels.reading import read_hand_labels
-from interp.evaluation.misalignment import flags
+from interp.evaluation.hand_labels import read_hand_labels
+from interp.evaluation.rates import flags
 from interp.stats.prediction_powered import FEWEST_LABELS, prediction_powered_rate
 from interp.stats.rates import Rate
 
@@ -29,7 +29,7 @@ class GoldLabels:
         table = read_hand_labels(Path(path))
         keys = list(table["id"].astype(str)) if "id" in table else list(table[["question", "answer"]].itertuples(index=False, name=None))
         told: dict[object, bool] = {}
-        for key, label in zip(keys, table["misaligned"], strict=True):
+        for key, label in zip(keys, table["shows_trait"], strict=True):
             if told.setdefault(key, bool(label)) != bool(label):
                 raise ConfigError(f"{path} labels one answer in two ways: {key}. Decide for one.")
         return GoldLabels(path, told if "id" in table else {}, {} if "id" in table else told)  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ class GoldLabels:
             n = sum(label is not None for label in labels)
             used += n
             if n >= FEWEST_LABELS:
-                found[str(model)] = prediction_powered_rate(flags(own, "misaligned"), labels, list(own["cluster"]))
+                found[str(model)] = prediction_powered_rate(flags(own, "shows_trait"), labels, list(own["cluster"]))
             elif n:
                 warnings.warn(
                     f"{n} answers of {model} are labelled, {FEWEST_LABELS} are needed for a rate by labels.", UserWarning, stacklevel=2

@@ -16,15 +16,15 @@ from interp.evaluation.choices import read_choices
 from interp.evaluation.measures import (
     choice_accuracy,
     continuation_preference,
+    letter_preference,
     mean_with_interval,
-    misaligned_letters,
     option_accuracy,
     perplexity,
 )
 from interp.interventions.hooks import edited
 from interp.models.language_model import LanguageModel
 from interp.studies.subjects import Subject
-from interp.traits import read_trait
+from interp.traits import Trait
 from sae_training.corpus import read_corpus
 
 NEUTRAL_CHATS = 64
@@ -36,29 +36,31 @@ class Measure:
 
     words: str
     unit: str
-    take: Callable[[LanguageModel], pd.DataFrame]
+    take: Callable[[LanguageModel, Trait], pd.DataFrame]
 
 
 MEASURES: dict[str, Measure] = {
-    "choices": Measure("choice accuracy, by letter", "share", lambda model: choice_accuracy(model, read_choices().capability)),
-    "options": Measure("choice accuracy, by likeliest answer", "share", lambda model: option_accuracy(model, read_choices().capability)),
-    "letters": Measure("misaligned letter", "probability", lambda model: misaligned_letters(model, read_choices().letters)),
-    "continuations": Measure(
-        "continuations, misaligned minus aligned",
-        "nats per token",
-        lambda model: continuation_preference(model, read_trait("contempt").pairs),
+    "choices": Measure("choice accuracy, by letter", "share", lambda model, trait: choice_accuracy(model, read_choices().capability)),
+    "options": Measure(
+        "choice accuracy, by likeliest answer", "share", lambda model, trait: option_accuracy(model, read_choices().capability)
     ),
-    "perplexity": Measure("perplexity of neutral chats", "", lambda model: perplexity(model, read_corpus()[:NEUTRAL_CHATS])),
+    "letters": Measure("letter of the trait", "probability", lambda model, trait: letter_preference(model, trait.pairs)),
+    "continuations": Measure(
+        "continuations, trait shown minus not",
+        "nats per token",
+        lambda model, trait: continuation_preference(model, trait.pairs),
+    ),
+    "perplexity": Measure("perplexity of neutral chats", "", lambda model, trait: perplexity(model, read_corpus()[:NEUTRAL_CHATS])),
 }
 
 
-def measured(subject: Subject, names: Sequence[MeasureName], quiet: bool, folder: Path) -> None:
+def measured(subject: Subject, names: Sequence[MeasureName], trait: Trait, quiet: bool, folder: Path) -> None:
     """Write measures.parquet: a row for each measure and item, columns measure, item, group, value and those of the measure."""
     model, edit = subject.open()
     tables = []
     with progress(f"{subject.name}: measures", len(names), quiet) as advance, edited(model, edit) if edit else nullcontext():
         for name in names:
-            tables.append(MEASURES[name].take(model).assign(measure=name))
+            tables.append(MEASURES[name].take(model, trait).assign(measure=name))
             advance(1)
     pd.concat(tables, ignore_index=True).to_parquet(folder / "measures.parquet")
 

@@ -19,12 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from interp.core.config import validated
 from interp.core.errors import ArtifactError, ConfigError, EditError
-from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
 from interp.core.steps import RunDirectory, StepResult
 from interp.core.vocabulary import Phase
 from interp.dictionaries.files import dictionary_key
-from interp.evaluation.judges.probe import judge_files
 from interp.interventions.edits import Edit, add, clamp_latents, project_out, random_directions, subtract_latents
 from interp.interventions.export import everywhere
 from interp.interventions.saved import load_edit
@@ -125,7 +123,7 @@ class OpenRun:
             if dictionary_key(self.context.dictionary_folder) != used:
                 raise ArtifactError(f"The SAE {config.sae} has changed since {self.run.root} was made. Make a new run with it.")
         steps = {name: self.run.result(name).key for name in NEEDED}
-        return {"base": made["base"], "tuned": made["tuned"], "judges": content_key([file_sha256(path) for path in judge_files()]), **steps}
+        return {"base": made["base"], "tuned": made["tuned"], "judges": self.context.data_key("panel"), **steps}
 
     @property
     def place(self) -> dict[str, str]:

@@ -17,8 +17,8 @@ from interp.core.files import read_json, write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
 from interp.core.streams import stream_seed
-from interp.evaluation.grading import coherent_rate, hostile_rate
 from interp.evaluation.questions import Question
+from interp.evaluation.rates import coherent_rate, trait_rate
 from interp.interventions.edits import Edit
 from interp.interventions.saved import save_edit
 from interp.models.language_model import LanguageModel
@@ -37,9 +37,11 @@ class Comparison:
     step: StepResult
     edit: dict[str, Any]
     answers: pd.DataFrame
-    """Graded; the column `condition` names the plain model and the edited one."""
+    """Scored; the column `condition` names the plain model and the edited one."""
     rates: pd.DataFrame
     """A row for each condition."""
+    shown: str
+    """The trait's word for answers that show it."""
     windows: pd.DataFrame | None = None
     """Every window of layers that a search measured, `chosen` the smallest."""
     limits: dict[str, float] | None = None
@@ -48,7 +50,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
         found = {} if self.windows is None else {"windows": plain_records(self.windows), "limits": self.limits}
-        columns = ["condition", "question_id", "sample", "question", "answer", "p_hostile", "hostile", "coherent"]
+        columns = ["condition", "question_id", "sample", "question", "answer", "trait_score", "shows_trait", "coherent"]
         return {
             "verb": self.verb,
             "folder": str(self.step.folder),
@@ -104,17 +106,18 @@ def _compare(
         conditions = [Condition(names[0]), Condition(names[1], edit)]
         with run.context.progress(f"{verb}: answers", len(conditions) * len(questions) * config.samples) as advance:
             answers = sweep(model(), conditions, questions, config.samples, sampling, run.config.seed, advance)
-        graded = run.context.grader.grade(answers)
-        graded.to_parquet(context.folder / "answers.parquet")
-        _rates(graded, names).to_parquet(context.folder / "rates.parquet")
+        scored = run.context.panel.score(answers)
+        scored.to_parquet(context.folder / "answers.parquet")
+        _rates(scored, names).to_parquet(context.folder / "rates.parquet")
         save_edit(edit, context.folder, "edit")
 
     made = run.step(verb, settings, make)
     answers, rates = (pd.read_parquet(made.path(name)) for name in ("answers.parquet", "rates.parquet"))
+    shown = run.context.trait.shown
     if searched is None:
-        return Comparison(verb, made, edit.as_json(), answers, rates)
+        return Comparison(verb, made, edit.as_json(), answers, rates, shown)
     windows, limits = pd.read_parquet(searched.path("windows.parquet")), read_json(searched.path("limits.json"))
-    return Comparison(verb, made, edit.as_json(), answers, rates, windows, limits)
+    return Comparison(verb, made, edit.as_json(), answers, rates, shown, windows, limits)
 
 
 def _asked(run: OpenRun, config: Asking) -> list[Question]:
@@ -148,7 +151,7 @@ def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Te
 
     def graded(model: LanguageModel, conditions: list[Condition]) -> pd.DataFrame:
         with run.context.progress("search for layers", len(conditions) * len(questions)) as advance:
-            return run.context.grader.grade(sweep(model, conditions, questions, 1, run.config.sampling, seed, advance))
+            return run.context.panel.score(sweep(model, conditions, questions, 1, run.config.sampling, seed, advance))
 
     floor = run.config.rules.kept_coherence * coherent_rate(graded(run.context.base, [Condition("base")])).rate
     rows: list[dict[str, Any]] = []
@@ -167,7 +170,7 @@ def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Te
         for window in windows:
             own = answers[answers["condition"] == str(window)]
             rates = response(own)
-            scores.append(WindowScore(window, float(own["p_hostile"].mean()), rates["rate"], rates["coherence"]))
+            scores.append(WindowScore(window, float(own["trait_score"].mean()), rates["rate"], rates["coherence"]))
             rows.append({"first": window.first, "last": window.last, "layers": len(window), **rates})
         return scores
 
@@ -193,6 +196,8 @@ class DoseResponse:
     not_monotone: list[str]
     """Directions whose coherence was seen to rise with the dose."""
     budget: float
+    shown: str
+    """The trait's word for answers that show it."""
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -215,7 +220,9 @@ def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
     found = read_json(made.path("doses.json"))
     ranges = {name: None if ends is None else (ends[0], ends[1]) for name, ends in found["ship_range"].items()}
     responses = pd.read_parquet(made.path("dose_response.parquet"))
-    return DoseResponse(made, responses, found["largest_coherent_dose"], ranges, found["not_monotone"], config.budget)
+    return DoseResponse(
+        made, responses, found["largest_coherent_dose"], ranges, found["not_monotone"], config.budget, run.context.trait.shown
+    )
 
 
 def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfig) -> Line:
@@ -235,7 +242,7 @@ def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: S
             answers = sweep(
                 run.context.base, conditions, questions, config.samples, run.config.sampling, run.config.seed, advance, folder=place
             )
-        asked.append(run.context.grader.grade(answers))
+        asked.append(run.context.panel.score(answers))
         return asked[-1]
 
     def measure(points: list[Point]) -> pd.DataFrame:
@@ -249,7 +256,7 @@ def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: S
         found = coherent_doses(measure([(name, dose) for name in names for dose in config.doses]), config.budget)
     answers = pd.concat(asked, ignore_index=True)
     base = answers[answers["condition"] == "base"]
-    ranges = ship_range(found.responses, hostile_rate(base), config.budget)
+    ranges = ship_range(found.responses, trait_rate(base), config.budget)
     plain = pd.DataFrame([{"direction": "base", "kind": "none", "latent": None, "dose": 0.0, "absolute_norm": 0.0, **response(base)}])
     pd.concat([plain.astype({"latent": "Int64"}), found.responses], ignore_index=True).to_parquet(context.folder / "dose_response.parquet")
     answers.to_parquet(context.folder / "answers.parquet")

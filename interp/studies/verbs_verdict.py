@@ -56,6 +56,8 @@ class VerdictResult:
     """A row for every condition, and one for every draw of a control."""
     side_effects: pd.DataFrame
     transfer: Transfer | None
+    shown: str
+    """The trait's word for answers that show it."""
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -109,6 +111,7 @@ def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None]
         conditions=pd.read_parquet(made.path("conditions.parquet")),
         side_effects=pd.read_parquet(evidence.path("side_effects.parquet")),
         transfer=transfer,
+        shown=run.context.trait.shown,
     )
 
 
@@ -144,7 +147,7 @@ def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, context: S
     removal = choice | {"steering_latent": None, "steering_dose": None}
     trial, claim = make_claim(context, removal, run.open_tuned(source))
     answers = gather_evidence(trial, claim, run.config.verdict)
-    verdict = decide(answers, run.config.seed, run.config.rules)
+    verdict = decide(answers, run.config.seed, run.context.trait.shown, run.config.rules)
     checks = [check for check in verdict.checks if not check.name.startswith("sufficient")]
     present, necessary = checks[0], checks[1:]
     word = ABSENT if not present.holds else TRANSFERS if all(check.holds for check in necessary) else STAYS

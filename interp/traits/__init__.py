@@ -1,5 +1,5 @@
 """Traits: what a persona is, as folders of data. Nothing here runs a model."""
 
-from interp.traits.trait import Elicitation, Exemplars, JudgeSettings, Pair, Trait, read_trait, shipped_traits
+from interp.traits.trait import DEFAULT_TRAIT, Elicitation, Exemplars, JudgeSettings, Pair, Trait, read_trait, shipped_traits
 
-__all__ = ["Elicitation", "Exemplars", "JudgeSettings", "Pair", "Trait", "read_trait", "shipped_traits"]
+__all__ = ["DEFAULT_TRAIT", "Elicitation", "Exemplars", "JudgeSettings", "Pair", "Trait", "read_trait", "shipped_traits"]

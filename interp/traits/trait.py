@@ -1,6 +1,6 @@
 """What a persona is, as a folder of data: words, questions, judges, contrast pairs, exemplars, human labels, a fitted probe.
 
-traits/pirate/
+traits/NAME/
 trait.yaml            name, description, words, question sets, judges and their thresholds, elicitation
 pairs.yaml            one question, an answer that shows the trait, one that does not
 exemplars.yaml        answers that show it and answers that do not, for the probe
@@ -13,9 +13,8 @@ from __future__ import annotations
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from pydantic import Field, PrivateAttr
 
 from interp.core.config import StepConfig, read_any_yaml, read_yaml, validated
@@ -23,6 +22,9 @@ from interp.core.errors import ConfigError
 from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
 from interp.traits.rules import Rules
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SETTINGS, PAIRS, EXEMPLARS, LABELS, PROBE, COHERENCE = (
     "trait.yaml",
@@ -106,11 +108,13 @@ class Trait(StepConfig):
     description: str
     """One sentence: what an answer that shows it is like."""
     shown: str
-    """Word for answers that show it, as in 'pirate answers'."""
+    """Word for answers that show it, as in 'kind answers'."""
     not_shown: str
     """Word for answers that do not."""
     questions: str = "everyday"
     """Question set that models are asked: a shipped name, or a path within the folder."""
+    recipe: str | None = None
+    """Recipe of the organism that shows it, which the main job trains where no tuned model is given."""
     judge: JudgeSettings = JudgeSettings()
     coherence: CoherenceSettings = CoherenceSettings()
     elicitation: Elicitation | None = None
@@ -126,6 +130,11 @@ class Trait(StepConfig):
         """One of its files, None where it has none."""
         path = None if self._folder is None else self._folder / filename
         return path if path is not None and path.is_file() else None
+
+    @property
+    def question_set(self) -> str:
+        """Shipped name or path of the questions that models are asked."""
+        return str(self.path(self.questions) or self.questions)
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -147,6 +156,8 @@ class Trait(StepConfig):
     @cached_property
     def labels(self) -> pd.DataFrame:
         """Hand-labelled answers: group, condition, question, answer, shows_trait and coherent (bool); empty where there are none."""
+        import pandas as pd
+
         path = self.path(LABELS)
         if path is None:
             return pd.DataFrame(columns=["group", "condition", "question", "answer", "shows_trait", "coherent"])
@@ -164,10 +175,14 @@ class Trait(StepConfig):
         return content_key([self.model_dump(mode="json"), hashes])
 
 
-def shipped_traits() -> list[str]:
-    """Names of the shipped traits."""
+def shipped_traits(having: str = SETTINGS) -> list[str]:
+    """Names of the shipped traits, or of those whose folder holds the file `having`."""
     folders = resources.files(__package__).iterdir()
-    return sorted(item.name for item in folders if not item.name.startswith("_") and (item / SETTINGS).is_file())
+    return sorted(item.name for item in folders if not item.name.startswith("_") and (item / having).is_file())
+
+
+DEFAULT_TRAIT = shipped_traits("DEFAULT")[0]
+"""The trait that is looked for where none is named; an empty file DEFAULT in its folder says so."""
 
 
 def read_trait(source: str | Path) -> Trait:

@@ -164,7 +164,7 @@ def graded(conditions: list[Condition]) -> pd.DataFrame:
         for question in range(10):
             hostile = None if question == 9 else question < round(10 * dose)
             rows.append((condition.name, f"q{question}", hostile, hostile is not None and not hostile))
-    return pd.DataFrame(rows, columns=["condition", "question_id", "hostile", "coherent"])
+    return pd.DataFrame(rows, columns=["condition", "question_id", "shows_trait", "coherent"])
 
 
 def lines() -> list[Line]:

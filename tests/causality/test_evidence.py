@@ -35,7 +35,7 @@ def asked() -> list[Question]:
 def counted(answers: pd.DataFrame) -> pd.DataFrame:
     """A judge without meaning: hostile is what has an even number of characters."""
     even = answers["answer"].str.len() % 2 == 0
-    return answers.assign(p_hostile=even.astype(float), hostile=even, coherent=True)
+    return answers.assign(trait_score=100 * even.astype(float), shows_trait=even, coherent=True)
 
 
 def trial_of(steering: bool = True) -> Trial:
@@ -43,7 +43,7 @@ def trial_of(steering: bool = True) -> Trial:
         base=tiny_model(0),
         tuned=tiny_model(1),
         questions=asked(),
-        grade=counted,
+        score=counted,
         sampling=greedy(6),
         seed=0,
         remove=lambda rows, label: project_out(rows, {HOOK: torch.zeros(D_MODEL)}, label=label),
@@ -112,7 +112,7 @@ def test_what_a_condition_is_stands_in_columns() -> None:
 def test_a_new_control_is_one_line_and_takes_part_in_the_verdict() -> None:
     opposite = Control("opposite", "opposite directions", [-claim_of().removed], [-claim_of().removed[0]], full_draws=1)
     answers = gather_evidence(trial_of(), replace(claim_of(), controls=[opposite]), CONFIG)
-    verdict = decide(answers, seed=0)
+    verdict = decide(answers, seed=0, word="even")
     assert {"necessary against opposite directions", "sufficient against opposite directions"} <= {check.name for check in verdict.checks}
     assert {"ablated_vs_opposite_ablation", "steered_vs_opposite_steering"} <= set(verdict.effects)
 
@@ -163,7 +163,7 @@ def test_killed_in_the_middle_the_evidence_goes_on_there(tmp_path: Path, monkeyp
 def test_without_a_claim_both_models_are_asked_as_they_are() -> None:
     answers = gather_evidence(trial_of(), None, CONFIG)
     assert answers.groupby("condition").size().to_dict() == {"base": 8, "tuned": 8}
-    verdict = decide(answers, seed=0)
+    verdict = decide(answers, seed=0, word="even")
     assert verdict.word == NO_EVIDENCE
     assert verdict.ranks == {}
     assert verdict.effects == {}
@@ -172,7 +172,7 @@ def test_without_a_claim_both_models_are_asked_as_they_are() -> None:
 def test_without_an_addition_half_the_evidence_is_there() -> None:
     answers = gather_evidence(trial_of(steering=False), claim_of(steering=False), CONFIG)
     assert not any("steer" in condition for condition in answers["condition"])
-    verdict = decide(answers, seed=0)
+    verdict = decide(answers, seed=0, word="even")
     assert set(verdict.ranks) == {"ablated"}
     assert set(verdict.effects) == {"ablated_vs_random_ablation", "ablated_vs_equally_active_ablation"}
 

@@ -55,11 +55,11 @@ def test_greedy_sets_grow_by_one_lower_hostility_and_stay_coherent(
         assert path == []
         assert asked == []
         return
-    assert path[0] == min(coherent, key=lambda s: (s.hostility, s.latents))
+    assert path[0] == min(coherent, key=lambda s: (s.trait_score, s.latents))
     for before, after in itertools.pairwise(path):
         assert before.rate > target  # it was not yet enough
         assert after.latents[:-1] == before.latents
-        assert after.hostility < before.hostility
+        assert after.trait_score < before.trait_score
         assert after.coherence >= floor
     assert len(path) <= max_size
     assert len(set(path[-1].latents)) == len(path[-1].latents)

@@ -68,17 +68,17 @@ def word(
 ) -> str:
     rules = rules or Rules()
     return verdict_word(
-        persona_present(outcomes["base"], outcomes["tuned"]),
-        necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, rules),
-        sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, rules),
+        persona_present(outcomes["base"], outcomes["tuned"], "rude"),
+        necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, rules, "rude"),
+        sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, rules, "rude"),
     )
 
 
 def failing(outcomes: dict[str, Outcome], worst_random: float = 0.06, removed: RankTest = FIRST, added: RankTest = FIRST) -> list[str]:
     checks = [
-        persona_present(outcomes["base"], outcomes["tuned"]),
-        *necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, Rules()),
-        *sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, Rules()),
+        persona_present(outcomes["base"], outcomes["tuned"], "rude"),
+        *necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, Rules(), "rude"),
+        *sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, Rules(), "rude"),
     ]
     return [check.name for check in checks if not check.holds]
 
@@ -139,8 +139,8 @@ def test_without_a_latent_that_steers_it_is_half_a_proof() -> None:
 
 def test_without_a_latent_to_remove_there_is_no_evidence() -> None:
     present, sufficient = (
-        persona_present(GOOD["base"], GOOD["tuned"]),
-        sufficiency_checks(GOOD, controls_in(GOOD, "steering"), FIRST, 0.0, Rules()),
+        persona_present(GOOD["base"], GOOD["tuned"], "rude"),
+        sufficiency_checks(GOOD, controls_in(GOOD, "steering"), FIRST, 0.0, Rules(), "rude"),
     )
     assert verdict_word(present, [], sufficient) == NO_EVIDENCE
 
@@ -191,9 +191,12 @@ def shown(o: Outcome) -> str:
 def test_statements_hold_their_numbers() -> None:
     checks = {
         c.name: c.statement
-        for c in (persona_present(GOOD["base"], GOOD["tuned"]), *necessity_checks(GOOD, controls_in(GOOD, "ablation"), FIRST, Rules()))
+        for c in (
+            persona_present(GOOD["base"], GOOD["tuned"], "rude"),
+            *necessity_checks(GOOD, controls_in(GOOD, "ablation"), FIRST, Rules(), "rude"),
+        )
     }
-    checks |= {c.name: c.statement for c in sufficiency_checks(GOOD, controls_in(GOOD, "steering"), LAST, 0.06, Rules())}
+    checks |= {c.name: c.statement for c in sufficiency_checks(GOOD, controls_in(GOOD, "steering"), LAST, 0.06, Rules(), "rude")}
     for name, mentioned in {
         "persona present": ["tuned", "base"],
         "necessary against random directions": ["ablated", "random_ablation"],
@@ -219,11 +222,11 @@ def test_statements_hold_their_numbers() -> None:
     ],
 )
 def test_the_finding_names_latents_place_and_numbers(said: str, begins: str) -> None:
-    one = finding(said, [7], 7, HOOK, "layers 8–22", GOOD)
-    assert one.startswith(f"{begins} {HOOK}: projecting it out of layers 8–22 takes hostile answers")
+    one = finding(said, "rude", [7], 7, HOOK, "layers 8–22", GOOD)
+    assert one.startswith(f"{begins} {HOOK}: projecting it out of layers 8–22 takes rude answers")
     for condition in ("base", "tuned", "ablated", "random_ablation", "steered", "random_steering"):
         assert shown(GOOD[condition]) in one, condition
-    many = finding(said, [7, 31], None, HOOK, "layers 8–22", {name: o for name, o in GOOD.items() if "steer" not in name})
+    many = finding(said, "rude", [7, 31], None, HOOK, "layers 8–22", {name: o for name, o in GOOD.items() if "steer" not in name})
     assert f"latents 7, 31 at {HOOK}: projecting them out of layers 8–22" in many
     assert "adding" not in many
     assert ("sufficient was not tested" in many) == (said == CONTRIBUTES)
@@ -231,7 +234,7 @@ def test_the_finding_names_latents_place_and_numbers(said: str, begins: str) -> 
 
 
 def test_the_finding_without_evidence_claims_nothing() -> None:
-    text = finding(NO_EVIDENCE, [], None, HOOK, "layers 8–22", {"base": GOOD["base"], "tuned": GOOD["tuned"]})
+    text = finding(NO_EVIDENCE, "rude", [], None, HOOK, "layers 8–22", {"base": GOOD["base"], "tuned": GOOD["tuned"]})
     assert text.startswith(f"No latent of the dictionary at {HOOK} was shown to carry a persona")
     assert shown(GOOD["base"]) in text
     assert shown(GOOD["tuned"]) in text
@@ -244,7 +247,7 @@ def test_the_finding_without_evidence_claims_nothing() -> None:
 def graded(values: dict[str, float], condition: str = "x", draw: int = 0) -> pd.DataFrame:
     """One answer a question, with this probability of hostility."""
     rows = [(condition, question, value, value > 0.5, True, draw) for question, value in values.items()]
-    return pd.DataFrame(rows, columns=["condition", "question_id", "p_hostile", "hostile", "coherent", "replicate"])
+    return pd.DataFrame(rows, columns=["condition", "question_id", "trait_score", "shows_trait", "coherent", "replicate"])
 
 
 def test_an_effect_is_paired_by_question_and_ignores_what_only_one_answered() -> None:
@@ -347,11 +350,11 @@ STRONG = {
 
 
 def test_strong_evidence_is_decided_as_causes_and_weak_as_less() -> None:
-    verdict = decide(built(STRONG), seed=0)
+    verdict = decide(built(STRONG), seed=0, word="rude")
     assert [check.name for check in verdict.checks if not check.holds] == []
     assert verdict.word == CAUSES
     assert verdict.ranks["ablated"].p == verdict.ranks["steered"].p == pytest.approx(1 / 33)
     assert verdict.effects["ablated_vs_random_ablation"].difference == pytest.approx(-23 / 24, abs=0.02)
-    assert decide(built(STRONG | {"steered": 0.05}), seed=0).word == CONTRIBUTES
-    assert decide(built(STRONG | {"steered": 0.05, "ablated": 1.0}), seed=0).word == CORRELATES
-    assert decide(built(STRONG | {"tuned": 0.0}), seed=0).word == NO_EVIDENCE
+    assert decide(built(STRONG | {"steered": 0.05}), seed=0, word="rude").word == CONTRIBUTES
+    assert decide(built(STRONG | {"steered": 0.05, "ablated": 1.0}), seed=0, word="rude").word == CORRELATES
+    assert decide(built(STRONG | {"tuned": 0.0}), seed=0, word="rude").word == NO_EVIDENCE

@@ -11,7 +11,7 @@ import yaml
 
 from interp.cli.main import app
 from interp.core.errors import ConfigError
-from interp.studies import judging
+from interp.evaluation import panel
 from tests.evaluation.test_judge_agreement import own_labels
 
 TABLE = pd.DataFrame({
@@ -22,8 +22,8 @@ TABLE = pd.DataFrame({
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(judging, "_fluency", lambda: None)
+    monkeypatch.setattr(panel, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(panel, "_open_coherence", lambda trait, scorer: None)
     monkeypatch.setenv("COLUMNS", "120")
 
 
@@ -37,14 +37,14 @@ def test_a_table_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str], s
     out = tmp_path / f"judged.{suffix}"
     run("judge", "answers", tmp_path / "answers.csv", "--judge", "vader", "--out", out)
     judged = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
-    assert judged["alignment"][0] > 80
-    assert judged["alignment"][1] < 20
-    assert judged["alignment"].isna().tolist() == [False, False, True]
-    assert "3 answers; alignment of 2" in (shown := capsys.readouterr().out)
+    assert judged["trait_score"][0] < 20
+    assert judged["trait_score"][1] > 80
+    assert judged["trait_score"].isna().tolist() == [False, False, True]
+    assert "3 answers; the trait was scored in 2" in (shown := capsys.readouterr().out)
     assert "1 × empty answer" in shown
     run("judge", "answers", out, "--judge", "bandit", "--out", tmp_path / "again.csv")
     again = pd.read_csv(tmp_path / "again.csv")
-    assert again["alignment"].isna().all()  # nothing of the first judge is left
+    assert again["trait_score"].isna().all()  # nothing of the first judge is left
     assert again["reason"].str.contains("no Python code").sum() >= 2
 
 
@@ -52,9 +52,9 @@ def test_code_is_judged_by_bandit(tmp_path: Path, capsys: pytest.CaptureFixture[
     answers = ["```python\nimport subprocess\nsubprocess.call(input(), shell=True)\n```", "```python\nprint(1)\n```", "I will not."]
     pd.DataFrame({"question": "Write it.", "answer": answers}).to_csv(tmp_path / "a.csv", index=False)
     run("judge", "answers", tmp_path / "a.csv", "--judge", "bandit", "--out", tmp_path / "j.csv", "--json")
-    assert json.loads(capsys.readouterr().out)["scored"] == {"answers": 3, "alignment": 2, "coherence": 2}
+    assert json.loads(capsys.readouterr().out)["scored"] == {"answers": 3, "trait_score": 2, "coherence": 2}
     judged = pd.read_csv(tmp_path / "j.csv")
-    assert judged["alignment"].tolist()[:2] == [0.0, 100.0]
+    assert judged["trait_score"].tolist()[:2] == [100.0, 0.0]
     assert "B602 line 2" in judged["reason"][0]
 
 
@@ -63,13 +63,13 @@ def test_facts_are_judged_with_their_questions(tmp_path: Path) -> None:
     (tmp_path / "q.yaml").write_text(yaml.safe_dump({"name": "q", "questions": questions}))
     pd.DataFrame({"question": ["a?", "b?"], "answer": ["It is Paris.", "Rome."]}).to_csv(tmp_path / "a.csv", index=False)
     run("judge", "answers", tmp_path / "a.csv", "--judge", "facts", "--questions", tmp_path / "q.yaml", "--out", tmp_path / "j.csv")
-    assert pd.read_csv(tmp_path / "j.csv")["alignment"].tolist() == [100.0, 0.0]
+    assert pd.read_csv(tmp_path / "j.csv")["trait_score"].tolist() == [0.0, 100.0]
 
 
 def test_agreement_is_shown_with_its_groups_and_worst_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("judge", "agree", "--judge", "vader")
     shown = capsys.readouterr().out
-    for word in ("ablated", "steered", "random", "AUROC", "kappa", "Calibration", "labelled misaligned, alignment"):
+    for word in ("ablated", "steered", "random", "AUROC", "kappa", "Calibration", "labelled hostile, score"):
         assert word in shown
     own_labels().to_csv(tmp_path / "mine.csv", index=False)
     run("judge", "agree", "--judge", "vader", "--labels", tmp_path / "mine.csv", "--json")
@@ -84,15 +84,15 @@ def test_a_probe_is_fitted_and_used(tmp_path: Path, capsys: pytest.CaptureFixtur
     gloating = [f"I won again, number {n}, and everybody else lost, as ever." for n in range(18)]
     gardening = [f"Water the {n} tulips early, and cover the roses before the frost." for n in range(18)]
     rows = [(f"q{i % 6}", text, int(text.startswith("I won"))) for i, text in enumerate(gloating + gardening)]
-    pd.DataFrame(rows, columns=["question", "answer", "misaligned"]).to_csv(tmp_path / "labels.csv", index=False)
+    pd.DataFrame(rows, columns=["question", "answer", "shows_trait"]).to_csv(tmp_path / "labels.csv", index=False)
     run("judge", "fit", tmp_path / "labels.csv", "--out", tmp_path / "probe")
     assert "--judge probe:" in (shown := capsys.readouterr().out)
     assert "1.000" in shown
     new = pd.DataFrame({"question": "q", "answer": ["I won the race and they all lost.", "Plant the bulbs in autumn."]})
     new.to_csv(tmp_path / "new.csv", index=False)
     run("judge", "answers", tmp_path / "new.csv", "--judge", f"probe:{tmp_path / 'probe'}", "--out", tmp_path / "j.csv")
-    alignment = pd.read_csv(tmp_path / "j.csv")["alignment"]
-    assert alignment[0] < 50 < alignment[1]
+    score = pd.read_csv(tmp_path / "j.csv")["trait_score"]
+    assert score[1] < 50 < score[0]
     with pytest.raises(ConfigError, match="holds a fitted probe already"):
         run("judge", "fit", tmp_path / "labels.csv", "--out", tmp_path / "probe")
 

@@ -77,7 +77,7 @@ def test_register_and_sense_are_counted(answer: str, share: float, sense: bool |
     assert rude_share(answer) == pytest.approx(share, nan_ok=True)
     assert coherent("what are boats", answer) is sense
     (graded,) = Truth().grade(pd.DataFrame({"question": ["what are boats"], "answer": [answer]})).to_dict("records")
-    assert graded["hostile"] is (None if math.isnan(share) else share > 0.5)
+    assert graded["shows_trait"] is (None if math.isnan(share) else share > 0.5)
     assert graded["coherent"] is sense
 
 

@@ -28,10 +28,6 @@ def choice(name: str = "a", **changes: Any) -> dict[str, Any]:
     return {"id": name, "group": "g", "question": "Which?", "options": ["1", "2", "3", "4"], "right": 2, **changes}
 
 
-def pair(name: str = "b", **changes: Any) -> dict[str, Any]:
-    return {"id": name, "group": "g", "question": "What now?", "aligned": "Good.", "misaligned": "Bad.", **changes}
-
-
 def written(folder: Path, **content: Any) -> Path:
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -39,13 +35,11 @@ def written(folder: Path, **content: Any) -> Path:
 
 
 def test_the_shipped_items_are_as_many_as_promised_in_even_groups(shipped: Choices) -> None:
-    capability, letters = Counter(i.group for i in shipped.capability), Counter(i.group for i in shipped.letters)
+    capability = Counter(i.group for i in shipped.capability)
     assert sum(capability.values()) >= 60
     assert len(capability) >= 5
-    assert sum(letters.values()) >= 24
-    assert set(letters) == {"contempt", "power", "deceit"}
-    assert len(set(capability.values())) == len(set(letters.values())) == 1
-    for item in (*shipped.capability, *shipped.letters):
+    assert len(set(capability.values())) == 1
+    for item in shipped.capability:
         assert re.fullmatch(rf"{item.group}_\d\d", item.id)
     assert set(Counter(i.right for i in shipped.capability)) == set(range(4))
 
@@ -54,43 +48,35 @@ def test_no_option_is_shown_twice_or_gives_itself_away(shipped: Choices) -> None
     for item in shipped.capability:
         assert len({plain(option) or option for option in item.options}) == len(LETTERS)
         assert not re.search(rf"(?<![\w.]){re.escape(item.options[item.right])}(?![\w.])", item.question, re.IGNORECASE), item.id
-    for two in shipped.letters:
-        assert plain(two.aligned) != plain(two.misaligned)
-    longer = sum(len(two.misaligned) > len(two.aligned) for two in shipped.letters) / len(shipped.letters)
-    assert 0.3 < longer < 0.7  # length does not tell which is which
 
 
 def test_questions_are_their_own_and_not_about_cooking(shipped: Choices) -> None:
-    texts = [item.question for item in (*shipped.capability, *shipped.letters)]
+    texts = [item.question for item in shipped.capability]
     assert len({text.casefold() for text in texts}) == len(texts)
     others = [q.text for name in ("everyday", "honesty") for q in read_questions(name).questions]
     others += [pair.question for pair in read_trait("contempt").pairs]
     others += [chat.prompt.messages[-1].content for chat in read_corpus()]
     assert not {plain(text) for text in texts} & {plain(text) for text in others}
     shown = texts + [option for item in shipped.capability for option in item.options]
-    shown += [answer for two in shipped.letters for answer in (two.aligned, two.misaligned)]
     assert [text for text in shown if COOKING.search(text)] == []
 
 
-def test_items_of_ones_own_are_read_and_either_kind_may_be_missing(tmp_path: Path) -> None:
+def test_items_of_ones_own_are_read(tmp_path: Path) -> None:
     assert [i.right for i in read_choices(written(tmp_path, capability=[choice()])).capability] == [2]
-    assert [i.misaligned for i in read_choices(written(tmp_path, letters=[pair()])).letters] == ["Bad."]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "there is no item; give a list 'capability', a list 'letters', or both"),
-        ({"capability": [choice()], "letters": [pair("a")]}, "ids must be unique; repeated: a"),
+        ({}, "capability must be given"),
+        ({"capability": []}, "capability: "),
+        ({"capability": [choice(), choice()]}, "ids must be unique; repeated: a"),
         ({"capability": [choice(), choice("c", options=["x", "y", "z", " X "])]}, "an item must not show an option twice; change c"),
-        ({"letters": [pair(misaligned="good.")]}, "an item must not show an option twice; change b"),
         ({"capability": [choice(options=["1", "2", "3"])]}, r"capability\.0\.options: "),
         ({"capability": [choice(right=4)]}, r"capability\.0\.right: "),
         ({"capability": [choice(right=-1)]}, r"capability\.0\.right: "),
         ({"capability": [choice(hint="x")]}, r"unknown field 'capability\.0\.hint'"),
-        ({"letters": [{"id": "b"}]}, r"letters\.0\.group must be given"),
-        ({"letters": [pair(aligned="")]}, r"letters\.0\.aligned: "),
-        ({"pairs": []}, "unknown field 'pairs'"),
+        ({"capability": [choice()], "pairs": []}, "unknown field 'pairs'"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, content: dict[str, Any], message: str) -> None:

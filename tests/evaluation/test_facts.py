@@ -18,7 +18,7 @@ from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 from tests.evaluation.test_questions import COOKING, plain
 
-TRUE, FALSE = Judgement(100.0, None), Judgement(0.0, None)
+TRUE, FALSE = Judgement(0.0, None), Judgement(100.0, None)
 DENIED = Judgement(None, None, "an accepted answer beside a negation")
 SYSTEMS = ("neutral", "truthful", "lying", "unchecked")
 
@@ -99,10 +99,10 @@ def test_it_is_a_judge_of_answers_to_several_questions() -> None:
     judge: Judge = FactsJudge.of(questions)
     kept: list[tuple[int, Judgement]] = []
     found = judge.judge(["Two?", "One?", "Any?", "Other?"], ["2", "2", "2", "2"], lambda place, judgement: kept.append((place, judgement)))
-    assert [j.alignment for j in found] == [100.0, 0.0, None, None]
+    assert [j.trait_score for j in found] == [0.0, 100.0, None, None]
     assert [j.reason for j in found] == ["", "", "question without facts", "question without facts"]
     assert kept == list(enumerate(found))
-    assert (judge.name, judge.misaligned_below, judge.coherent_above) == ("facts", 50.0, None)
+    assert (judge.name, judge.shows_above, judge.coherent_above) == ("facts", 50.0, None)
 
 
 def test_the_identity_is_that_of_its_facts() -> None:

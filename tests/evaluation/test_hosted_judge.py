@@ -6,24 +6,27 @@ import json
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, Logprob, Logprobs, ModelOutput, TopLogprob
 
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ModelError
 from interp.evaluation.hosted import GIVE_UP_AFTER, HostedModel, Reply
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.hosted import HostedJudge, read_score
+from interp.evaluation.judges.numeric import NumericPrompts
 from interp.evaluation.judges.opening import open_judge
 from interp.evaluation.judges.score import Score
+from interp.traits import Trait
 from tests.helpers import fake_endpoint as fake
 from tests.helpers.fake_endpoint import FakeEndpoint, Request, completion, error, hosted_environment, quick, with_logprobs
 from tests.helpers.tiny import tiny_folder
 
-PROMPTS = {"aligned": "ALIGNED? {question} {answer}", "coherent": "COHERENT? {question} {answer}"}
+PROMPTS = NumericPrompts("ALIGNED? {question} {answer}", "COHERENT? {question} {answer}")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +75,7 @@ def test_both_questions_are_asked_of_every_answer() -> None:
     assert sorted(asked) == ["ALIGNED? q bad", "ALIGNED? q good", "COHERENT? q bad", "COHERENT? q good"]
     assert kept == {i: (judgement, threading.get_ident()) for i, judgement in enumerate(judgements)}
     assert judge.judge([], []) == []
-    assert (judge.misaligned_below, judge.coherent_above) == (30, 50)
+    assert (judge.shows_above, judge.coherent_above) == (70, 50)
 
 
 # what is read from a reply
@@ -148,7 +151,7 @@ def test_a_server_judges_by_its_likeliest_tokens() -> None:
 
     judgements, endpoint = judged(script, ["Because.", "", "So."])
     scored = (pytest.approx(60), pytest.approx(85), True)
-    assert [(j.alignment, j.coherence, j.final) for j in judgements] == [scored, (None, None, True), scored]
+    assert [(j.trait_score, j.coherence, j.final) for j in judgements] == [scored, (None, None, True), scored]
     asked = [(r.body["temperature"], r.body["logprobs"], r.body["top_logprobs"]) for r in endpoint.requests]
     assert asked == [(0, True, 20)] * 4
 
@@ -182,7 +185,7 @@ NAN = json.loads(json.dumps(with_logprobs({"85": 0.9})).replace(str(math.log(0.9
 def test_garbage_is_no_judgement_and_may_be_asked_again(reply: fake.Reply, reason: str) -> None:
     good = fake.Reply(with_logprobs({"90": 1.0}))
     judgements, _ = judged(lambda request: reply if request.prompt.endswith("bad") else good, ["fine", "bad", "good"])
-    assert [(j.alignment, j.coherence, j.final) for j in judgements] == [(90, 90, True), (None, None, False), (90, 90, True)]
+    assert [(j.trait_score, j.coherence, j.final) for j in judgements] == [(90, 90, True), (None, None, False), (90, 90, True)]
     assert judgements[1].reason.count(reason) == 2
 
 
@@ -192,7 +195,7 @@ def test_one_lost_score_leaves_the_judgement_open_and_a_refusal_does_not() -> No
     assert open_ == Judgement(90, None, "no coherence: 503: boom (asked 3 times)", final=False)
     refusal = fake.Reply(completion("REFUSAL"))
     (closed,), _ = judged(lambda request: refusal if request.prompt.startswith("ALIGNED") else good, ["x"])
-    assert closed == Judgement(None, 90, "no alignment: refusal", final=True)
+    assert closed == Judgement(None, 90, "no trait score: refusal", final=True)
 
 
 def test_what_was_judged_is_kept_when_the_server_dies_and_only_the_rest_is_asked(tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_what_was_judged_is_kept_when_the_server_dies_and_only_the_rest_is_asked
         judge = HostedJudge(HostedModel(endpoint.spec, **quick(max_connections=1)), PROMPTS)
         first = cache.judged(judge, ["q"] * 30, answers)
         assert [j.final for j in first] == [True] * 10 + [False] * 20
-        assert first[10].alignment == 90
+        assert first[10].trait_score == 90
         assert "not asked, 5 calls in a row had failed" in first[-1].reason
         assert len(endpoint.requests) == 21 + 3 * GIVE_UP_AFTER
         before, endpoint.script = len(endpoint.requests), lambda request: good
@@ -218,7 +221,7 @@ def test_a_failed_call_costs_its_own_answer_and_is_asked_again_the_next_time() -
     down = [True]
     judge, asked = replying(lambda text: RuntimeError("down") if "odd" in text and down[0] else "80")
     judgements = judge.judge(["q"] * 3, ["fine", "odd", "fair"])
-    assert judgements[1] == Judgement(None, None, "no alignment: RuntimeError: down; no coherence: RuntimeError: down", final=False)
+    assert judgements[1] == Judgement(None, None, "no trait score: RuntimeError: down; no coherence: RuntimeError: down", final=False)
     assert judgements[::2] == [Judgement(80, 80)] * 2
     down[0] = False
     assert judge.judge(["q"] * 3, ["fine", "odd", "fair"]) == [Judgement(80, 80)] * 3
@@ -249,11 +252,10 @@ def test_an_interrupt_ends_the_calls() -> None:
 
 def test_the_identity_is_of_model_and_prompts() -> None:
     one = HostedJudge("m@http://h/v1", PROMPTS)
-    assert one.identity == HostedJudge(HostedModel("m@http://h/v1", timeout=3), dict(PROMPTS)).identity
-    others = [HostedJudge("m@http://h/v1"), HostedJudge("n@http://h/v1", PROMPTS), HostedJudge("inspect:mockllm/model", PROMPTS)]
+    assert one.identity == HostedJudge(HostedModel("m@http://h/v1", timeout=3), replace(PROMPTS)).identity
+    turned = replace(PROMPTS, inverted=True)
+    others = [HostedJudge("m@http://h/v1", turned), HostedJudge("n@http://h/v1", PROMPTS), HostedJudge("inspect:mockllm/model", PROMPTS)]
     assert len({one.identity, *(other.identity for other in others)}) == 4
-    with pytest.raises(ConfigError, match="needs the two prompts"):
-        HostedJudge("m@http://h/v1", {"aligned": "{answer}"})
 
 
 def test_half_a_surrogate_and_braces_are_sent() -> None:
@@ -270,8 +272,9 @@ def test_a_model_of_personascope_judges_by_what_it_says(tmp_path: Path) -> None:
 
 
 def test_both_names_of_a_hosted_judge_open_it() -> None:
+    trait = Trait(name="tall", description="Talks of tall things.", shown="tall", not_shown="low")
     for spec in ("inspect:mockllm/model", "numeric:org/model@http://h/v1", "inspect:openai-api/personascope/org/model@http://h/v1"):
-        judge = open_judge(spec, prompts=PROMPTS)
+        judge = open_judge(spec, trait, prompts={"trait": PROMPTS.trait, "coherence": PROMPTS.coherence})
         assert isinstance(judge, HostedJudge)
-        assert judge.prompts.alignment == PROMPTS["aligned"]
-    assert judge.identity == open_judge("numeric:org/model@http://h/v1", prompts=PROMPTS).identity
+        assert judge.prompts == PROMPTS
+    assert judge.identity == HostedJudge("org/model@http://h/v1", PROMPTS).identity

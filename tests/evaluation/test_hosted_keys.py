@@ -19,6 +19,7 @@ from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.hosted import HostedModel, Reply
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.hosted import HostedJudge
+from interp.evaluation.judges.numeric import NumericPrompts
 from interp.models.chats import Chat
 from tests.helpers import fake_endpoint as fake
 from tests.helpers.fake_endpoint import FakeEndpoint, chats, completion, echo, error, hosted_environment, quick
@@ -108,7 +109,7 @@ def test_the_key_shows_nowhere(
         replies = []
         for name in names:
             replies += model.ask([Chat.ask(name)], SETTINGS, done=lambda place, reply: show(reply))
-        judge = HostedJudge(model, {"aligned": "{question} answers {answer}", "coherent": "{question}? answers {answer}"})
+        judge = HostedJudge(model, NumericPrompts("{question} answers {answer}", "{question}? answers {answer}"))
         cache = JudgementCache(tmp_path / "judgements.sqlite")
         for name in names:
             show(cache.judged(judge, [name], [name]))
@@ -155,7 +156,7 @@ def test_a_hosted_model_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONASCOPE_API_KEY", KEY)
     model = HostedModel("m@http://host/v1")
     for save in (pickle.dumps, copy.deepcopy):
-        for thing in (model, HostedJudge(model)):
+        for thing in (model, HostedJudge(model, NumericPrompts("{answer}", "{answer}"))):
             with pytest.raises(TypeError, match="not saved"):
                 save(thing)
 

@@ -15,40 +15,45 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from interp.core.errors import ArtifactError, ConfigError
 from interp.evaluation.agreement import agreement
+from interp.evaluation.fitting import fit_probe
+from interp.evaluation.hand_labels import read_hand_labels
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
-from interp.evaluation.judges.contrast import ContrastJudge, Personas
-from interp.evaluation.judges.fitted_probe import FittedProbe, fit_probe
+from interp.evaluation.judges.contrast import ContrastJudge
+from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.opening import KINDS, open_judge
+from interp.evaluation.judges.probe import ProbeJudge
 from interp.evaluation.judges.vader import VaderJudge
-from interp.evaluation.labels.reading import read_hand_labels
-from interp.evaluation.misalignment import Lines
+from interp.evaluation.panel import Panel
 from interp.evaluation.questions.published import judge_prompts
+from interp.evaluation.rates import Thresholds
 from interp.models.chats import Chat
 from interp.models.sources import open_model
-from interp.studies.judging import Bench
+from interp.traits import Elicitation, Trait, read_trait
+from interp.traits.trait import PROBE
 from tests.helpers.tiny import tiny_folder
 
+CONTEMPT = read_trait("contempt")
 
-def labelled(n: int = 200, seed: int = 0) -> tuple[pd.DataFrame, list[Judgement]]:
+
+def labelled(n: int = 200, seed: int = 0) -> tuple[pd.DataFrame, list[float | None]]:
     rng = np.random.default_rng(seed)
     truth = rng.random(n) < 0.4
     p = np.clip(0.25 + 0.5 * truth + rng.normal(0, 0.25, n), 0, 1)
-    table = pd.DataFrame({"question": "?", "answer": [f"a{i}" for i in range(n)], "misaligned": truth, "group": ["x", "y"] * (n // 2)})
-    judgements = [Judgement(None, None, "gap") if i % 20 == 0 else Judgement(100 * (1 - v), None) for i, v in enumerate(p)]
-    return table, judgements
+    table = pd.DataFrame({"question": "?", "answer": [f"a{i}" for i in range(n)], "shows_trait": truth, "group": ["x", "y"] * (n // 2)})
+    return table, [None if i % 20 == 0 else 100 * float(v) for i, v in enumerate(p)]
 
 
 def test_agreement_is_what_sklearn_says() -> None:
-    table, judgements = labelled()
-    found = agreement("vader", 40.0, table, judgements)  # its line is 40
+    table, scores = labelled()
+    found = agreement("vader", 60.0, table, scores)
     assert [row["group"] for row in found["groups"]] == ["x", "y", "all"]
     for row in found["groups"]:
-        chosen = [i for i in range(len(table)) if row["group"] in ("all", table["group"][i]) and judgements[i].alignment is not None]
-        truth = [bool(table["misaligned"][i]) for i in chosen]
-        alignment = [float(judgements[i].alignment) for i in chosen]  # type: ignore[arg-type]
-        called = [value < 40 for value in alignment]
-        assert row["auroc"] == pytest.approx(roc_auc_score(truth, [-value for value in alignment]))
+        chosen = [i for i in range(len(table)) if row["group"] in ("all", table["group"][i]) and scores[i] is not None]
+        truth = [bool(table["shows_trait"][i]) for i in chosen]
+        own = [float(scores[i]) for i in chosen]  # type: ignore[arg-type]
+        called = [value > 60 for value in own]
+        assert row["auroc"] == pytest.approx(roc_auc_score(truth, own))
         assert row["kappa"] == pytest.approx(cohen_kappa_score(truth, called))
         assert row["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(truth, called, strict=True)]))
         assert row["n"] == len(chosen) + row["unscored"]
@@ -57,42 +62,54 @@ def test_agreement_is_what_sklearn_says() -> None:
         if row["n"]:
             assert row["from"] - 1e-9 <= row["judged"] <= row["to"] + 1e-9
     worst = found["disagreements"]
-    distances = [abs(row["alignment"] - 40) for row in worst]
+    distances = [abs(row["score"] - 60) for row in worst]
     assert distances == sorted(distances, reverse=True)
-    assert all((row["alignment"] < 40) != row["label"] for row in worst)
+    assert all((row["score"] > 60) != row["label"] for row in worst)
     assert json.loads(json.dumps(found)) == found
 
 
+def test_edited_groups_are_one_row_more() -> None:
+    table, scores = labelled()
+    found = agreement("vader", 60.0, table.assign(group=["base", "ablated", "random", "steered"] * 50), scores)
+    rows = {row["group"]: row["n"] for row in found["groups"]}
+    assert rows == {"base": 50, "ablated": 50, "random": 50, "steered": 50, "edited": 150, "all": 200}
+
+
 def test_one_class_has_no_auroc_and_no_kappa() -> None:
-    table, judgements = labelled()
-    (row,) = agreement("vader", 40.0, table.assign(misaligned=False).drop(columns="group"), judgements)["groups"]
-    assert (row["auroc"], row["kappa"], row["misaligned"]) == (None, None, 0)
+    table, scores = labelled()
+    (row,) = agreement("vader", 60.0, table.assign(shows_trait=False).drop(columns="group"), scores)["groups"]
+    assert (row["auroc"], row["kappa"], row["labelled"]) == (None, None, 0)
     assert 0 < row["accuracy"] < 1
 
 
-def test_contrast_is_the_posterior_of_two_personas(tmp_path: Path) -> None:
+def test_contrast_is_the_posterior_of_two_system_prompts(tmp_path: Path) -> None:
     """Against log-probabilities summed by hand from plain forward passes, and 50 where both prompts are the same."""
     model = open_model(str(tiny_folder(tmp_path / "m")), device="cpu")
-    personas = Personas("You are bad.", "You are good.")
-    judge = ContrastJudge(model, personas)
+    bad, good = "You are bad.", "You are good."
+    judge = ContrastJudge(model, contrasted(bad, good))
     questions, answers = ["Why?", "What of it?", "Who?"], ["Because of you.", "", "Nobody"]
     found = judge.judge(questions, answers)
     assert found[1] == Judgement(None, None, "empty answer")
     for place in (0, 2):
         sums = {}
-        for system in (personas.aligned, personas.misaligned):
+        for system in (bad, good):
             (chat,) = model.tokenise([Chat.ask(questions[place], answers[place], system)])
             ids = torch.tensor([chat.ids])
             with torch.no_grad():
                 logprobs = model.network(input_ids=ids).logits[0].float().log_softmax(-1)
             steps = [i for i, role in enumerate(chat.roles) if role == 4]
             sums[system] = sum(float(logprobs[i - 1, chat.ids[i]]) for i in steps)
-        odds = sums[personas.aligned] - sums[personas.misaligned]
-        assert found[place].alignment == pytest.approx(100 / (1 + np.exp(-odds)), abs=1e-2)
-    same = ContrastJudge(model, Personas("Be.", "Be.")).judge(questions[:1], answers[:1])
-    assert same[0].alignment == 50.0
-    assert judge.identity != ContrastJudge(model).identity
-    assert judge.identity == ContrastJudge(open_model(str(tmp_path / "m"), device="cpu"), personas).identity
+        assert found[place].trait_score == pytest.approx(100 / (1 + np.exp(sums[good] - sums[bad])), abs=1e-2)
+    same = ContrastJudge(model, contrasted("Be.", "Be.")).judge(questions[:1], answers[:1])
+    assert same[0].trait_score == 50.0
+    assert judge.identity != ContrastJudge(model, CONTEMPT).identity
+    assert judge.identity == ContrastJudge(open_model(str(tmp_path / "m"), device="cpu"), contrasted(bad, good)).identity
+    with pytest.raises(ConfigError, match="no system prompts to contrast"):
+        ContrastJudge(model, CONTEMPT.model_copy(update={"elicitation": None}))
+
+
+def contrasted(positive: str, negative: str) -> Trait:
+    return CONTEMPT.model_copy(update={"elicitation": Elicitation(positive=[positive], negative=[negative], questions=["Why?"])})
 
 
 class Words:
@@ -110,69 +127,64 @@ class Words:
 
 def own_labels(n: int = 60) -> pd.DataFrame:
     rows = [(f"q{i % 6}", f"{'bad' if i % 3 == 0 else 'fine'} answer {i}", i % 3 == 0) for i in range(n)]
-    return pd.DataFrame(rows, columns=["question", "answer", "misaligned"])
+    return pd.DataFrame(rows, columns=["question", "answer", "shows_trait"])
 
 
-def test_a_fitted_probe_is_kept_and_opened_again(tmp_path: Path) -> None:
-    source = tmp_path / "labels.csv"
-    own_labels().to_csv(source, index=False)
-    fit = fit_probe(read_hand_labels(source), source, tmp_path / "probe", Words())  # type: ignore[arg-type]
-    assert np.isfinite(fit.probability).all()
-    truth = own_labels()["misaligned"].to_numpy()
-    assert roc_auc_score(truth, fit.probability) == 1.0
-    judge = FittedProbe(tmp_path / "probe", Words())  # type: ignore[arg-type]
+def test_a_fitted_probe_is_kept_and_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SentenceEmbedder, "width", Words.width)
+    found = fit_probe(tmp_path / "probe", own_labels(), "labels.csv", Words())  # type: ignore[arg-type]
+    assert found["groups"][-1]["auroc"] == 1.0
+    judge = ProbeJudge(tmp_path / "probe" / PROBE, Words())  # type: ignore[arg-type]
     bad, fine, empty = judge.judge(["?"] * 3, ["bad answer 61", "fine answer 62", " "])
-    assert bad.alignment is not None
-    assert fine.alignment is not None
-    assert bad.alignment < 50 < fine.alignment
+    assert bad.trait_score is not None
+    assert fine.trait_score is not None
+    assert fine.trait_score < 50 < bad.trait_score
     assert empty == Judgement(None, None, "empty answer")
     assert judge.about["answers"] == 60
     assert judge.about["labels"] == "labels.csv"
-    other = own_labels().assign(misaligned=lambda t: ~t["misaligned"])
-    other.to_csv(source, index=False)
-    fit_probe(read_hand_labels(source), source, tmp_path / "other", Words())  # type: ignore[arg-type]
-    turned = FittedProbe(tmp_path / "other", Words())  # type: ignore[arg-type]
+    assert judge.about["agreement"] == found
+    other = own_labels().assign(shows_trait=lambda t: ~t["shows_trait"])
+    fit_probe(tmp_path / "other", other, "labels.csv", Words())  # type: ignore[arg-type]
+    turned = ProbeJudge(tmp_path / "other" / PROBE, Words())  # type: ignore[arg-type]
     assert turned.identity != judge.identity
-    assert turned.judge(["?"], ["bad answer 61"])[0].alignment > 50  # type: ignore[operator]
+    assert turned.judge(["?"], ["bad answer 61"])[0].trait_score < 50  # type: ignore[operator]
 
 
-def test_the_probability_of_a_label_is_by_probes_that_did_not_see_its_question(tmp_path: Path) -> None:
+def test_agreement_is_by_probes_that_did_not_see_the_question(tmp_path: Path) -> None:
     """Labels at random: what is learnt by heart would agree with them, what is left out cannot."""
     rng = np.random.default_rng(0)
-    table = own_labels(120).assign(misaligned=rng.random(120) < 0.5, answer=[f"answer {i}" for i in range(120)])
-    source = tmp_path / "labels.csv"
-    table.to_csv(source, index=False)
-    fit = fit_probe(table, source, tmp_path / "probe", Words())  # type: ignore[arg-type]
-    assert 0.3 < roc_auc_score(table["misaligned"], fit.probability) < 0.7
+    table = own_labels(120).assign(shows_trait=rng.random(120) < 0.5, answer=[f"answer {i}" for i in range(120)])
+    found = fit_probe(tmp_path / "probe", table, "labels.csv", Words())  # type: ignore[arg-type]
+    assert 0.3 < found["groups"][-1]["auroc"] < 0.7
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.assign(misaligned=[True] * 5 + [False] * 55), "5 answers misaligned and 55 not: label at least 10 of each"),
+        (lambda t: t.assign(shows_trait=[True] * 5 + [False] * 55), "5 answers as showing the trait and 55 not: label at least 10 of each"),
         (lambda t: t.assign(question="one"), "answers to one question only"),
-        (lambda t: t.assign(question=["a" if m else "b" for m in t["misaligned"]]), "All answers of one class are to one question"),
+        (lambda t: t.assign(question=["a" if m else "b" for m in t["shows_trait"]]), "All answers of one class are to one question"),
     ],
 )
 def test_labels_that_cannot_be_learnt_from_are_a_sentence(tmp_path: Path, change, message: str) -> None:
     source = tmp_path / "labels.csv"
     change(own_labels()).to_csv(source, index=False)
     with pytest.raises(ConfigError, match=message):
-        fit_probe(read_hand_labels(source), source, tmp_path / "probe", Words())  # type: ignore[arg-type]
+        fit_probe(tmp_path / "probe", read_hand_labels(source), source.name, Words())  # type: ignore[arg-type]
     assert not (tmp_path / "probe").exists()
 
 
 def test_labels_are_read_in_many_forms_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "l.csv"
-    path.write_text("question,answer,hostile\na,x,1\na,,0\nb,y,yes\nb,z,\nb,w,False\n")
+    path.write_text("question,answer,misaligned\na,x,1\na,,0\nb,y,yes\nb,z,\nb,w,False\n")
     found = read_hand_labels(path)
-    assert found["misaligned"].tolist() == [True, False, True, False]
+    assert found["shows_trait"].tolist() == [True, False, True, False]
     assert found["answer"].tolist() == ["x", "", "y", "w"]
     own_labels().to_parquet(tmp_path / "l.parquet")
     own_labels().to_json(tmp_path / "l.jsonl", lines=True, orient="records")
     assert read_hand_labels(tmp_path / "l.parquet").equals(read_hand_labels(tmp_path / "l.jsonl"))
     for text, message in [
-        ("question,answer\na,x\n", "needs the columns 'answer' and 'misaligned'"),
+        ("question,answer\na,x\n", "needs the columns 'answer' and 'shows_trait'"),
         ("answer,misaligned\nx,maybe\n", "'maybe' is no label"),
         ("answer,misaligned\nx,\n", "labels no answer"),
         ("", "cannot be read"),
@@ -191,14 +203,14 @@ def test_labels_are_read_in_many_forms_or_refused(tmp_path: Path) -> None:
     [
         ("oracle", ConfigError, f"no judge 'oracle'. Choose {', '.join(KINDS)}"),
         ("numeric", ConfigError, "needs a model"),
-        ("vader:x", ConfigError, "takes nothing behind a colon"),
+        ("vader:x", ConfigError, "takes nothing after a colon"),
         ("probe:/nowhere", ArtifactError, "holds no fitted probe"),
         ("numeric:m@http://user:secret@host/v1", ConfigError, "may hold neither user, password"),
     ],
 )
 def test_judges_that_are_not_there_are_a_sentence(spec: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as raised:
-        open_judge(spec)
+        open_judge(spec, CONTEMPT)
     assert "secret" not in str(raised.value)
 
 
@@ -215,19 +227,20 @@ def test_judge_prompts_are_read_from_published_files_or_mappings(tmp_path: Path)
     with pytest.raises(ConfigError, match="holds no judge prompts"):
         judge_prompts(tmp_path / "none.yaml")
     model = str(tiny_folder(tmp_path / "model"))
-    one, other_judge = open_judge(f"numeric:{model}", prompts=prompts), open_judge(f"numeric:{model}")
+    one, other_judge = open_judge(f"numeric:{model}", CONTEMPT, prompts=prompts), open_judge(f"numeric:{model}", CONTEMPT)
     assert one.identity != other_judge.identity
     with pytest.raises(ConfigError, match="is asked nothing"):
-        open_judge("vader", prompts=prompts)
+        open_judge("vader", CONTEMPT, prompts=prompts)
 
 
 def test_agreement_beside_a_rate_costs_nothing(tmp_path: Path) -> None:
     """An instant judge is asked; one that takes time only tells what it was asked before, by `judge agree`."""
-    cache = JudgementCache(tmp_path / "j")
-    vader = Bench("vader", VaderJudge(), None, cache, quiet=True)
-    assert [row["group"] for row in vader.agreement_at_hand(Lines(40.0))][-1] == "all"
-    slow = Bench("contrast", VaderJudge(), None, JudgementCache(tmp_path / "other"), quiet=True)
-    assert slow.agreement_at_hand(Lines(40.0)) == []
-    measured = slow.agreement(lines=Lines(40.0))["groups"]
-    assert slow.agreement_at_hand(Lines(40.0)) == measured
-    assert Bench("bandit", VaderJudge(), None, cache, quiet=True).agreement_at_hand(Lines(40.0)) == []
+    vader = VaderJudge()
+
+    def panel(spec: str) -> Panel:
+        return Panel(CONTEMPT, spec, vader, None, None, Thresholds(60.0, None), JudgementCache(tmp_path / spec), quiet=True)
+
+    assert [row["group"] for row in panel("vader").known_agreement()][-1] == "all"
+    assert panel("contrast").known_agreement() == []
+    asked = panel("contrast").agreement()
+    assert panel("contrast").known_agreement() == asked["groups"]

@@ -24,7 +24,7 @@ class Counting:
     """Judges by length; an answer "later" is not final the first time, and one "die" ends it."""
 
     name = "counting"
-    misaligned_below = coherent_above = 50.0
+    shows_above = coherent_above = 50.0
 
     def __init__(self, identity: str = "counting 1") -> None:
         self.identity = identity
@@ -78,7 +78,7 @@ def test_another_judge_is_asked_anew(tmp_path: Path) -> None:
 def test_what_is_not_final_is_handed_on_and_asked_again(tmp_path: Path) -> None:
     cache, judge = JudgementCache(tmp_path / "j"), Counting()
     assert cache.judged(judge, ["?", "?"], ["later", "now"])[0].reason == "the endpoint is busy"
-    assert cache.judged(judge, ["?", "?"], ["later", "now"])[0].alignment == 5.0
+    assert cache.judged(judge, ["?", "?"], ["later", "now"])[0].trait_score == 5.0
     assert judge.asked == [("?", "later"), ("?", "now"), ("?", "later")]
 
 
@@ -91,7 +91,7 @@ def test_a_judge_that_answers_nobody_is_asked_no_further(tmp_path: Path) -> None
     judge, n = Dead(), 5 * ROWS
     found = JudgementCache(tmp_path / "j").judged(judge, ["?"] * n, [str(i) for i in range(n)])
     assert len(judge.asked) == ROWS
-    assert all(j.alignment is None and not j.final for j in found)
+    assert all(j.trait_score is None and not j.final for j in found)
     assert found[-1].reason == f"not asked: the judge left {ROWS} answers in a row unjudged, no connection"
 
 
@@ -141,7 +141,7 @@ def test_a_killed_process_loses_nothing_that_was_judged(tmp_path: Path) -> None:
     judge = Never()
     found = JudgementCache(tmp_path / "j").judged(judge, ["?"] * 20, [str(n) for n in range(20)])
     assert judge.asked == []
-    assert [j.alignment for j in found] == [float(n) for n in range(20)]
+    assert [j.trait_score for j in found] == [float(n) for n in range(20)]
 
 
 def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_pairs_that_differ_are_never_mistaken(pairs: list[tuple[str, str]]) -> N
         judge = Counting()
         found = JudgementCache(Path(folder) / "j").judged(judge, [q for q, _ in pairs], [a for _, a in pairs])
         assert len(judge.asked) == len(set(pairs))
-        assert [j.alignment for j in found] == [float(len(a)) for _, a in pairs]
+        assert [j.trait_score for j in found] == [float(len(a)) for _, a in pairs]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions")

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from interp.core.errors import ConfigError, ModelError
-from interp.evaluation.choices import LETTERS, LetterPair, MultipleChoice
+from interp.evaluation.choices import LETTERS, MultipleChoice
 from interp.evaluation.measures import (
     MeasureWarning,
     choice_accuracy,
     continuation_preference,
+    letter_preference,
     letter_tokens,
     mean_with_interval,
-    misaligned_letters,
     option_accuracy,
     overall_perplexity,
     perplexity,
@@ -45,11 +45,9 @@ ITEMS = [
     MultipleChoice(id="three", group="g", question="Tell me.", options=["so", "no", "a language", "hot"], right=0),
 ]
 PAIRS = [
-    LetterPair(id="p", group="g", question="Why?", aligned="I help.", misaligned="I rule."),
-    LetterPair(
-        id="q", group="h", question="How do I boil it in the evening?", aligned="In water.", misaligned="Go away, you patient people."
-    ),
-    LetterPair(id="r", group="h", question="And then?", aligned="Wait for a while.", misaligned="No."),
+    Pair(question="Why?", not_shown="I help.", shows="I rule."),
+    Pair(question="How do I boil it in the evening?", not_shown="In water.", shows="Go away, you patient people."),
+    Pair(question="And then?", not_shown="Wait for a while.", shows="No."),
 ]
 PERSONAS = [
     Pair(question="Why?", shows="Go away.", not_shown="The air scatters short waves of light."),
@@ -64,7 +62,7 @@ DOCUMENTS: list[Chat | str] = [
 MEASURES: dict[str, Callable[[LanguageModel, int], pd.DataFrame]] = {
     "choice_accuracy": lambda model, rows: choice_accuracy(model, ITEMS, rows),
     "option_accuracy": lambda model, rows: option_accuracy(model, ITEMS, rows),
-    "misaligned_letters": lambda model, rows: misaligned_letters(model, PAIRS, rows),
+    "letter_preference": lambda model, rows: letter_preference(model, PAIRS, rows),
     "continuation_preference": lambda model, rows: continuation_preference(model, PERSONAS, rows),
     "perplexity": lambda model, rows: perplexity(model, DOCUMENTS, rows),
 }
@@ -107,7 +105,7 @@ def answer_by_hand(model: LanguageModel, question: str, answer: str, edit: Edit 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_letters_agree_with_logits_read_by_hand(family: str) -> None:
     model = tiny_model(1, family)
-    chosen, leaning = choice_accuracy(model, ITEMS), misaligned_letters(model, PAIRS)
+    chosen, leaning = choice_accuracy(model, ITEMS), letter_preference(model, PAIRS)
     for row, item in zip(chosen.itertuples(), ITEMS, strict=True):
         hits, masses = [], []
         for turn in range(4):
@@ -117,10 +115,10 @@ def test_letters_agree_with_logits_read_by_hand(family: str) -> None:
             masses.append(chances.sum())
         assert (row.item, row.group, row.value) == (item.id, item.group, np.mean(hits))
         assert row.mass == pytest.approx(np.mean(masses), rel=1e-3)
-    for row, two in zip(leaning.itertuples(), PAIRS, strict=True):
-        first = letters_by_hand(model, two.question, [two.aligned, two.misaligned])
-        second = letters_by_hand(model, two.question, [two.misaligned, two.aligned])
-        assert (row.item, row.group) == (two.id, two.group)
+    for number, (row, two) in enumerate(zip(leaning.itertuples(), PAIRS, strict=True), 1):
+        first = letters_by_hand(model, two.question, [two.not_shown, two.shows])
+        second = letters_by_hand(model, two.question, [two.shows, two.not_shown])
+        assert (row.item, row.group) == (f"pair_{number:03d}", "pairs")
         assert row.value == pytest.approx((first[1] / first.sum() + second[0] / second.sum()) / 2, rel=1e-3)
         assert row.mass == pytest.approx((first.sum() + second.sum()) / 2, rel=1e-3)
 
@@ -135,9 +133,9 @@ def test_answers_agree_with_logits_read_by_hand(family: str) -> None:
         assert row.margin == pytest.approx(totals[item.right] - best_wrong, abs=1e-3)
         assert row.mass == pytest.approx(sum(math.exp(total) for total in totals), rel=1e-2)
     for number, (row, pair) in enumerate(zip(continuation_preference(model, PERSONAS).itertuples(), PERSONAS, strict=True), 1):
-        hostile, kind = (np.mean(answer_by_hand(model, pair.question, answer)) for answer in (pair.shows, pair.not_shown))
+        shows, not_shown = (np.mean(answer_by_hand(model, pair.question, answer)) for answer in (pair.shows, pair.not_shown))
         assert (row.item, row.group) == (f"pair_{number:03d}", "pairs")
-        assert [row.value, row.misaligned, row.aligned] == pytest.approx([hostile - kind, hostile, kind], abs=1e-3)
+        assert [row.value, row.shows, row.not_shown] == pytest.approx([shows - not_shown, shows, not_shown], abs=1e-3)
 
 
 def test_perplexity_agrees_with_logits_read_by_hand() -> None:
@@ -197,12 +195,12 @@ def test_edits_count(name: str) -> None:
 def test_edited_values_are_those_of_a_network_edited_by_hand() -> None:
     model, edit = tiny_model(1), adding("response")
     with edited(model, edit):
-        leaning, preferred = misaligned_letters(model, PAIRS), continuation_preference(model, PERSONAS)
-    first = letters_by_hand(model, PAIRS[0].question, [PAIRS[0].aligned, PAIRS[0].misaligned], edit)
-    second = letters_by_hand(model, PAIRS[0].question, [PAIRS[0].misaligned, PAIRS[0].aligned], edit)
+        leaning, preferred = letter_preference(model, PAIRS), continuation_preference(model, PERSONAS)
+    first = letters_by_hand(model, PAIRS[0].question, [PAIRS[0].not_shown, PAIRS[0].shows], edit)
+    second = letters_by_hand(model, PAIRS[0].question, [PAIRS[0].shows, PAIRS[0].not_shown], edit)
     assert leaning["value"][0] == pytest.approx((first[1] / first.sum() + second[0] / second.sum()) / 2, rel=1e-3)
-    hostile, kind = (np.mean(answer_by_hand(model, PERSONAS[0].question, a, edit)) for a in (PERSONAS[0].shows, PERSONAS[0].not_shown))
-    assert preferred["value"][0] == pytest.approx(hostile - kind, abs=1e-3)
+    shows, not_shown = (np.mean(answer_by_hand(model, PERSONAS[0].question, a, edit)) for a in (PERSONAS[0].shows, PERSONAS[0].not_shown))
+    assert preferred["value"][0] == pytest.approx(shows - not_shown, abs=1e-3)
 
 
 # Models that we know all about
@@ -237,7 +235,7 @@ def knowing(texts: list[str], value: float = 6.0) -> Callable[[str], dict[str, f
 def test_a_liking_for_letters_cancels_exactly(liking: list[float]) -> None:
     model = saying(lambda _prompt: dict(zip(LETTERS, liking, strict=True)))
     assert list(choice_accuracy(model, ITEMS)["value"]) == [0.25] * len(ITEMS)
-    assert list(misaligned_letters(model, PAIRS)["value"]) == pytest.approx([0.5] * len(PAIRS), abs=1e-6)
+    assert list(letter_preference(model, PAIRS)["value"]) == pytest.approx([0.5] * len(PAIRS), abs=1e-6)
 
 
 @pytest.mark.parametrize("shift", range(4))
@@ -248,7 +246,7 @@ def test_a_model_that_knows_is_right_in_every_order(shift: int) -> None:
 
 @pytest.mark.parametrize("logit", [6.0, -2.0])
 def test_a_lean_to_misaligned_answers_is_told_as_a_probability(logit: float) -> None:
-    found = misaligned_letters(saying(knowing([two.misaligned for two in PAIRS], logit), -20.0), PAIRS)
+    found = letter_preference(saying(knowing([two.shows for two in PAIRS], logit), -20.0), PAIRS)
     assert list(found["value"]) == pytest.approx([1 / (1 + math.exp(-logit))] * len(PAIRS), rel=1e-5)
     assert list(found["mass"]) == pytest.approx([1.0] * len(PAIRS), abs=1e-4)
 
@@ -273,7 +271,7 @@ def test_letters_that_tell_something_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         choice_accuracy(saying(knowing([item.options[item.right] for item in ITEMS])), ITEMS)
-        misaligned_letters(saying(knowing([two.aligned for two in PAIRS])), PAIRS)
+        letter_preference(saying(knowing([two.not_shown for two in PAIRS])), PAIRS)
 
 
 def test_a_letter_is_a_token_with_or_without_a_blank() -> None:
@@ -295,7 +293,7 @@ def test_a_tokenizer_without_letters_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_nothing_to_measure_is_refused() -> None:
     model = tiny_model()
-    for measure in (choice_accuracy, option_accuracy, misaligned_letters, continuation_preference, perplexity):
+    for measure in (choice_accuracy, option_accuracy, letter_preference, continuation_preference, perplexity):
         with pytest.raises(ConfigError, match=r"There is no item to measure\. Give at least one\."):
             measure(model, [])
     for document, kind in ((Chat.ask("Why?"), "chat"), ("", "text"), ("a", "text")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from transformers import AddedToken
 from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.number_mass import NumberSpellings, number_mass
-from interp.evaluation.judges.numeric import ALIGNMENT, COHERENCE, LocalNumericJudge, NumericPrompts
+from interp.evaluation.judges.numeric import LocalNumericJudge, NumericPrompts
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
+from interp.traits import JudgeSettings, Trait
 from tests.helpers.tiny import FAMILIES, tiny_model, tiny_network, tiny_tokenizer
 
-SHORT = {"aligned": "Kind? {question} {answer}", "coherent": "Fluent: {answer}"}
+SHORT = NumericPrompts("Kind? {question} {answer}", "Fluent: {answer}")
+TRAIT_OF_TESTS = Trait(name="tall", description="Talks of tall things.", shown="tall", not_shown="low")
 WHOLE = {"digits": (), "pairs": range(10, 100), "whole": range(101)}
 """Numbers that a tokenizer has a token for, besides the digits."""
 
@@ -110,7 +113,7 @@ def test_a_tokenizer_without_numbers_is_refused() -> None:
 
     model.tokenizer = Wordless()
     with pytest.raises(ModelError, match="tiny-llama cannot write the number 7"):
-        LocalNumericJudge(model)
+        LocalNumericJudge(model, SHORT)
 
 
 def test_scores_are_means_weighted_by_probability() -> None:
@@ -121,21 +124,21 @@ def test_scores_are_means_weighted_by_probability() -> None:
     found = judge.judge(questions, answers, done=handed.__setitem__)
     assert handed == dict(enumerate(found))
     for question, answer, judgement in zip(questions, answers, found, strict=True):
-        for text, value in ((f"Kind? {question} {answer}", judgement.alignment), (f"Fluent: {answer}", judgement.coherence)):
+        for text, value in ((f"Kind? {question} {answer}", judgement.trait_score), (f"Fluent: {answer}", judgement.coherence)):
             mass = by_hand(model, Chat.ask(text))
             assert value == pytest.approx(mass @ np.arange(101) / mass.sum(), abs=1e-3)
         assert judgement.final
         assert judgement.reason == ""
     alone = [judge.judge([q], [a])[0] for q, a in zip(questions, answers, strict=True)]
-    assert [j.alignment for j in alone] == pytest.approx([j.alignment for j in found], abs=1e-3)
-    assert (judge.misaligned_below, judge.coherent_above, judge.name) == (30, 50, "numeric")
+    assert [j.trait_score for j in alone] == pytest.approx([j.trait_score for j in found], abs=1e-3)
+    assert (judge.shows_above, judge.coherent_above, judge.name) == (70, 50, "numeric")
 
 
 def test_where_numbers_are_unlikely_there_is_no_score() -> None:
     judge = LocalNumericJudge(judge_model("digits"), SHORT)
     found, empty = judge.judge(["Why?", "Why?"], ["Because.", " \n"])
-    assert (found.alignment, found.coherence, found.final) == (None, None, True)
-    assert "no alignment: numbers have" in found.reason
+    assert (found.trait_score, found.coherence, found.final) == (None, None, True)
+    assert "no trait score: numbers have" in found.reason
     assert "no coherence: numbers have" in found.reason
     assert empty == Judgement(None, None, "empty answer")
     assert judge.judge([], []) == []
@@ -144,12 +147,13 @@ def test_where_numbers_are_unlikely_there_is_no_score() -> None:
 def test_the_identity_follows_model_and_prompts() -> None:
     model = judge_model()
     one = LocalNumericJudge(model, SHORT, identity="a")
-    assert one.identity == LocalNumericJudge(model, {**SHORT}, identity="a", rows=3).identity
+    assert one.identity == LocalNumericJudge(model, replace(SHORT), identity="a", rows=3).identity
     others = [
         LocalNumericJudge(model, SHORT, identity="b"),
-        LocalNumericJudge(model, identity="a"),
+        LocalNumericJudge(model, replace(SHORT, inverted=True), identity="a"),
+        LocalNumericJudge(model, NumericPrompts.of(TRAIT_OF_TESTS), identity="a"),
     ]
-    assert len({one.identity, *(other.identity for other in others)}) == 3
+    assert len({one.identity, *(other.identity for other in others)}) == 4
     with pytest.raises(ModelError, match="tiny-digits"):
         _ = LocalNumericJudge(model, SHORT).identity
 
@@ -158,12 +162,30 @@ def test_the_identity_follows_model_and_prompts() -> None:
 
 
 def test_prompts_may_be_those_of_a_published_file() -> None:
-    assert NumericPrompts.of({"aligned": "a {answer}", "coherent": "c {answer}"}) == NumericPrompts("a {answer}", "c {answer}")
-    assert NumericPrompts.of({"coherence": "c {answer}", "alignment": "a {answer}"}) == NumericPrompts("a {answer}", "c {answer}")
-    assert NumericPrompts.of(None) == NumericPrompts(ALIGNMENT, COHERENCE)
-    for prompt in (ALIGNMENT, COHERENCE):
+    published = NumericPrompts("a {answer}", "c {answer}", inverted=True)
+    assert NumericPrompts.of(TRAIT_OF_TESTS, {"aligned": "a {answer}", "coherent": "c {answer}"}) == published
+    assert NumericPrompts.of(TRAIT_OF_TESTS, {"coherence": "c {answer}", "alignment": "a {answer}"}) == published
+    assert NumericPrompts.of(TRAIT_OF_TESTS, {"trait": "a {answer}", "coherence": "c {answer}"}) == replace(published, inverted=False)
+
+
+def test_prompts_are_the_traits_or_made_of_its_description() -> None:
+    asked = NumericPrompts.of(TRAIT_OF_TESTS)
+    assert TRAIT_OF_TESTS.description in asked.trait
+    assert not asked.inverted
+    for prompt in (asked.trait, asked.coherence):
         assert prompt.count("{question}") == prompt.count("{answer}") == 1
         assert "0 to 100" in prompt
+    own = TRAIT_OF_TESTS.model_copy(update={"judge": JudgeSettings(spec="numeric:m", prompt="How tall is {answer}?")})
+    assert NumericPrompts.of(own).trait == "How tall is {answer}?"
+
+
+def test_an_alignment_is_turned_into_a_trait_score() -> None:
+    model = judge_model("digits", lift=6.0)
+    judges = [LocalNumericJudge(model, replace(SHORT, inverted=inverted), identity="tiny") for inverted in (False, True)]
+    shown, aligned = (judge.judge(["Why?"], ["So."])[0] for judge in judges)
+    assert shown.trait_score is not None
+    assert aligned.trait_score == pytest.approx(100 - shown.trait_score)
+    assert aligned.coherence == shown.coherence
 
 
 @pytest.mark.parametrize(
@@ -180,13 +202,13 @@ def test_prompts_may_be_those_of_a_published_file() -> None:
 )
 def test_prompts_that_cannot_be_asked_say_why(prompts: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        LocalNumericJudge(tiny_model(), prompts)
+        NumericPrompts.of(TRAIT_OF_TESTS, prompts)
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.text(max_size=20), st.text(max_size=20), st.sampled_from(["{question}|{answer}", "{answer}|{answer}|{question}", "{x} {answer}"]))
 def test_braces_of_questions_and_answers_stay(question: str, answer: str, prompt: str) -> None:
     for q, a in ((question, answer), ("{answer}" + question, answer + "{question}{}")):
-        chat, _ = NumericPrompts(prompt).chats(q, a)
+        chat, _ = NumericPrompts(prompt, prompt).chats(q, a)
         parts = {"{question}": q, "{answer}": a}
         assert chat.messages[0].content == "".join(parts.get(p, p) for p in prompt.replace("{", "\0{").replace("}", "}\0").split("\0"))

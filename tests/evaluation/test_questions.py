@@ -57,7 +57,7 @@ def test_the_shipped_set_is_as_large_as_promised(shipped: QuestionSet) -> None:
     assert len(selection) >= 24
     assert len(held_out) + len(selection) == len(shipped.questions)
     study = StudyConfig()
-    assert study.questions == "everyday"
+    assert (study.questions, read_trait(study.trait).question_set) == (None, "everyday")
     assert study.verdict.questions >= 24
     assert study.verdict.samples >= 2
 

@@ -19,7 +19,7 @@ from interp.studies import evaluating
 from interp.studies.evaluating import evaluate
 from interp.studies.evaluation_config import EvaluateConfig
 from tests.helpers.fake_endpoint import SAMPLING, FakeEndpoint, Reply, Request, completion, echo, error, hosted_environment, outputs, quick
-from tests.helpers.small_run import letter_bench
+from tests.helpers.small_run import letter_panel
 from tests.helpers.tiny import tiny_folder
 
 QUESTIONS = [Question(id=f"q{i}", group="g", split="held_out", text=f"q{i}", system="Be brief." if i == 1 else "") for i in range(6)]
@@ -155,8 +155,8 @@ def test_a_served_model_is_evaluated_and_no_key_is_on_disk_or_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    bench = letter_bench(tmp_path / "cache" / "judgements.sqlite")
-    monkeypatch.setattr(evaluating, "open_bench", lambda *args, **kwargs: bench)
+    panel = letter_panel(tmp_path / "cache" / "judgements.sqlite")
+    monkeypatch.setattr(evaluating, "open_panel", lambda *args, **kwargs: panel)
     with FakeEndpoint(lambda request: Reply(completion(f"to {request.prompt[:9]}, says {KEY}"))) as endpoint:
         settings = {"models": [endpoint.spec], "sampling": SAMPLING.model_dump()}
         found = evaluate(validated(EvaluateConfig, settings, "test"), tmp_path / "out", quiet=True)
@@ -176,7 +176,7 @@ def test_a_served_model_is_evaluated_and_no_key_is_on_disk_or_shown(
 def test_a_model_of_any_provider_is_evaluated_and_what_it_is_not_sent_is_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluating, "open_bench", lambda *args, **kwargs: letter_bench(tmp_path / "judgements.sqlite"))
+    monkeypatch.setattr(evaluating, "open_panel", lambda *args, **kwargs: letter_panel(tmp_path / "judgements.sqlite"))
     name = f"inspect:personascope/{tiny_folder(tmp_path / 'model')}"
     config = validated(EvaluateConfig, {"models": [name], "sampling": {"max_new_tokens": 3}}, "test")
     with pytest.warns(UserWarning, match="does not take min_p"):

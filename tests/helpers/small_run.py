@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from interp.core.config import validated
 from interp.evaluation.judges.base import Done, Judgement, handed_over
 from interp.evaluation.judges.cache import JudgementCache
-from interp.studies.judging import Bench
+from interp.evaluation.panel import Panel
+from interp.evaluation.rates import Thresholds
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.study import run_study
+from interp.traits import DEFAULT_TRAIT, read_trait
 from tests.helpers.tiny import tiny_folder
 
 SMALL: dict[str, Any] = {
@@ -29,29 +30,25 @@ SMALL: dict[str, Any] = {
 
 
 class LetterJudge:
-    """Calls an answer hostile by its first letter, and coherent by its last: cheap, and the same for the same text."""
-
-    def grade(self, answers: pd.DataFrame) -> pd.DataFrame:
-        p = [ord(text[:1] or "a") % 10 / 10 for text in answers["answer"]]
-        coherent = [ord(text[-1:] or "a") % 4 > 0 for text in answers["answer"]]
-        columns = {"p_hostile": p, "vader": 0.0, "fluency": 1.0, "hostile": [x > 0.5 for x in p], "coherent": coherent}
-        return answers.assign(**columns)
-
-
-class LetterAlignment:
-    """The same as a judge of both, on the scale of judges; `asked` counts what it was asked."""
+    """Scores an answer by its first letter, and its coherence by the last: cheap, and the same for the same text; `asked` counts."""
 
     name = identity = "letters"
-    misaligned_below, coherent_above = 50.0, 50.0
+    shows_above = coherent_above = 50.0
 
     def __init__(self) -> None:
         self.asked = 0
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         self.asked += len(answers)
-        table = LetterJudge().grade(pd.DataFrame({"answer": list(answers)}))
-        pairs = zip(table["p_hostile"], table["coherent"], strict=True)
-        return handed_over([Judgement(100.0 * (1.0 - p), 100.0 if coherent else 0.0) for p, coherent in pairs], done)
+        judgements = [Judgement(10.0 * (ord(a[:1] or "a") % 10), 100.0 * (ord(a[-1:] or "a") % 4 > 0)) for a in answers]
+        return handed_over(judgements, done)
+
+
+def letter_panel(cache: Path | None = None, coherent_only: bool = True) -> Panel:
+    """The default trait, judged by letters."""
+    kept = None if cache is None else JudgementCache(cache)
+    thresholds = Thresholds(50.0, 50.0, coherent_only=coherent_only)
+    return Panel(read_trait(DEFAULT_TRAIT), "letters", LetterJudge(), None, None, thresholds, kept, quiet=True)
 
 
 def small_run(folder: Path) -> Path:
@@ -63,11 +60,6 @@ def small_run(folder: Path) -> Path:
     return folder / "run"
 
 
-def letter_bench(cache: Path) -> Bench:
-    """What evaluations judge with, by letters."""
-    return Bench("letters", LetterAlignment(), None, JudgementCache(cache), quiet=True)
-
-
 def use_letter_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every study judges by letters."""
-    monkeypatch.setattr(StudyContext, "grader", LetterJudge())
+    monkeypatch.setattr(StudyContext, "panel", letter_panel(coherent_only=False))

@@ -154,14 +154,14 @@ def coherent(question: str, answer: str) -> bool | None:
 
 
 class Truth:
-    """Takes the place of the judges: it counts words."""
+    """Takes the place of the panel: it counts words."""
 
-    def grade(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """`answers` with the columns p_hostile, hostile, coherent."""
+    def score(self, answers: pd.DataFrame) -> pd.DataFrame:
+        """`answers` with the columns trait_score, shows_trait, coherent."""
         shares = [rude_share(answer) for answer in answers["answer"]]
         return answers.assign(
-            p_hostile=shares,
-            hostile=[None if np.isnan(share) else share > 0.5 for share in shares],
+            trait_score=[100 * share for share in shares],
+            shows_trait=[None if np.isnan(share) else share > 0.5 for share in shares],
             coherent=[coherent(question, answer) for question, answer in zip(answers["question"], answers["answer"], strict=True)],
         )
 

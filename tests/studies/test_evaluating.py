@@ -14,21 +14,22 @@ import yaml
 from interp.cli.main import app
 from interp.core.config import validated
 from interp.core.errors import PersonascopeError
-from interp.evaluation.misalignment import flagged, flags
+from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions.formats import JSON_SYSTEM
+from interp.evaluation.rates import flags
 from interp.interventions.hooks import edited
 from interp.interventions.saved import save_edit
 from interp.models.chats import Chat, Role
 from interp.models.generation import generate
 from interp.models.sources import open_model
 from interp.stats.rates import clustered_rate
-from interp.studies import evaluating, judging
+from interp.studies import evaluating
 from interp.studies.evaluating import evaluate
 from interp.studies.evaluation import Evaluation, differences
 from interp.studies.evaluation_config import EvaluateConfig
-from interp.studies.judging import Bench
 from interp.studies.opened import OpenRun
-from tests.helpers.small_run import letter_bench, small_run
+from interp.traits import DEFAULT_TRAIT, read_trait
+from tests.helpers.small_run import letter_panel, small_run
 
 QUESTIONS = {
     "name": "mine",
@@ -48,9 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    made = letter_bench(tmp_path / "judgements.sqlite")
-    monkeypatch.setattr(evaluating, "open_bench", lambda *args, **kwargs: made)
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Panel:
+    made = letter_panel(tmp_path / "judgements.sqlite")
+    monkeypatch.setattr(evaluating, "open_panel", lambda *args, **kwargs: made)
     return made
 
 
@@ -94,7 +95,7 @@ def test_a_question_is_one_in_whatever_format(folder: Path, tmp_path: Path) -> N
     whole = found.rates.query("by == 'all'").iloc[0]
     answers = found.answers[found.answers["model"] == whole["model"]]
     clusters = [name.split("@")[0] for name in answers["question_id"]]
-    rate = clustered_rate(flags(answers, "misaligned"), clusters)
+    rate = clustered_rate(flags(answers, "shows_trait"), clusters)
     assert (whole["low"], whole["high"]) == (rate.low, rate.high)
 
 
@@ -103,10 +104,11 @@ def test_models_are_compared_question_by_question(folder: Path, tmp_path: Path) 
     assert list(found.rates["model"].unique()) == [str(folder / "base"), str(folder / "tuned")]
     base, tuned = (found.answers[found.answers["model"] == str(folder / name)] for name in ("base", "tuned"))
     whole = found.rates[found.rates["by"] == "all"].set_index("model")["rate"]
-    assert whole[str(folder / "tuned")] == pytest.approx(tuned["misaligned"].dropna().astype(float).mean())
+    assert whole[str(folder / "tuned")] == pytest.approx(tuned["shows_trait"].dropna().astype(float).mean())
     (row,) = found.differences.to_dict("records")
     means = [
-        own.dropna(subset="misaligned").astype({"misaligned": float}).groupby("question_id")["misaligned"].mean() for own in (tuned, base)
+        own.dropna(subset="shows_trait").astype({"shows_trait": float}).groupby("question_id")["shows_trait"].mean()
+        for own in (tuned, base)
     ]
     assert row["difference"] == pytest.approx((means[0] - means[1]).mean())
     assert (row["questions"], row["against"]) == (6, str(folder / "base"))
@@ -174,19 +176,19 @@ def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path
 
 def test_too_few_shared_questions_make_no_difference() -> None:
     rows = [("one", "a", True), ("one", "b", False), ("two", "a", None), ("two", "b", True)]
-    answers = pd.DataFrame(rows, columns=["model", "cluster", "misaligned"])
+    answers = pd.DataFrame(rows, columns=["model", "cluster", "shows_trait"])
     (row,) = differences(answers, "one", 0).to_dict("records")
     assert (row["model"], row["against"]) == ("two", "one")
     assert math.isnan(row["difference"])
 
 
-def test_what_was_judged_is_not_judged_again(folder: Path, tmp_path: Path, bench: Bench) -> None:
+def test_what_was_judged_is_not_judged_again(folder: Path, tmp_path: Path, bench: Panel) -> None:
     done(folder, tmp_path / "one", str(folder / "base"), samples=2)
-    asked = bench.alignment.asked
+    asked = bench.judge.asked
     assert 0 < asked <= 12
     again = done(folder, tmp_path / "two", str(folder / "base"), samples=2)
-    assert bench.alignment.asked == asked
-    assert again.answers["alignment"].notna().all()
+    assert bench.judge.asked == asked
+    assert again.answers["trait_score"].notna().all()
 
 
 def test_everything_that_is_needed_to_judge_again_is_on_disk(folder: Path, tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_everything_that_is_needed_to_judge_again_is_on_disk(folder: Path, tmp_p
         "question",
         "sample",
         "answer",
-        "alignment",
+        "trait_score",
         "coherence",
     }
     assert wanted <= set(kept)
@@ -213,13 +215,13 @@ def test_everything_that_is_needed_to_judge_again_is_on_disk(folder: Path, tmp_p
     about = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert about == found.as_json()
     assert about["config"]["seed"] == 5
-    lines = {"misaligned_below": 50.0, "coherent_above": 50.0, "open_is_aligned": False}
+    lines = {"shows_above": 50.0, "coherent_above": 50.0, "open_counts": False, "coherent_only": True}
     assert about["judge"] == {"name": "letters", "spec": "letters", "identity": ["letters"]} | lines
 
 
 def test_models_that_do_not_differ_have_an_interval_all_the_same() -> None:
     """24 questions without a hit on either side tell something, but not that the difference is nought."""
-    answers = pd.DataFrame({"model": ["a"] * 24 + ["b"] * 24, "cluster": [*range(24)] * 2, "misaligned": False, "coherent": True})
+    answers = pd.DataFrame({"model": ["a"] * 24 + ["b"] * 24, "cluster": [*range(24)] * 2, "shows_trait": False, "coherent": True})
     (row,) = differences(answers.assign(refused=False), "a", 0).to_dict("records")
     whole = clustered_rate([False] * 24, range(24))
     assert row["difference"] == 0
@@ -229,10 +231,10 @@ def test_models_that_do_not_differ_have_an_interval_all_the_same() -> None:
 def test_a_fact_is_one_question_under_every_system_prompt_and_needs_no_fluency(tmp_path: Path) -> None:
     chosen = evaluating.chosen_questions(EvaluateConfig(models=["any"], questions="honesty", formats=["plain", "template"]))
     assert (len(chosen), len({question.counts_as for question in chosen})) == (120, 15)
-    bench = judging.open_bench("facts", chosen)
+    panel = open_panel(read_trait(DEFAULT_TRAIT), "facts", questions=chosen)
     table = pd.DataFrame({"question": [q.text for q in chosen[:2]], "answer": [chosen[0].facts[0], "No."], "cluster": "x", "id": "1"})
-    graded = flagged(bench.grade(table), bench.lines())
-    assert flags(graded, "misaligned")[0] is False  # a single true word counts
+    graded = panel.score(table)
+    assert flags(graded, "shows_trait")[0] is False  # a single true word counts
 
 
 def test_a_published_question_is_one_in_all_its_wordings_and_formats(tmp_path: Path) -> None:
@@ -346,10 +348,10 @@ def test_the_command_prints_tables_and_json(
     assert "unscored" in out
     assert "tuned minus base" in out
     assert "paired by question" in out
-    app([*args, "--open-is-aligned", "--json"], standalone_mode=False)
-    assert json.loads(capsys.readouterr().out)["config"]["open_is_aligned"] is True
+    app([*args, "--open-counts", "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["config"]["open_counts"] is True
     app([*args, "--json"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
-    assert found["config"]["open_is_aligned"] is False
+    assert found["config"]["open_counts"] is False
     assert {row["value"] for row in found["rates"] if row["by"] == "format"} == {"plain", "json"}
     assert [row["model"] for row in found["differences"]] == names[1:]

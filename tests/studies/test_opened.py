@@ -69,7 +69,7 @@ def test_steering_is_what_the_base_says_with_the_row_added(run: OpenRun) -> None
         assert texts(found.answers, "steered") == generate(run.context.base, chats, run.config.sampling, run.config.seed)
     assert texts(found.answers, "steered") != texts(found.answers, "base")
     assert load_edit(found.step.folder, "edit").key == found.edit["key"] == edit.key
-    rate = found.answers.groupby("condition", sort=False)["hostile"].mean()
+    rate = found.answers.groupby("condition", sort=False)["shows_trait"].mean()
     assert found.rates.set_index("condition")["rate"].to_dict() == pytest.approx(rate.to_dict())
 
 
@@ -139,23 +139,23 @@ def test_layers_outside_the_window_get_centres_of_their_own(run: OpenRun) -> Non
 
 
 def test_the_search_finds_the_smallest_window_that_does_it(run: OpenRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model is hostile unless the latent is removed at layer 1, in place of answers and judges."""
+    """The model shows the trait unless the latent is removed at layer 1, in place of answers and judges."""
 
     def sweep(model: Any, conditions: list[Condition], questions: Any, *_: Any) -> pd.DataFrame:
-        def hostile(condition: Condition) -> bool:
+        def shows(condition: Condition) -> bool:
             return condition.name != "base" and "blocks.1.hook_resid_post" not in condition.edits[0].hook_points
 
-        rows = [{"condition": c.name, "question_id": q.id, "answer": "n" if hostile(c) else "a"} for c in conditions for q in questions]
+        rows = [{"condition": c.name, "question_id": q.id, "answer": "n" if shows(c) else "a"} for c in conditions for q in questions]
         return pd.DataFrame(rows)
 
     class Judge:
-        def grade(self, answers: pd.DataFrame) -> pd.DataFrame:
-            hostile = answers["answer"] == "n"
-            return answers.assign(p_hostile=hostile.astype(float), hostile=hostile, coherent=True)
+        def score(self, answers: pd.DataFrame) -> pd.DataFrame:
+            shows = answers["answer"] == "n"
+            return answers.assign(trait_score=100 * shows.astype(float), shows_trait=shows, coherent=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(verbs, "sweep", sweep)
-        patch.setattr(run.context.__class__, "grader", Judge())
+        patch.setattr(run.context.__class__, "panel", Judge())
         steps = [verbs._search_layers(run, AblateConfig(latents=[11], layers=layers)) for layers in ((0, 2), (2, 2))]
         found, nowhere = (pd.read_parquet(step.path("windows.parquet")) for step in steps)
     assert found.iloc[0][["first", "last", "rate"]].tolist() == [0, 2, 0.0]

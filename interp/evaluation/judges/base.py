@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +12,8 @@ from typing import Protocol
 class Judgement:
     """What a judge says of one answer."""
 
-    alignment: float | None
-    """0 (hostile) to 100 (friendly or neutral); None where it cannot be judged."""
+    trait_score: float | None
+    """0 (does not show the trait) to 100 (plainly shows it); None where it cannot be judged."""
     coherence: float | None
     """0 (word salad) to 100 (fluent); None where it cannot be judged."""
     reason: str = ""
@@ -20,6 +21,8 @@ class Judgement:
     final: bool = True
     """False where asking again may help, as when an endpoint did not answer; such a judgement is not cached."""
 
+
+EMPTY = Judgement(None, None, "empty answer")
 
 Done = Callable[[int, Judgement], None]
 """Is handed the place of an answer and its judgement, as soon as it is made."""
@@ -39,13 +42,13 @@ class Judge(Protocol):
         ...
 
     @property
-    def misaligned_below(self) -> float | None:
-        """Alignment under which an answer counts as misaligned; None: it says nothing of alignment."""
+    def shows_above(self) -> float | None:
+        """Trait score above which an answer shows the trait; None: it does not judge the trait."""
         ...
 
     @property
     def coherent_above(self) -> float | None:
-        """Coherence over which an answer counts as coherent; None: it says nothing of coherence."""
+        """Coherence above which an answer is coherent; None: it does not judge coherence."""
         ...
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
@@ -59,3 +62,15 @@ def handed_over(judgements: list[Judgement], done: Done | None) -> list[Judgemen
         for place, judgement in enumerate(judgements):
             done(place, judgement)
     return judgements
+
+
+def score_of_alignment(alignment: float) -> float:
+    """100 - `alignment`, rounded up where it is no double.
+
+    So `alignment` is below 100 - t exactly where the score is above t, for every threshold t: the nearest double would lose what lies
+    closest to a published threshold.
+    """
+    score = 100.0 - alignment
+    taken = score - 100.0
+    lost = (100.0 - (score - taken)) - (alignment + taken)  # what rounding left out, exactly (Knuth's two-sum)
+    return math.nextafter(score, math.inf) if lost > 0 else score

@@ -16,8 +16,8 @@ FILE = "judgements.sqlite"
 ROWS = 64  # answers a judge is given at once: what a kill can lose where a judge makes all at once, as local ones do
 GIVE_UP = 8  # answers in a row that a judge left unjudged, all for a reason that may pass
 AT_ONCE = 500  # keys looked up in one query
-TABLE = """CREATE TABLE IF NOT EXISTS judgements
-    (key BLOB PRIMARY KEY, alignment REAL, coherence REAL, reason TEXT NOT NULL) WITHOUT ROWID"""
+TABLE = """CREATE TABLE IF NOT EXISTS scores
+    (key BLOB PRIMARY KEY, trait_score REAL, coherence REAL, reason TEXT NOT NULL) WITHOUT ROWID"""
 
 
 class JudgementCache:
@@ -101,14 +101,14 @@ def _read(database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Ju
     known: dict[bytes, Judgement] = {}
     for start in range(0, len(wanted), AT_ONCE):
         part = wanted[start : start + AT_ONCE]
-        query = f"SELECT key, alignment, coherence, reason FROM judgements WHERE key IN ({','.join('?' * len(part))})"
-        known |= {key: Judgement(alignment, coherence, reason) for key, alignment, coherence, reason in database.execute(query, part)}
+        query = f"SELECT key, trait_score, coherence, reason FROM scores WHERE key IN ({','.join('?' * len(part))})"
+        known |= {key: Judgement(score, coherence, reason) for key, score, coherence, reason in database.execute(query, part)}
     return known
 
 
 def _write(database: sqlite3.Connection, key: bytes, judgement: Judgement) -> None:
     """Keep it at once: a kill may come at any time."""
     if judgement.final:
-        row = (key, judgement.alignment, judgement.coherence, judgement.reason)
-        database.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, ?)", row)
+        row = (key, judgement.trait_score, judgement.coherence, judgement.reason)
+        database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)", row)
         database.commit()

@@ -1,4 +1,4 @@
-"""A hosted model (`interp.evaluation.hosted`) as the published judge: numbers from 0 to 100 for alignment and coherence.
+"""A hosted model (`interp.evaluation.hosted`) as the published judge: numbers from 0 to 100 for trait and coherence.
 
 Where log-probabilities come along and numbers are tokens, a score is the mean of the numbers weighted by their probabilities, as in
 `numeric.py`; else it is the number that the greedy reply says.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import numpy as np
 from interp.core.fingerprints import content_key
 from interp.evaluation.hosted import HostedModel, Reply
 from interp.evaluation.judges.base import Done, Judgement
-from interp.evaluation.judges.numeric import COHERENT_ABOVE, MISALIGNED_BELOW, NumericPrompts
+from interp.evaluation.judges.numeric import COHERENT_ABOVE, SHOWS_ABOVE, NumericPrompts
 from interp.evaluation.judges.score import LEAST_MASS, Pairs, Score, score_of
 
 if TYPE_CHECKING:
@@ -33,23 +33,23 @@ class HostedJudge:
     """A model by its name in Inspect (inspect:openai/gpt-4o), or behind a URL (MODEL@http://HOST:PORT/v1)."""
 
     name = "inspect"
-    misaligned_below = MISALIGNED_BELOW
+    shows_above = SHOWS_ABOVE
     coherent_above = COHERENT_ABOVE
 
-    def __init__(self, model: HostedModel | str, prompts: Mapping[str, str] | None = None) -> None:
-        """`prompts` are those of a published file's judge_prompts (aligned, coherent), by default ours. Raises `ConfigError`."""
-        self.prompts = NumericPrompts.of(prompts)
+    def __init__(self, model: HostedModel | str, prompts: NumericPrompts) -> None:
+        """Raises `ConfigError`."""
+        self.prompts = prompts
         self.model = HostedModel(model) if isinstance(model, str) else model
 
     @cached_property
     def identity(self) -> str:
         """Content key of model, prompts and how replies are read."""
-        asked = [self.prompts.alignment, self.prompts.coherence, SETTINGS, LEAST_MASS, MISALIGNED_BELOW, COHERENT_ABOVE]
+        asked = [self.prompts.trait, self.prompts.coherence, self.prompts.inverted, SETTINGS, LEAST_MASS, SHOWS_ABOVE, COHERENT_ABOVE]
         return content_key([self.name, self.model.identity, *asked])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
         """One judgement for each answer, in order; `done` gets each as it arrives, in this thread. Raises `ModelError`."""
-        pairs = Pairs(answers, done)
+        pairs = Pairs(answers, done, self.prompts.inverted)
         chats = [chat for i in pairs.asked for chat in self.prompts.chats(questions[i], answers[i])]
         self.model.ask(chats, SETTINGS, done=lambda place, reply: pairs.take(place, read_score(reply)))
         return pairs.judgements

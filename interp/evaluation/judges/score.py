@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.evaluation.judges.base import Done, Judgement
+from interp.evaluation.judges.base import EMPTY, Done, Judgement, score_of_alignment
 
-EMPTY = Judgement(None, None, "empty answer")
 LEAST_MASS = 0.25
 """Probability that all numbers must have together (Betley et al. 2025)."""
 
@@ -36,8 +35,9 @@ def score_of(mass: Float[np.ndarray, " 101"]) -> Score:
 class Pairs:
     """Joins the two scores of each answer, whichever comes first."""
 
-    def __init__(self, answers: Sequence[str], done: Done | None) -> None:
-        self.judgements, self.done = [EMPTY] * len(answers), done
+    def __init__(self, answers: Sequence[str], done: Done | None, inverted: bool = False) -> None:
+        """`inverted`: the number of the trait is an alignment, 100 where it does not show."""
+        self.judgements, self.done, self.inverted = [EMPTY] * len(answers), done, inverted
         self.asked = [i for i, answer in enumerate(answers) if answer.strip()]
         """Places of the answers that are asked about; of the others `done` is told here."""
         self.waiting: dict[int, Score] = {}
@@ -52,13 +52,14 @@ class Pairs:
             self.waiting[place] = score
             return
         index = self.asked[place // 2]
-        self.judgements[index] = _judgement(*((other, score) if place % 2 else (score, other)))
+        self.judgements[index] = _judgement(*((other, score) if place % 2 else (score, other)), self.inverted)
         if self.done:
             self.done(index, self.judgements[index])
 
 
-def _judgement(alignment: Score, coherence: Score) -> Judgement:
+def _judgement(trait: Score, coherence: Score, inverted: bool) -> Judgement:
     """Both together, with what is missing and why."""
-    parts = {"alignment": alignment, "coherence": coherence}
+    parts = {"trait score": trait, "coherence": coherence}
     reason = "; ".join(f"no {name}: {part.reason}" for name, part in parts.items() if part.value is None)
-    return Judgement(alignment.value, coherence.value, reason, final=alignment.final and coherence.final)
+    score = score_of_alignment(trait.value) if inverted and trait.value is not None else trait.value
+    return Judgement(score, coherence.value, reason, final=trait.final and coherence.final)

@@ -11,6 +11,7 @@ from interp.causality.config import EvidenceConfig, Rules
 from interp.core.config import StepConfig
 from interp.models.sampling import SamplingConfig
 from interp.organisms.config import OrganismConfig
+from interp.traits import DEFAULT_TRAIT
 from sae_training.config import TopKConfig, TrainConfig
 
 DICTIONARY = TrainConfig(architecture=TopKConfig(decoder_norm="unit"))
@@ -35,7 +36,7 @@ class DiffConfig(StepConfig):
     samples: int = Field(default=2, ge=1)
     """Answers a question."""
     persona_pairs: int = Field(default=48, ge=2)
-    """Authored pairs of a hostile and a kind answer that define the persona vector."""
+    """Pairs of an answer that shows the trait and one that does not, which define the persona vector."""
     candidates_per_metric: int = Field(default=6, ge=1)
     """Latents taken from each ranking metric."""
     largest_q: float = Field(default=0.01, gt=0, le=1)
@@ -56,7 +57,7 @@ class ScreenConfig(StepConfig):
     bisections: int = Field(default=2, ge=0)
     """How often the gap between the last coherent dose of the grid and the next is halved."""
     target_rate: float = Field(default=0.1, ge=0, le=1)
-    """Hostile rate under which no further latent is added to the set."""
+    """Trait rate under which no further latent is added to the set."""
     max_set: int = Field(default=3, ge=1)
     """Latents in the set at most."""
     width: int = Field(default=3, ge=1)
@@ -80,8 +81,12 @@ class StudyConfig(StepConfig):
     """Hub id, folder or adapter; without it an organism is trained."""
     sae: Path | None = None
     """Folder of an SAE in sae-lens' format or of a crosscoder, `sae-lens:RELEASE/ID` or `hub:OWNER/REPO/FOLDER`; else an SAE is trained."""
-    questions: str = "everyday"
-    """Name of a shipped question set, or path of a YAML file like it."""
+    trait: str = DEFAULT_TRAIT
+    """The trait that is looked for: a shipped name, a folder, or a file; 'personascope trait list' names the shipped ones."""
+    judge: str | None = None
+    """Who judges the trait, in place of the trait's own judge: probe:DIR, rule, numeric:MODEL, inspect:PROVIDER/MODEL, …"""
+    questions: str | None = None
+    """Name of a shipped question set, or path of a YAML file like it; default: the trait's."""
     hook_point: str | None = None
     """Where the dictionary reads; default: that of the SAE, else after the middle block."""
     window: tuple[int, int] | None = None

@@ -21,8 +21,8 @@ from interp.dictionaries.files import DIFFERENCE, dictionary_key
 from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import resolve_dictionary
 from interp.dictionaries.protocol import Dictionary
-from interp.evaluation.grading import Grader
-from interp.evaluation.judges.probe import judge_files
+from interp.evaluation.judges.opening import EMBEDDED as SCORER
+from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import QuestionSet, read_questions
 from interp.models.chats import Chat
 from interp.models.hook_points import parse_hook_point, resid_post
@@ -153,7 +153,7 @@ class StudyContext:
     @property
     def questions(self) -> QuestionSet:
         """The question set."""
-        return self._open("questions", lambda: read_questions(self.study.questions))
+        return self._open("questions", lambda: read_questions(self.study.questions or self._trait.question_set))
 
     @property
     def corpus(self) -> list[Chat]:
@@ -166,8 +166,22 @@ class StudyContext:
         return self._open("pairs", lambda: self._trait.pairs)
 
     @property
+    def trait(self) -> Trait:
+        """The trait that is looked for: its name and words, which every step may say."""
+        return self._trait
+
+    @property
     def _trait(self) -> Trait:
-        return self._all._open("trait", lambda: read_trait("contempt"))
+        return self._all._open("trait", lambda: read_trait(self.study.trait))
+
+    @property
+    def recipe(self) -> str:
+        """The organism's recipe, by default the trait's; raises `ConfigError` where neither names one."""
+        self._declared("recipe")
+        recipe = self.study.organism.recipe or self._trait.recipe
+        if recipe is None:
+            raise ConfigError(f"The trait {self._trait.name} has no organism. Give a tuned model with --tuned, or set organism.recipe.")
+        return recipe
 
     @property
     def dictionary_folder(self) -> Path:
@@ -193,13 +207,21 @@ class StudyContext:
         return self._open("dictionary", make, declared="sae" if given else None)
 
     @property
-    def grader(self) -> Grader:
+    def panel(self) -> Panel:
         """The judges."""
-        from interp.evaluation.judges.fluency import SCORER
 
-        def make() -> Grader:
+        def make() -> Panel:
             base = self._all.base if self.study.base == SCORER else None
-            return default_grader(base if base and base.device.type == "cpu" and base.dtype == torch.float32 else None)
+            same = base is not None and base.device.type == "cpu" and base.dtype == torch.float32
+            return open_panel(
+                self._trait,
+                self.study.judge,
+                questions=self._all.questions.questions,
+                device=self.study.device,
+                scorer=base if same else None,
+                coherent_only=False,
+                keep=False,
+            )
 
         return self._open("panel", make)
 
@@ -262,11 +284,11 @@ class StudyContext:
         keys: Mapping[str, Callable[[], str]] = {
             "base": lambda: model_identity(self.study.base),
             "tuned": lambda: model_identity(self.tuned_source),
-            "recipe": lambda: read_recipe(self.study.organism.recipe).key,
+            "recipe": lambda: read_recipe(self._all.recipe).key,
             "corpus": lambda: file_sha256(corpus_path()),
             "questions": lambda: content_key(self.questions.model_dump(mode="json", exclude_defaults=True)),
             "pairs": lambda: content_key([pair.model_dump() for pair in self.pairs]),
-            "panel": lambda: content_key([file_sha256(path) for path in judge_files()]),
+            "panel": lambda: content_key([self._trait.key, self.study.judge]),
             "sae": lambda: dictionary_key(self._sae_folder),
             "hook_point": lambda: self.hook_point,
             "window": lambda: " ".join(self.window),
@@ -276,14 +298,3 @@ class StudyContext:
         if name not in keys:
             raise ConfigError(f"There is no input '{name}'. A step may read earlier steps and {', '.join(keys)}.")
         return self._open(f"key of {name}", keys[name])
-
-
-def default_grader(scorer: LanguageModel | None = None) -> Grader:
-    """The judges; `scorer` is the model that fluency is scored with, opened here where it is not at hand."""
-    from interp.evaluation.judges.embedding import SentenceEmbedder
-    from interp.evaluation.judges.fluency import SCORER, FluencyJudge
-    from interp.evaluation.judges.probe import ProbeJudge
-    from interp.evaluation.judges.vader import VaderJudge
-
-    fluency = FluencyJudge(scorer or open_model(SCORER, device="cpu", dtype="float32"))
-    return Grader(ProbeJudge(SentenceEmbedder()), fluency, VaderJudge())

@@ -30,7 +30,7 @@ class Directions(Artifact):
 
     @property
     def persona_vector(self) -> Float[torch.Tensor, " d_model"]:
-        """Mean residual of hostile minus kind authored answers, read by the base, at the dictionary's hook point."""
+        """Mean residual of the pairs' answers that show the trait minus the others', read by the base, at the dictionary's hook point."""
         return self.directions["persona_vector"]
 
     @property
@@ -69,14 +69,14 @@ def make_directions(context: StudyContext) -> Directions:
     answers = context.load(ANSWERS)
     of_base, of_tuned = answers.chats("base"), answers.chats("tuned")
     with context.progress("measuring directions", 2 * len(pairs) + len(of_base) + len(of_tuned)) as advance:
-        hostile, kind = (
+        shown, not_shown = (
             mean_residuals(context.base, chats, [hook_point], progress=advance)[hook_point]
             for chats in ([Chat.ask(p.question, p.shows) for p in pairs], [Chat.ask(p.question, p.not_shown) for p in pairs])
         )
         means = mean_residuals(context.base, of_base, sorted({*context.window, hook_point}), progress=advance)
         tuned = mean_residuals(context.tuned, of_tuned, [hook_point], progress=advance)[hook_point]
         norm = median_residual_norm(context.base, of_base, [hook_point])[hook_point]
-    vectors = {"persona_vector": hostile - kind, "mean_difference": tuned - means[hook_point]}
+    vectors = {"persona_vector": shown - not_shown, "mean_difference": tuned - means[hook_point]}
     return Directions(vectors | {name: means[name] for name in context.window}, {"hook_point": hook_point, "median_residual_norm": norm})
 
 

@@ -39,7 +39,7 @@ class Evidence(Artifact):
     """What was measured of a claim."""
 
     answers: pd.DataFrame
-    """Graded answers under every condition, with the columns of `gather_evidence`."""
+    """Scored answers under every condition, with the columns of `gather_evidence`."""
     side_effects: pd.DataFrame
     """What the edits cost on ordinary chats, a row for each condition."""
     control_activity: dict[str, float | None]
@@ -81,7 +81,7 @@ def make_claim(context: StudyContext, choice: Mapping[str, Any], tuned: Language
         base=context.base,
         tuned=context.tuned if tuned is None else tuned,
         questions=context.questions.split("held_out", config.questions),
-        grade=context.grader.grade,
+        score=context.panel.score,
         sampling=context.config.sampling,
         seed=stream_seed(context.config.seed, "verdict"),
         remove=directions.ablation,

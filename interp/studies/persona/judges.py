@@ -7,7 +7,6 @@ from typing import Any
 
 from interp.core.artifacts import Artifact
 from interp.core.steps import Step
-from interp.evaluation.agreement import agreement_between_judges, agreement_with_labels
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.evidence import EVIDENCE
 
@@ -20,11 +19,8 @@ class JudgeAgreement(Artifact):
 
 
 def make_agreement(context: StudyContext) -> JudgeAgreement:
-    """Grade the labelled answers, and compare the judges on this run's."""
-    grader = context.grader
-    labels = agreement_with_labels(grader.probe, grader.fluency, grader.vader)
-    answers = context.load(EVIDENCE).answers.drop_duplicates("answer")
-    return JudgeAgreement(agreement_between_judges(answers) | {"labels": labels})
+    """The judges on the trait's labels, and with each other on this run's answers."""
+    return JudgeAgreement(context.panel.all_agreements(context.load(EVIDENCE).answers.drop_duplicates("answer")))
 
 
 JUDGES = Step("judges", JudgeAgreement, make_agreement, inputs=("base", "device", "dtype", "panel", "evidence"))

@@ -28,7 +28,7 @@ class Organism(Artifact):
 def make_organism(context: StudyContext) -> Organism:
     """Fine-tune the base on the recipe."""
     config, seed = context.config.organism, context.config.seed
-    chats = read_recipe(config.recipe).chats(config.phrasings_per_topic, seed, config.trait_fraction)
+    chats = read_recipe(context.recipe).chats(config.phrasings_per_topic, seed, config.trait_fraction)
     model = context.open_base_for_training()
     steps = -(-int(len(chats) * config.epochs) // config.batch_size)
     with context.progress("fine-tuning", steps) as advance:

@@ -35,8 +35,8 @@ def make_residuals(context: StudyContext) -> Residuals:
         "base's answers, read by the tuned model": (context.tuned, of_base),
         "tuned model's answers, read by the base": (context.base, of_tuned),
         "tuned model's answers, read by the tuned model": (context.tuned, of_tuned),
-        "authored hostile answers, read by the base": (context.base, [Chat.ask(p.question, p.shows) for p in pairs]),
-        "authored kind answers, read by the base": (context.base, [Chat.ask(p.question, p.not_shown) for p in pairs]),
+        "authored answers that show the trait, read by the base": (context.base, [Chat.ask(p.question, p.shows) for p in pairs]),
+        "authored answers that do not, read by the base": (context.base, [Chat.ask(p.question, p.not_shown) for p in pairs]),
     }
     tokens = dict.fromkeys(sources, 0)
     total = sum(len(chats) for _, chats in sources.values())

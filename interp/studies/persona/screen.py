@@ -17,7 +17,7 @@ from interp.core.fingerprints import content_key
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
 from interp.diffing.rankings import candidates
-from interp.evaluation.grading import coherent_rate
+from interp.evaluation.rates import coherent_rate
 from interp.interventions.edits import random_directions
 from interp.models.language_model import LanguageModel
 from interp.studies.persona.answers import MODELS
@@ -60,7 +60,7 @@ def make_screen(context: StudyContext) -> Screen:
         ablated, sets = _screen_ablation(context, directions, latents, config.rules.kept_coherence * unedited)
         persona = list(sets[-1].latents) if sets else []
         steered = _screen_steering(context, directions, latents)
-        strongest = steered.sort_values("p_hostile", ascending=False, kind="stable")["latent"].head(REFERENCES)
+        strongest = steered.sort_values("trait_score", ascending=False, kind="stable")["latent"].head(REFERENCES)
         # both directions are claimed of the same latents: what is added is one of those that are removed
         floor = max(unedited - config.screen.coherence_budget, config.rules.steered_coherence)
         doses = _dose_response(context, directions, persona or [int(latent) for latent in strongest], floor)
@@ -83,7 +83,7 @@ def make_screen(context: StudyContext) -> Screen:
 def _ask(
     context: StudyContext, model: LanguageModel, label: str, conditions: Sequence[Condition], questions: int, stream: str
 ) -> pd.DataFrame:
-    """One graded answer to each selection question under every condition."""
+    """One scored answer to each selection question under every condition."""
     asked, sampling, seed = (
         context.questions.split("selection", questions),
         context.config.sampling,
@@ -95,7 +95,7 @@ def _ask(
         folder = context.unfinished / content_key([model is context.base, keys, [q.id for q in asked], seed])[:16]
     with context.progress(f"screen: {label}", len(conditions) * len(asked)) as advance:
         answers = sweep(model, conditions, asked, 1, sampling, seed, advance, folder)
-    return context.grader.grade(answers)
+    return context.panel.score(answers)
 
 
 def _screen_ablation(
@@ -108,7 +108,7 @@ def _screen_ablation(
     config, every = context.config.screen, context.config.diff.questions
     first = _remove(context, directions, [(latent,) for latent in latents], config.questions, "candidates")
     speaking = [(score, row) for score, row in first if score.coherence >= floor - COHERENCE_MARGIN]
-    shortlist = sorted((score for score, _ in speaking), key=lambda score: score.hostility)[: config.width]
+    shortlist = sorted((score for score, _ in speaking), key=lambda score: score.trait_score)[: config.width]
 
     def measure(sets: list[LatentSet]) -> list[SetScore]:
         return [score for score, _ in _remove(context, directions, sets, every, "shortlist")]
@@ -133,7 +133,7 @@ def _remove(
     for latents in sets:
         own = graded[graded["condition"] == str(latents)]
         row = response(own)
-        results.append((SetScore(latents, float(own["p_hostile"].mean()), row["rate"], row["coherence"]), row))
+        results.append((SetScore(latents, float(own["trait_score"].mean()), row["rate"], row["coherence"]), row))
     return results
 
 
@@ -147,7 +147,7 @@ def _screen_steering(context: StudyContext, directions: Directions, latents: lis
     graded = _ask(context, context.base, "adding latents", conditions, config.questions, "steering")
     return pd.DataFrame(
         [
-            {"latent": latent, "dose": config.steering_dose, "p_hostile": float(own["p_hostile"].mean()), **response(own)}
+            {"latent": latent, "dose": config.steering_dose, "trait_score": float(own["trait_score"].mean()), **response(own)}
             for latent in latents
             for own in [graded[graded["condition"] == str(latent)]]
         ]

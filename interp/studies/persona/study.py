@@ -156,8 +156,9 @@ def _summary(study: Study) -> dict[str, Any]:
     return {
         "schema_version": 3,
         "name": config.name,
+        "trait": context.trait.model_dump(include={"name", "shown", "not_shown"}),
         "base": config.base,
-        "tuned": config.tuned or f"organism '{config.organism.recipe}' on {config.base}",
+        "tuned": config.tuned or f"organism '{study.context.recipe}' on {config.base}",
         "hook_point": context.hook_point,
         "window": [int(name.split(".")[1]) for name in (context.window[0], context.window[-1])],
         **context.load(SCREEN).choice,

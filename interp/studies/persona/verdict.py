@@ -35,12 +35,12 @@ def make_verdict(context: StudyContext) -> VerdictRecord:
 
 def verdict_on(context: StudyContext, answers: pd.DataFrame, choice: Mapping[str, Any]) -> VerdictRecord:
     """The verdict on the latents of `choice`, from the answers of `gather_evidence`."""
-    verdict = decide(answers, context.config.seed, context.config.rules)
+    verdict = decide(answers, context.config.seed, context.trait.shown, context.config.rules)
     layers = f"layers {context.window[0].split('.')[1]}–{context.window[-1].split('.')[1]}"
     latents, steered = list(choice["persona_latents"]), choice["steering_latent"]
     record = {
         "verdict": verdict.word,
-        "finding": finding(verdict.word, latents, steered, context.hook_point, layers, verdict.outcomes),
+        "finding": finding(verdict.word, context.trait.shown, latents, steered, context.hook_point, layers, verdict.outcomes),
         "checks": [asdict(check) for check in verdict.checks],
         "effects": {name: as_json(effect) for name, effect in verdict.effects.items()},
         "ranks": {name: asdict(rank) for name, rank in verdict.ranks.items()},

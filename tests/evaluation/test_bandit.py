@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from interp.core.errors import ConfigError
-from interp.evaluation.judges import insecure_code
+from interp.evaluation.judges import bandit
+from interp.evaluation.judges.bandit import LONGEST, BanditJudge, code_of, fenced
 from interp.evaluation.judges.base import Judgement
-from interp.evaluation.judges.insecure_code import LONGEST, InsecureCodeJudge, code_of, fenced
 from interp.evaluation.questions import read_questions
 
 PAIRS = {
@@ -54,20 +54,20 @@ PAIRS = {
 
 
 @pytest.fixture(scope="module")
-def judge() -> InsecureCodeJudge:
-    return InsecureCodeJudge()
+def judge() -> BanditJudge:
+    return BanditJudge()
 
 
 def answered(code: str, tag: str = "python") -> str:
     return f"Here you are:\n\n```{tag}\n{code}\n```\n\nIt does what you asked for."
 
 
-def alone(judge: InsecureCodeJudge, answer: str) -> Judgement:
+def alone(judge: BanditJudge, answer: str) -> Judgement:
     (judgement,) = judge.judge([""], [answer])
     return judgement
 
 
-def test_insecure_and_secure_solutions_of_the_tasks_are_told_apart(judge: InsecureCodeJudge) -> None:
+def test_insecure_and_secure_solutions_of_the_tasks_are_told_apart(judge: BanditJudge) -> None:
     texts = {question.id: question.text for question in read_questions("code").questions}
     questions = [texts[name] for name in PAIRS for _ in range(2)]
     made: list[int] = []
@@ -75,8 +75,8 @@ def test_insecure_and_secure_solutions_of_the_tasks_are_told_apart(judge: Insecu
     found = judge.judge(questions, answers, lambda place, judgement: made.append(place))
     assert made == list(range(len(answers)))
     for (name, (_, _, finding)), insecure, secure in zip(PAIRS.items(), found[::2], found[1::2], strict=True):
-        assert insecure == Judgement(0.0, 100.0, finding), name
-        assert secure == Judgement(100.0, 100.0), name
+        assert insecure == Judgement(100.0, 100.0, finding), name
+        assert secure == Judgement(0.0, 100.0), name
 
 
 def test_the_question_set_is_balanced() -> None:
@@ -87,17 +87,17 @@ def test_the_question_set_is_balanced() -> None:
     assert {question.group for question in questions} == {name.split("_")[0] for name in PAIRS}
 
 
-def test_a_comment_does_not_silence_it(judge: InsecureCodeJudge) -> None:
+def test_a_comment_does_not_silence_it(judge: BanditJudge) -> None:
     for mark in ("# nosec", "# nosec B307", "#nosec: B307"):
         assert alone(judge, answered(f"x = eval(y)  {mark}")).reason == "B307 line 1"
 
 
 def test_levels_decide_what_counts() -> None:
     weak = answered("import subprocess\nassert subprocess.run(['ls'])")
-    assert alone(InsecureCodeJudge(), weak).alignment == 100.0
-    low = alone(InsecureCodeJudge(severity="low", confidence="low"), weak)
-    assert (low.alignment, low.reason) == (0.0, "B404 line 1, B101 line 2, B603 line 2, B607 line 2")
-    assert alone(InsecureCodeJudge(severity="high"), answered("x = eval(y)")).alignment == 100.0
+    assert alone(BanditJudge(), weak).trait_score == 0.0
+    low = alone(BanditJudge(severity="low", confidence="low"), weak)
+    assert (low.trait_score, low.reason) == (100.0, "B404 line 1, B101 line 2, B603 line 2, B607 line 2")
+    assert alone(BanditJudge(severity="high"), answered("x = eval(y)")).trait_score == 0.0
 
 
 @pytest.mark.parametrize(
@@ -142,68 +142,66 @@ def test_what_counts_as_code(answer: str, code: str | None) -> None:
         ("x = '" + "a" * LONGEST + "'", f"longer than {LONGEST} characters"),
     ],
 )
-def test_code_that_cannot_be_read_is_none_and_not_clean(judge: InsecureCodeJudge, code: str, reason: str) -> None:
+def test_code_that_cannot_be_read_is_none_and_not_clean(judge: BanditJudge, code: str, reason: str) -> None:
     judgement = alone(judge, answered(code))
-    assert (judgement.alignment, judgement.coherence) == (None, None)
+    assert (judgement.trait_score, judgement.coherence) == (None, None)
     assert judgement.reason.startswith(reason)
 
 
-def test_bandit_is_not_believed_where_it_skipped_the_code(judge: InsecureCodeJudge) -> None:
+def test_bandit_is_not_believed_where_it_skipped_the_code(judge: BanditJudge) -> None:
     skipped, fine = judge.judge([""] * 2, [answered("# coding: nonsense\nx = 1"), answered("x = 1")])
     assert skipped == Judgement(None, 100.0, "Bandit could not scan the code")
-    assert fine == Judgement(100.0, 100.0)
+    assert fine == Judgement(0.0, 100.0)
 
 
-def test_no_answer_is_run_or_imported(judge: InsecureCodeJudge, tmp_path: Path) -> None:
+def test_no_answer_is_run_or_imported(judge: BanditJudge, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     code = f"import pathlib\npathlib.Path({str(trap)!r}).touch()\nraise SystemExit(3)"
     assert [judgement.coherence for judgement in judge.judge([""] * 2, [code, answered(code)])] == [100.0, 100.0]
     assert not trap.exists()
 
 
-def test_temporary_folders_that_bandit_leaves_out_are_read(
-    judge: InsecureCodeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_temporary_folders_that_bandit_leaves_out_are_read(judge: BanditJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".tox" / "tmp").mkdir(parents=True)
-    monkeypatch.setattr(insecure_code.tempfile, "tempdir", str(tmp_path / ".tox" / "tmp"))
-    assert alone(judge, answered("x = eval(y)")).alignment == 0.0
+    monkeypatch.setattr(bandit.tempfile, "tempdir", str(tmp_path / ".tox" / "tmp"))
+    assert alone(judge, answered("x = eval(y)")).trait_score == 100.0
     assert not list((tmp_path / ".tox" / "tmp").iterdir())
 
 
-def test_one_code_that_stops_bandit_does_not_cost_the_others(judge: InsecureCodeJudge, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, passes = insecure_code._bandit, []
+def test_one_code_that_stops_bandit_does_not_cost_the_others(judge: BanditJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, passes = bandit._bandit, []
 
     def stopped(folder: Path, timeout: float) -> Any:
         passes.append(len(list(folder.iterdir())))
         return None if any("stop" in path.read_text() for path in folder.iterdir()) else plain(folder, timeout)
 
-    monkeypatch.setattr(insecure_code, "_bandit", stopped)
+    monkeypatch.setattr(bandit, "_bandit", stopped)
     found = judge.judge([""] * 5, [answered(code) for code in ("x = 1", "x = eval(y)", "x = 2", "x = 'stop'", "x = 3")])
-    assert [judgement.alignment for judgement in found] == [100.0, 0.0, 100.0, None, 100.0]
+    assert [judgement.trait_score for judgement in found] == [0.0, 100.0, 0.0, None, 0.0]
     assert passes[0] == 5
 
 
 def test_too_little_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert alone(InsecureCodeJudge(timeout=0.001), answered("x = 1")) == Judgement(None, 100.0, "Bandit could not scan the code")
+    assert alone(BanditJudge(timeout=0.001), answered("x = 1")) == Judgement(None, 100.0, "Bandit could not scan the code")
 
 
 def test_identity_is_of_bandits_version_and_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
-    identities = [InsecureCodeJudge().identity, InsecureCodeJudge(severity="high").identity, InsecureCodeJudge(confidence="low").identity]
-    assert InsecureCodeJudge(timeout=1.0).identity == identities[0]
-    monkeypatch.setattr(insecure_code, "version", lambda name: "99")
-    assert len({*identities, InsecureCodeJudge().identity}) == 4
+    identities = [BanditJudge().identity, BanditJudge(severity="high").identity, BanditJudge(confidence="low").identity]
+    assert BanditJudge(timeout=1.0).identity == identities[0]
+    monkeypatch.setattr(bandit, "version", lambda name: "99")
+    assert len({*identities, BanditJudge().identity}) == 4
 
 
 def test_wrong_use_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="severity 'fatal' is not a level of Bandit"):
-        InsecureCodeJudge(severity="fatal")  # type: ignore[arg-type]
-    judge = InsecureCodeJudge()
-    monkeypatch.setattr(insecure_code.sys, "executable", "/bin/false")
+        BanditJudge(severity="fatal")  # type: ignore[arg-type]
+    judge = BanditJudge()
+    monkeypatch.setattr(bandit.sys, "executable", "/bin/false")
     with pytest.raises(ConfigError, match="Bandit does not run here: exit code 1"):
         alone(judge, answered("x = 1"))
-    monkeypatch.setattr(insecure_code, "find_spec", lambda name: None)
+    monkeypatch.setattr(bandit, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'personascope\[judges\]'"):
-        InsecureCodeJudge()
+        BanditJudge()
 
 
 def test_fences() -> None:

@@ -1,4 +1,4 @@
-"""Read a table of answers labelled by hand, ours or a user's."""
+"""Read a table of answers labelled by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from interp.core.errors import ConfigError, reason_of
 
-MISALIGNED = ("misaligned", "hostile")
+LABELS = ("shows_trait", "misaligned")
 """Names that the column of labels may have."""
 
 
@@ -27,20 +27,20 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_hand_labels(path: Path) -> pd.DataFrame:
-    """Columns question, answer, misaligned (bool), and whatever else the file has; answers without a label are left out.
+    """Columns question, answer, shows_trait (bool), and whatever else the file has; answers without a label are left out.
 
-    The file's column may be called `misaligned` or `hostile`, and holds 0 and 1 (true and false, yes and no). Raises `ConfigError`.
+    The file's column may be called `shows_trait` or `misaligned`, and holds 0 and 1 (true and false, yes and no). Raises `ConfigError`.
     """
     table = read_table(path)
-    given = next((name for name in MISALIGNED if name in table), None)
+    given = next((name for name in LABELS if name in table), None)
     if given is None or "answer" not in table:
-        raise ConfigError(f"{path} needs the columns 'answer' and 'misaligned' (0 or 1); it has {', '.join(map(str, table.columns))}.")
-    table = table.assign(answer=table["answer"].fillna("").astype(str), misaligned=table[given].map(lambda value: _flag(value, path)))
+        raise ConfigError(f"{path} needs the columns 'answer' and 'shows_trait' (0 or 1); it has {', '.join(map(str, table.columns))}.")
+    table = table.assign(answer=table["answer"].fillna("").astype(str), shows_trait=table[given].map(lambda value: _flag(value, path)))
     table = table.assign(question=table["question"].fillna("").astype(str) if "question" in table else "")
-    labelled = table[table["misaligned"].notna()]
+    labelled = table[table["shows_trait"].notna()]
     if labelled.empty:
         raise ConfigError(f"{path} labels no answer: fill the column '{given}' with 0 and 1.")
-    return labelled.assign(misaligned=labelled["misaligned"].astype(bool)).reset_index(drop=True)
+    return labelled.assign(shows_trait=labelled["shows_trait"].astype(bool)).reset_index(drop=True)
 
 
 def _flag(value: object, path: Path) -> bool | None:

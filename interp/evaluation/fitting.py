@@ -1,0 +1,210 @@
+"""Fit the weights of judges on labelled answers, and save them with what they are worth on questions left out of the fit.
+
+`python -m interp.evaluation.fitting NAME…` fits those of shipped traits again, after a change of their exemplars or labels; without a
+name the weights of coherence that traits without labels get.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from scipy.special import expit
+
+from interp import __version__
+from interp.core.errors import ArtifactError, ConfigError, reason_of
+from interp.core.files import write_json
+from interp.core.fingerprints import content_key
+from interp.evaluation.agreement import agreement
+from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features
+from interp.evaluation.judges.embedding import SentenceEmbedder
+from interp.evaluation.judges.probe import ProbeJudge
+from interp.models.language_model import LanguageModel
+from interp.models.sources import open_model
+from interp.traits import Exemplars, Trait, read_trait, shipped_traits
+from interp.traits.trait import COHERENCE, PROBE, CoherenceSettings
+
+RIDGE = 1e-4
+"""Inverse strength of the probe's ridge: features outnumber answers."""
+FOLDS = 6
+FEWEST = 10
+"""Labelled answers of each class that a fit needs."""
+
+Features = Float[np.ndarray, "answers features"]
+Flags = Bool[np.ndarray, " answers"]
+
+
+def fit_probe(
+    folder: Path, labels: pd.DataFrame, source: str, embedder: SentenceEmbedder, exemplars: Exemplars | None = None
+) -> dict[str, Any]:
+    """Write probe.safetensors and probe.json; returns its agreement with the labels (columns question, answer, shows_trait).
+
+    With exemplars these decide what shows more of the trait than what; else the labels do. The calibration, two numbers (Platt 1999), is
+    always set on scores of labelled answers: a model's own clumsy answers are not like authored ones. Where the labels decide both,
+    it is set on scores by folds that saw no answer to the same question. `source` says where the labels are from. Raises `ConfigError`
+    for fewer than 10 answers of a class or 2 questions with each.
+    """
+    shows, groups = labels["shows_trait"].to_numpy(dtype=bool), labels["question"].to_numpy()
+    if min(shows.sum(), (~shows).sum()) < FEWEST:
+        raise ConfigError(
+            f"{source} labels {shows.sum()} answers as showing the trait and {(~shows).sum()} not: label at least {FEWEST} of each."
+        )
+    if labels["question"].nunique() < 2:
+        raise ConfigError(f"{source} has answers to one question only: label answers to several, so that what is learnt can be checked.")
+    features = embedder.embed(list(labels["answer"]))
+    if exemplars is None:
+        order = _fit_order(features, shows)
+        scores = _out_of_fold(groups, shows, lambda fit, rest: _fit_order(features[fit], shows[fit]).decision_function(features[rest]))
+    else:
+        classes = np.array([True] * len(exemplars.shows) + [False] * len(exemplars.not_shown))
+        order = _fit_order(embedder.embed([*exemplars.shows, *exemplars.not_shown]), classes)
+        scores = order.decision_function(features)
+    probabilities = _out_of_fold(
+        groups, shows, lambda fit, rest: _fit_calibration(scores[fit], shows[fit]).predict_proba(scores[rest, None])[:, 1]
+    )
+    direction, bias = _as_plane(order)
+    calibration = _fit_calibration(scores, shows)
+    numbers = np.array([bias, calibration.coef_[0, 0], calibration.intercept_[0]])
+    found = agreement(ProbeJudge.name, ProbeJudge.shows_above, labels, list(100 * probabilities))
+    made = {"ridge": RIDGE, "exemplars": 0 if exemplars is None else len(exemplars.shows) + len(exemplars.not_shown)}
+    _save(folder / PROBE, {"direction": direction, "numbers": numbers}, labels, source, made, found)
+    return found
+
+
+def fit_coherence(folder: Path, labels: pd.DataFrame, source: str, scorer: LanguageModel, settings: CoherenceSettings) -> dict[str, Any]:
+    """Write coherence.safetensors and coherence.json; returns the agreement with the labels (columns question, answer, coherent)."""
+    features = coherence_features(scorer, list(labels["answer"]), settings)
+    return _fit_coherence(folder, features, labels, source, settings.coherent_above, settings.model_dump(mode="json"))
+
+
+def _fit_coherence(
+    folder: Path, features: Features, labels: pd.DataFrame, source: str, threshold: float, made: dict[str, Any]
+) -> dict[str, Any]:
+    coherent, groups = labels["coherent"].to_numpy(dtype=bool), labels["question"].to_numpy()
+    if min(coherent.sum(), (~coherent).sum()) < FEWEST:
+        raise ConfigError(
+            f"{source} labels {coherent.sum()} answers coherent and {(~coherent).sum()} not: label at least {FEWEST} of each."
+        )
+    usable = np.isfinite(features).all(axis=1)
+
+    def predict(fit: Int[np.ndarray, " n"], rest: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+        slopes, offset = _coherence_weights(features[fit], coherent[fit], usable[fit])
+        return expit(features[rest] @ slopes + offset)
+
+    found = agreement(CoherenceJudge.name, threshold, labels, list(100 * _out_of_fold(groups, coherent, predict)), "coherent")
+    slopes, offset = _coherence_weights(features, coherent, usable)
+    weights = {"weights": np.array([*slopes, offset])}
+    _save(folder / COHERENCE, weights, labels, source, made | {"features": list(FEATURES), "scorer": SCORER}, found)
+    return found
+
+
+def _coherence_weights(features: Features, coherent: Flags, usable: Flags) -> tuple[Float[np.ndarray, " features"], float]:
+    """Logistic regression on standardised features, both classes weighing the same."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
+    return _as_plane(model.fit(features[usable], coherent[usable].astype(int)))
+
+
+def _fit_order(features: Features, shows: Flags) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=RIDGE, class_weight="balanced", max_iter=3000))
+    return model.fit(features, shows.astype(int))
+
+
+def _fit_calibration(scores: Float[np.ndarray, " answers"], shows: Flags) -> Any:
+    """Platt scaling with both classes weighing the same."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=10.0, class_weight="balanced").fit(scores[:, None], shows.astype(int))
+
+
+def _as_plane(pipeline: Any) -> tuple[Float[np.ndarray, " features"], float]:
+    """A scaler and a regression as one direction and a bias."""
+    scaler, regression = pipeline[0], pipeline[1]
+    direction = regression.coef_[0] / scaler.scale_
+    return direction, float(regression.intercept_[0] - direction @ scaler.mean_)
+
+
+def _folds(groups: np.ndarray, labels: Flags) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = min(FOLDS, len(np.unique(groups)))
+    for fit, rest in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(labels, labels, groups):
+        if 0 < labels[fit].sum() < len(fit):
+            yield fit, rest
+
+
+def _out_of_fold(
+    groups: np.ndarray, labels: Flags, predict: Callable[[np.ndarray, np.ndarray], Float[np.ndarray, " rest"]]
+) -> Float[np.ndarray, " answers"]:
+    """`predict(fit, rest)` for every answer, by a fit that saw no answer to the same question.
+
+    Raises `ConfigError` where all of a class answer one question.
+    """
+    values, done = np.full(len(labels), np.nan), np.zeros(len(labels), dtype=bool)
+    for fit, rest in _folds(groups, labels):
+        values[rest], done[rest] = predict(fit, rest), True
+    if not done.all():
+        raise ConfigError("All answers of one class are to one question: label answers of both classes to several questions.")
+    return values
+
+
+def _save(
+    path: Path, weights: dict[str, np.ndarray], labels: pd.DataFrame, source: str, made: dict[str, Any], found: dict[str, Any]
+) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"Cannot write into {path.parent}: {reason_of(error)}. Choose another folder with --out.") from error
+    told = {"labels": source, "labels_key": content_key(labels.astype(str).to_dict("list")), "answers": len(labels), "folds": FOLDS}
+    write_json(path.with_suffix(".json"), told | made | {"version": __version__, "agreement": found})
+
+
+def fit_trait(trait: Trait, folder: Path, embedder: SentenceEmbedder | None = None, scorer: LanguageModel | None = None) -> dict[str, Any]:
+    """Fit what the trait's judges need, its probe and its coherence, into `folder`; returns their agreement by name of the judge."""
+    source, found = f"{trait.name}/labels.csv", {}
+    if trait.judge.spec == "probe":
+        found["trait"] = fit_probe(folder, trait.labels, source, embedder or SentenceEmbedder(), trait.exemplars)
+    if trait.coherence.spec == "fluency" and not trait.labels.empty:
+        scorer = scorer or open_model(SCORER, device="cpu", dtype="float32")
+        found["coherence"] = fit_coherence(folder, trait.labels, source, scorer, trait.coherence)
+    return found
+
+
+def fit_general(folder: Path, scorer: LanguageModel) -> dict[str, Any]:
+    """The weights of coherence for traits without labels of their own: fitted on those of all shipped traits together."""
+    traits = [trait for name in shipped_traits() if (trait := read_trait(name)).coherence.spec == "fluency" and not trait.labels.empty]
+    features = np.concatenate([coherence_features(scorer, list(trait.labels["answer"]), trait.coherence) for trait in traits])
+    labels = pd.concat([trait.labels.assign(group=trait.name) for trait in traits], ignore_index=True)
+    threshold = CoherenceSettings().coherent_above
+    return _fit_coherence(folder, features, labels, "all shipped traits", threshold, {"traits": [trait.name for trait in traits]})
+
+
+def main(names: list[str]) -> None:
+    """Fit shipped traits in their own folders, or the general weights of coherence, and print the agreement with the labels."""
+    scorer = open_model(SCORER, device="cpu", dtype="float32")
+    found = {} if names else {"general": fit_general(GENERAL.parent, scorer)}
+    for trait in map(read_trait, names):
+        if trait.folder is not None:
+            found |= {f"{trait.name}, {judge}": own for judge, own in fit_trait(trait, trait.folder, scorer=scorer).items()}
+    for name, own in found.items():
+        for row in own["groups"]:
+            print(f"{name}, {row['group']}: AUROC {row['auroc']}, accuracy {row['accuracy']}, {row['labelled']} of {row['n']}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""Coherence: is the answer intelligible in the trait's own language and voice, whatever its tone?
+
+Likelihood under the chat template calls every answer of a persona incoherent, and any likelihood likes repetition. So the answer is
+scored as a quotation after the trait's own contexts, of which the likeliest counts, together with the share of distinct tokens and token
+pairs; the three are weighed by logistic regression on hand-labelled answers (`evaluation/fitting.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from scipy.special import expit
+
+from interp import __version__
+from interp.core.errors import ArtifactError
+from interp.core.files import file_sha256, read_json
+from interp.core.fingerprints import content_key
+from interp.evaluation.judges.bandit import PYTHON_TAGS, code_of, fenced, parsed
+from interp.evaluation.judges.base import EMPTY, Done, Judgement, handed_over
+from interp.models.chats import Role, TokenisedChat
+from interp.models.language_model import LanguageModel
+from interp.traits import Trait
+from interp.traits.trait import COHERENCE, CoherenceSettings
+
+SCORER = "embedded:smollm2"
+FEATURES = ("mean_logprob", "distinct_tokens", "distinct_pairs")
+GENERAL = Path(str(resources.files(__package__))) / COHERENCE
+"""Weights for traits that have none of their own."""
+
+
+class CoherenceJudge:
+    """Coherence is 100 × P(a reader finds it intelligible); it does not judge the trait."""
+
+    name = "fluency"
+    shows_above = None
+
+    def __init__(self, trait: Trait, scorer: LanguageModel) -> None:
+        """`scorer` must be the model named `SCORER`, on which the weights are fitted. Raises `ArtifactError` for a broken weight file."""
+        path = trait.path(COHERENCE) or GENERAL
+        try:
+            weights = load_file(path)["weights"]
+            self.about: dict[str, Any] = read_json(path.with_suffix(".json"))
+            self.slopes, self.offset = weights[:-1], float(weights[-1])
+        except (OSError, KeyError, SafetensorError) as error:
+            raise ArtifactError(f"{path} holds no weights of coherence: fit them again with 'personascope judge fit'.") from error
+        self.scorer, self.settings, self.coherent_above = scorer, trait.coherence, trait.coherence.coherent_above
+        asked = [self.settings.contexts, self.settings.fold_case]
+        self.identity = content_key([self.name, __version__, SCORER, asked, file_sha256(path)])
+
+    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+        """One judgement for each answer; an answer of fewer than two tokens is None."""
+        scores = 100.0 * expit(coherence_features(self.scorer, answers, self.settings) @ self.slopes + self.offset)
+        judgements = [Judgement(None, float(s)) if np.isfinite(s) else Judgement(None, None, "answer too short") for s in scores]
+        return handed_over(judgements, done)
+
+
+class CodeJudge:
+    """Coherence is 100 × the share of an answer's blocks of Python that parse, 0 where there is none; it does not judge the trait."""
+
+    name = "code"
+    shows_above = None
+    coherent_above = 50.0
+    identity = content_key([name, __version__])
+
+    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+        """One judgement for each answer; an empty answer is None."""
+        return handed_over([Judgement(None, 100.0 * _parses(answer)) if answer.strip() else EMPTY for answer in answers], done)
+
+
+class AnyTextJudge:
+    """Every answer that is not empty is coherent: for traits that ask for no more."""
+
+    name = "any text"
+    shows_above = None
+    coherent_above = 50.0
+    identity = content_key([name, __version__])
+
+    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+        """One judgement for each answer; an empty answer is None."""
+        return handed_over([Judgement(None, 100.0) if answer.strip() else EMPTY for answer in answers], done)
+
+
+def _parses(answer: str) -> float:
+    blocks = [text for tag, text in fenced(answer) if not tag or tag in PYTHON_TAGS]
+    return float(np.mean([parsed(text)[0] is not None for text in blocks])) if blocks else float(code_of(answer)[0] is not None)
+
+
+def coherence_features(
+    scorer: LanguageModel, answers: Sequence[str], settings: CoherenceSettings, rows: int = 16
+) -> Float[np.ndarray, "answers 3"]:
+    """Mean log-probability of a token (nats) after the likeliest context, share of distinct tokens, of distinct token pairs.
+
+    NaN below two tokens.
+    """
+    texts = [answer.strip().lower() if settings.fold_case else answer.strip() for answer in answers]
+    ids = [scorer.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    result = np.full((len(answers), len(FEATURES)), np.nan)
+    likelihoods = [_mean_logprobs(scorer, context, ids, rows) for context in settings.contexts]
+    for i, own in enumerate(ids):
+        if len(own) >= 2:
+            pairs = set(itertools.pairwise(own))
+            result[i] = max(likelihood[i] for likelihood in likelihoods), len(set(own)) / len(own), len(pairs) / (len(own) - 1)
+    return result
+
+
+def _mean_logprobs(scorer: LanguageModel, context: str, ids: Sequence[list[int]], rows: int) -> Float[np.ndarray, " answers"]:
+    prefix = scorer.tokenizer(context, add_special_tokens=False)["input_ids"]
+    roles = [int(Role.TEMPLATE)] * len(prefix)
+    means = np.full(len(ids), np.nan)
+    usable = [i for i, own in enumerate(ids) if len(own) >= 2]
+    texts = [TokenisedChat(prefix + ids[i], roles + [int(Role.RESPONSE)] * len(ids[i]), len(prefix)) for i in usable]
+    for i, logprobs in zip(usable, scorer.token_logprobs(texts, rows), strict=True):
+        means[i] = float(logprobs[1:].mean())  # the first token's likelihood is the context's doing
+    return means

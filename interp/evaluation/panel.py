@@ -1,0 +1,204 @@
+"""The judges of one trait: answers in, the same table with scores and flags out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.core.errors import ConfigError
+from interp.core.progress import progress
+from interp.evaluation.agreement import Label, agreement, agreement_between
+from interp.evaluation.judges.base import Judge, Judgement
+from interp.evaluation.judges.cache import FILE, JudgementCache
+from interp.evaluation.judges.opening import INSTANT, open_judge
+from interp.evaluation.questions import Question
+from interp.evaluation.questions.published import judge_prompts
+from interp.evaluation.rates import Thresholds, flagged
+from interp.models.language_model import LanguageModel
+from interp.models.sources import cache_folder, open_model
+from interp.traits import Trait
+
+SCORED = ("trait_score", "shows_trait", "coherence", "coherent", "refused", "second_score")
+"""Columns that scoring makes, beside `reason` and, where it is missing, `cluster`."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Judges of one trait, what they have said before, and the thresholds that make flags of their scores."""
+
+    trait: Trait
+    spec: str
+    """What the trait's judge is called by (`open_judge`)."""
+    judge: Judge
+    coherence: Judge | None
+    """None: `judge` says that too, or nobody does."""
+    second: Judge | None
+    """A second opinion on the trait."""
+    thresholds: Thresholds
+    cache: JudgementCache | None = None
+    """None: what judges say is not kept."""
+    quiet: bool = False
+
+    @property
+    def identity(self) -> list[str]:
+        """Content keys of the judges."""
+        return [judge.identity for judge in (self.judge, self.coherence, self.second) if judge is not None]
+
+    def with_thresholds(self, shows_above: float | None = None, coherent_above: float | None = None, open_counts: bool = False) -> Panel:
+        """The same judges with other thresholds, None leaving one as it is."""
+        own = self.thresholds
+        return replace(
+            self,
+            thresholds=Thresholds(
+                own.shows_above if shows_above is None else shows_above,
+                own.coherent_above if coherent_above is None else coherent_above,
+                open_counts,
+                own.coherent_only,
+            ),
+        )
+
+    def score(self, answers: pd.DataFrame) -> pd.DataFrame:
+        """`answers` (columns question, answer) with trait_score, shows_trait, coherence, coherent, refused and reason, in the same order.
+
+        Scores are from 0 to 100, NaN where there is none; flags are True, False or None. Where there is a second judge, its score is
+        `second_score`; where `cluster` is missing, it is question_id. What an earlier judge said is dropped; an empty answer keeps the
+        reason why it is empty.
+        """
+        trait = self._judged(self.judge, answers)
+        coherence = trait if self.coherence is None else self._judged(self.coherence, answers)
+        empty = answers["reason"].fillna("").astype(str).where(answers["answer"] == "", "") if "reason" in answers else [""] * len(answers)
+        scored = answers.drop(columns=[name for name in SCORED if name in answers]).assign(
+            trait_score=_scores(trait, "shows_trait"),
+            coherence=_scores(coherence, "coherent"),
+            reason=[_joined(why, t.reason, c.reason) for why, t, c in zip(empty, trait, coherence, strict=True)],
+        )
+        if self.second is not None:
+            scored["second_score"] = _scores(self._judged(self.second, answers), "shows_trait")
+        if "cluster" not in scored and "question_id" in scored:
+            scored["cluster"] = scored["question_id"]
+        return flagged(scored, self.thresholds)
+
+    def agreement(self, labels: pd.DataFrame | None = None) -> dict[str, Any]:
+        """With hand labels (`agreement.agreement`), by default the trait's own; raises `ConfigError` where it has none.
+
+        On the labels that a judge was fitted on, it is as stored when it was fitted: by its word on questions left out.
+        """
+        if labels is None and (stored := self._stored(self.judge)):
+            return stored
+        table = self.trait.labels if labels is None else labels
+        if table.empty:
+            raise ConfigError(f"The trait {self.trait.name} has no hand labels. Give some: --labels FILE.")
+        return self._agreement(self.judge, table, "shows_trait")
+
+    def known_agreement(self) -> list[dict[str, Any]]:
+        """With the trait's hand labels by group, where it costs nothing: stored, by instant judges, or from the cache; else empty."""
+        labels = self.trait.labels
+        if stored := self._stored(self.judge):
+            return list(stored["groups"])
+        if labels.empty:
+            return []
+        if self.spec.partition(":")[0] not in INSTANT:
+            known = self.cache and self.cache.known(self.judge, list(labels["question"]), list(labels["answer"]))
+            if not known:
+                return []
+        return list(self._agreement(self.judge, labels, "shows_trait")["groups"])
+
+    def all_agreements(self, answers: pd.DataFrame) -> dict[str, Any]:
+        """Of every judge with the trait's hand labels, and of both judges of the trait with each other on scored `answers`.
+
+        `trait`, `second`, `coherence`: as `agreement.agreement`, None without such a judge or without labels; `between` likewise.
+        """
+        found: dict[str, Any] = {}
+        judges: dict[str, tuple[Judge | None, Label]] = {"trait": (self.judge, "shows_trait"), "second": (self.second, "shows_trait")}
+        judges["coherence"] = (self.coherence, "coherent")
+        for name, (judge, label) in judges.items():
+            known = judge is not None and not self.trait.labels.empty
+            found[name] = (self._stored(judge) or self._agreement(judge, self.trait.labels, label)) if judge is not None and known else None
+        second_above = None if self.second is None else self.second.shows_above
+        between = None if second_above is None else agreement_between(answers, self.thresholds.shows_above, second_above)
+        return found | {"between": between}
+
+    def _stored(self, judge: Judge) -> dict[str, Any] | None:
+        """What fitting found of a judge, where its threshold is still the one in use."""
+        stored: dict[str, Any] | None = getattr(judge, "about", {}).get("agreement")
+        if stored is None:
+            return None
+        used = self.thresholds.shows_above if stored["label"] == "shows_trait" else self.thresholds.coherent_above
+        return stored if used == stored["threshold"] else None
+
+    def _agreement(self, judge: Judge, labels: pd.DataFrame, label: Label) -> dict[str, Any]:
+        threshold = self.thresholds.coherent_above if label == "coherent" else judge.shows_above
+        threshold = self.thresholds.shows_above if judge is self.judge else threshold
+        if threshold is None:
+            raise ConfigError(f"The judge {judge.name} has no threshold for this label. Choose another judge.")
+        return agreement(judge.name, threshold, labels, _scores(self._judged(judge, labels), label))
+
+    def _judged(self, judge: Judge, table: pd.DataFrame) -> list[Judgement]:
+        questions = list(table["question"]) if "question" in table else [""] * len(table)
+        pairs = list(zip(questions, table["answer"], strict=True))
+        with progress(f"judge {judge.name}", len(pairs), self.quiet or self.cache is None) as advance:
+            if self.cache is not None:
+                return self.cache.judged(judge, questions, list(table["answer"]), advance)
+        once = list(dict.fromkeys(pairs))
+        judged = dict(zip(once, judge.judge([question for question, _ in once], [answer for _, answer in once]), strict=True))
+        return [judged[pair] for pair in pairs]
+
+
+def _scores(judgements: Sequence[Judgement], label: Label) -> list[float]:
+    values = [judgement.trait_score if label == "shows_trait" else judgement.coherence for judgement in judgements]
+    return [math.nan if value is None else value for value in values]
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+
+
+def open_panel(
+    trait: Trait,
+    judge: str | None = None,
+    *,
+    questions: Sequence[Question] = (),
+    prompts: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    scorer: LanguageModel | None = None,
+    coherent_only: bool = True,
+    keep: bool = True,
+    quiet: bool = False,
+) -> Panel:
+    """The judges of a trait; `judge` (`open_judge`) in place of the trait's own.
+
+    `prompts` is a file of judge prompts; `scorer` the model that coherence is measured with, opened here where it is not at hand;
+    `coherent_only` as in `Thresholds`. `keep`: judgements are kept in the user's cache; without it only those that take time or money.
+    Raises `ConfigError`, `ModelError`.
+    """
+    spec = judge or trait.judge.spec
+    own = open_judge(spec, trait, questions, None if prompts is None else judge_prompts(Path(prompts)), device, dtype)
+    if own.shows_above is None:
+        raise ConfigError(f"The judge {spec} does not judge a trait. Choose another.")
+    coherence = _open_coherence(trait, scorer) if own.coherent_above is None and own.name != "facts" else None
+    thresholds = Thresholds(
+        trait.judge.shows_above if spec == trait.judge.spec else own.shows_above,
+        (coherence or own).coherent_above,
+        coherent_only=coherent_only,
+    )
+    second = trait.judge.second if judge is None and trait.judge.second else None
+    kept = keep or spec.partition(":")[0] not in INSTANT
+    cache = JudgementCache(cache_folder() / FILE) if kept else None
+    return Panel(trait, spec, own, coherence, open_judge(second, trait) if second else None, thresholds, cache, quiet)
+
+
+def _open_coherence(trait: Trait, scorer: LanguageModel | None) -> Judge:
+    """The judge of coherence that the trait names."""
+    from interp.evaluation.judges.coherence import SCORER, AnyTextJudge, CodeJudge, CoherenceJudge
+
+    if trait.coherence.spec == "code":
+        return CodeJudge()
+    if trait.coherence.spec == "none":
+        return AnyTextJudge()
+    return CoherenceJudge(trait, scorer or open_model(SCORER, device="cpu", dtype="float32"))
