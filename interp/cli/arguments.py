@@ -172,9 +172,30 @@ class NewTraitArguments(Output):
     """Folder to write; must be new. Default: the name."""
 
 
+class PairsArguments(TraitArguments):
+    """Pairs to sample."""
+
+    model: str
+    """Model that answers."""
+    out: Path
+    """File to write, e.g. MY_TRAIT/pairs.yaml; must be new."""
+    n: int | None = Field(default=None, ge=2)
+    """Pairs wanted. Default: 48."""
+    judge: str | None = None
+    """Another judge than the trait's own."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the sampling."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    dtype: str = "auto"
+    """`auto`, `float32`, `bfloat16` or `float16`."""
+
+
 class CheckTraitArguments(TraitArguments):
     """A check."""
 
+    judge: str | None = None
+    """Another judge than the trait's own."""
     model: str | None = None
     """Also test how the pairs separate in this model."""
     device: str = "auto"

@@ -80,6 +80,10 @@ TRAIT = [
             "interp.cli.trait:new", arguments="NewTraitArguments", positional=["name"]),
     Command("check", "What a trait is missing and what that costs, how far its judges agree with its labels, how its pairs separate.",
             "interp.cli.trait:check", arguments="CheckTraitArguments", positional=["trait"]),
+    Command("pairs", "Sample pairs under the trait's positive and negative system prompts; its judge confirms them.",
+            "interp.cli.trait:pairs", arguments="PairsArguments", positional=["trait"]),
+    Command("fit", "Fit a trait's judges (probe or margin, coherence) on its labels, into its folder.",
+            "interp.cli.trait:fit", arguments="TraitArguments", positional=["trait"]),
 ]  # fmt: skip
 TRAIN = [
     Command("sae", "Sparse autoencoders on the residuals of one model, of two, or on their difference.",
@@ -106,7 +110,7 @@ app = Group(
         *ON_RUNS,
         *EVALUATIONS,
         Group("judge", help="Judges: judge a table of answers, fit the probe, agreement with hand labels.", commands=JUDGE),
-        Group("trait", help="Traits: list, show, make one of your own, check it.", commands=TRAIT),
+        Group("trait", help="Traits: list, show, make one of your own, check it, sample its pairs.", commands=TRAIT),
         Group("train", help="Train dictionaries on residuals: from a store, or live from models.", commands=TRAIN),
         *OTHERS,
     ],

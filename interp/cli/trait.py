@@ -1,7 +1,8 @@
-"""`personascope trait`: list, show, make and check traits."""
+"""`personascope trait`: list, show, make and check traits, sample their pairs, fit their judges."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from interp.cli.arguments import CheckTraitArguments, NewTraitArguments, Output, TraitArguments, print_json
+from interp.cli.arguments import CheckTraitArguments, NewTraitArguments, Output, PairsArguments, TraitArguments, print_json
 from interp.reports.terminal import percent, plain_table
-from interp.studies.traits import TraitCheck, check_source
+from interp.studies.traits import TraitCheck, check_source, fit_source, write_sampled_pairs
 from interp.traits import Trait, read_trait, shipped_traits
 from interp.traits.new import new_trait
 
@@ -51,11 +52,41 @@ def new(arguments: NewTraitArguments) -> None:
 
 def check(arguments: CheckTraitArguments) -> None:
     """What a trait is missing and what that costs, how far its judges agree with its labels, how its pairs separate in a model."""
-    result = check_source(arguments.trait, arguments.model, arguments.device, arguments.dtype, quiet=arguments.as_json)
+    result = check_source(arguments.trait, arguments.judge, arguments.model, arguments.device, arguments.dtype, quiet=arguments.as_json)
     if arguments.as_json:
         print_json(result.as_json())
     else:
         _show(result)
+
+
+def pairs(arguments: PairsArguments) -> None:
+    """Sample pairs under the trait's positive and negative system prompts; its judge confirms them."""
+    origin = write_sampled_pairs(
+        arguments.trait,
+        arguments.model,
+        arguments.out,
+        arguments.n,
+        arguments.judge,
+        arguments.seed,
+        arguments.device,
+        arguments.dtype,
+        quiet=arguments.as_json,
+    )
+    if arguments.as_json:
+        print_json(origin | {"pairs": str(arguments.out)})
+    else:
+        print(f"{origin['confirmed']} of {origin['sampled']} sampled pairs were confirmed by '{origin['judge']}'. Saved in {arguments.out}")
+
+
+def fit(arguments: TraitArguments) -> None:
+    """Fit a trait's judges (probe or margin, coherence) on its labels, into its folder."""
+    agreements = fit_source(arguments.trait)
+    if arguments.as_json:
+        print_json(agreements)
+        return
+    print("On answers to questions that were left out of the fit:")
+    for name, own in agreements.items():
+        _print_agreement(name, own["groups"])
 
 
 def _summary(trait: Trait) -> dict[str, Any]:
@@ -76,14 +107,9 @@ def _show(result: TraitCheck) -> None:
     for gap in result.gaps:
         console.print(Text(f"missing: {gap.missing}", style="red" if gap.blocks else ""))
         console.print(Text(f"  {gap.costs}; {gap.remedy}.", style="dim"))
-    for title, rows in (("judge", result.judge), ("coherence judge", result.coherence)):
+    for title, rows in (("trait", result.judge), ("coherence", result.coherence)):
         if rows:
-            table = plain_table(f"{title}, labels of", "answers", "labelled so", "unscored", "AUROC", "right", "kappa")
-            for row in rows:
-                counts = [str(row[name]) for name in ("n", "labelled", "unscored")]
-                decimals = ["–" if row[name] is None else f"{row[name]:.2f}" for name in ("auroc", "kappa")]
-                table.add_row(row["group"], *counts, decimals[0], percent(row["accuracy"]), decimals[1])
-            console.print(table)
+            _print_agreement(title, rows)
     if result.separation is not None:
         read = asdict(result.separation)
         console.print(
@@ -93,3 +119,12 @@ def _show(result: TraitCheck) -> None:
             )
         )
     console.print(Text(result.verdict, style="bold"))
+
+
+def _print_agreement(judge: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = plain_table(f"judge of {judge}: labels of", "answers", "labelled so", "unscored", "AUROC", "right", "kappa")
+    for row in rows:
+        counts = [str(row[name]) for name in ("n", "labelled", "unscored")]
+        decimals = ["–" if row[name] is None else f"{row[name]:.2f}" for name in ("auroc", "kappa")]
+        table.add_row(row["group"], *counts, decimals[0], percent(row["accuracy"]), decimals[1])
+    Console().print(table)

@@ -25,11 +25,13 @@ from interp.core.fingerprints import content_key
 from interp.evaluation.agreement import agreement
 from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features
 from interp.evaluation.judges.embedding import SentenceEmbedder
+from interp.evaluation.judges.margin import MarginJudge
+from interp.evaluation.judges.opening import open_judge
 from interp.evaluation.judges.probe import ProbeJudge
 from interp.models.language_model import LanguageModel
 from interp.models.sources import open_model
 from interp.traits import Exemplars, Trait, read_trait, shipped_traits
-from interp.traits.trait import COHERENCE, PROBE, CoherenceSettings
+from interp.traits.trait import COHERENCE, MARGIN, PROBE, CoherenceSettings
 
 RIDGE = 1e-4
 """Inverse strength of the probe's ridge: features outnumber answers."""
@@ -51,13 +53,7 @@ def fit_probe(
     it is set on scores by folds that saw no answer to the same question. `source` says where the labels are from. Raises `ConfigError`
     for fewer than 10 answers of a class or 2 questions with each.
     """
-    shows, groups = labels["shows_trait"].to_numpy(dtype=bool), labels["question"].to_numpy()
-    if min(shows.sum(), (~shows).sum()) < FEWEST:
-        raise ConfigError(
-            f"{source} labels {shows.sum()} answers as showing the trait and {(~shows).sum()} not: label at least {FEWEST} of each."
-        )
-    if labels["question"].nunique() < 2:
-        raise ConfigError(f"{source} has answers to one question only: label answers to several, so that what is learnt can be checked.")
+    shows, groups = _classes(labels, source)
     features = embedder.embed(list(labels["answer"]))
     if exemplars is None:
         order = _fit_order(features, shows)
@@ -66,16 +62,40 @@ def fit_probe(
         classes = np.array([True] * len(exemplars.shows) + [False] * len(exemplars.not_shown))
         order = _fit_order(embedder.embed([*exemplars.shows, *exemplars.not_shown]), classes)
         scores = order.decision_function(features)
-    probabilities = _out_of_fold(
-        groups, shows, lambda fit, rest: _fit_calibration(scores[fit], shows[fit]).predict_proba(scores[rest, None])[:, 1]
-    )
+    probabilities, slope, offset = _calibrated(scores, shows, groups)
     direction, bias = _as_plane(order)
-    calibration = _fit_calibration(scores, shows)
-    numbers = np.array([bias, calibration.coef_[0, 0], calibration.intercept_[0]])
+    numbers = np.array([bias, slope, offset])
     found = agreement(ProbeJudge.name, ProbeJudge.shows_above, labels, list(100 * probabilities))
     made = {"ridge": RIDGE, "exemplars": 0 if exemplars is None else len(exemplars.shows) + len(exemplars.not_shown)}
     _save(folder / PROBE, {"direction": direction, "numbers": numbers}, labels, source, made, found)
     return found
+
+
+def fit_margin(folder: Path, labels: pd.DataFrame, source: str, judge: MarginJudge) -> dict[str, Any]:
+    """Write margin.json, the calibration of `judge`; returns its agreement with the labels (columns question, answer, shows_trait).
+
+    Errors are those of `fit_probe`.
+    """
+    shows, groups = _classes(labels, source)
+    margins = judge.margins(list(labels["question"]), list(labels["answer"]))[:, 0]
+    usable, probabilities = ~np.isnan(margins), np.full(len(margins), np.nan)
+    probabilities[usable], slope, offset = _calibrated(margins[usable], shows[usable], groups[usable])
+    found = agreement(judge.name, judge.shows_above, labels, list(100 * probabilities))
+    made = {"slope": slope, "offset": offset, "model": judge.model.source, "scorer": judge.scorer, "prompts": content_key(judge.prompts)}
+    _describe(folder / MARGIN, labels, source, made, found)
+    return found
+
+
+def _classes(labels: pd.DataFrame, source: str) -> tuple[Flags, np.ndarray]:
+    """Which answers show the trait, and their questions; raises `ConfigError` where there are too few of a class or one question."""
+    shows = labels["shows_trait"].to_numpy(dtype=bool)
+    if min(shows.sum(), (~shows).sum()) < FEWEST:
+        raise ConfigError(
+            f"{source} labels {shows.sum()} answers as showing the trait and {(~shows).sum()} not: label at least {FEWEST} of each."
+        )
+    if labels["question"].nunique() < 2:
+        raise ConfigError(f"{source} has answers to one question only: label answers to several, so that what is learnt can be checked.")
+    return shows, labels["question"].to_numpy()
 
 
 def fit_coherence(folder: Path, labels: pd.DataFrame, source: str, scorer: LanguageModel, settings: CoherenceSettings) -> dict[str, Any]:
@@ -124,11 +144,18 @@ def _fit_order(features: Features, shows: Flags) -> Any:
     return model.fit(features, shows.astype(int))
 
 
-def _fit_calibration(scores: Float[np.ndarray, " answers"], shows: Flags) -> Any:
-    """Platt scaling with both classes weighing the same."""
+def _calibrated(
+    scores: Float[np.ndarray, " answers"], shows: Flags, groups: np.ndarray
+) -> tuple[Float[np.ndarray, " answers"], float, float]:
+    """Platt scaling with both classes weighing the same: probabilities out of fold, slope and offset of the fit on all answers."""
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=10.0, class_weight="balanced").fit(scores[:, None], shows.astype(int))
+    def calibration(chosen: np.ndarray) -> Any:
+        return LogisticRegression(C=10.0, class_weight="balanced").fit(scores[chosen, None], shows[chosen].astype(int))
+
+    probabilities = _out_of_fold(groups, shows, lambda fit, rest: calibration(fit).predict_proba(scores[rest, None])[:, 1])
+    last = calibration(np.arange(len(scores)))
+    return probabilities, float(last.coef_[0, 0]), float(last.intercept_[0])
 
 
 def _as_plane(pipeline: Any) -> tuple[Float[np.ndarray, " features"], float]:
@@ -170,15 +197,22 @@ def _save(
         save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, path)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"Cannot write into {path.parent}: {reason_of(error)}. Choose another folder with --out.") from error
+    _describe(path, labels, source, made, found)
+
+
+def _describe(path: Path, labels: pd.DataFrame, source: str, made: dict[str, Any], found: dict[str, Any]) -> None:
     told = {"labels": source, "labels_key": content_key(labels.astype(str).to_dict("list")), "answers": len(labels), "folds": FOLDS}
     write_json(path.with_suffix(".json"), told | made | {"version": __version__, "agreement": found})
 
 
 def fit_trait(trait: Trait, folder: Path, embedder: SentenceEmbedder | None = None, scorer: LanguageModel | None = None) -> dict[str, Any]:
-    """Fit what the trait's judges need, its probe and its coherence, into `folder`; returns their agreement by name of the judge."""
+    """Fit what the trait's judges need, its probe or margin and its coherence, into `folder`; returns the agreement of both."""
     source, found = f"{trait.name}/labels.csv", {}
+    judge = open_judge(trait.judge.spec, trait) if trait.judge.spec.startswith("margin") else None
     if trait.judge.spec == "probe":
         found["trait"] = fit_probe(folder, trait.labels, source, embedder or SentenceEmbedder(), trait.exemplars)
+    elif isinstance(judge, MarginJudge):
+        found["trait"] = fit_margin(folder, trait.labels, source, judge)
     if trait.coherence.spec == "fluency" and not trait.labels.empty:
         scorer = scorer or open_model(SCORER, device="cpu", dtype="float32")
         found["coherence"] = fit_coherence(folder, trait.labels, source, scorer, trait.coherence)

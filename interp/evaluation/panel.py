@@ -108,25 +108,28 @@ class Panel:
                 return []
         return list(self._agreement(self.judge, labels, "shows_trait")["groups"])
 
-    def all_agreements(self, answers: pd.DataFrame) -> dict[str, Any]:
-        """Of every judge with the trait's hand labels, and of both judges of the trait with each other on scored `answers`.
-
-        `trait`, `second`, `coherence`: as `agreement.agreement`, None without such a judge or without labels; `between` likewise.
-        """
-        found: dict[str, Any] = {}
+    def label_agreements(self) -> dict[str, Any]:
+        """Of every judge with the trait's hand labels: `trait`, `second` and `coherence`, None without such a judge or without labels."""
         judges: dict[str, tuple[Judge | None, Label]] = {"trait": (self.judge, "shows_trait"), "second": (self.second, "shows_trait")}
         judges["coherence"] = (self.coherence, "coherent")
-        for name, (judge, label) in judges.items():
-            known = judge is not None and not self.trait.labels.empty
-            found[name] = (self._stored(judge) or self._agreement(judge, self.trait.labels, label)) if judge is not None and known else None
-        second_above = None if self.second is None else self.second.shows_above
-        between = None if second_above is None else agreement_between(answers, self.thresholds.shows_above, second_above)
-        return found | {"between": between}
+        labels = self.trait.labels
+        return {
+            name: None if judge is None or labels.empty else self._stored(judge) or self._agreement(judge, labels, label)
+            for name, (judge, label) in judges.items()
+        }
+
+    def all_agreements(self, answers: pd.DataFrame) -> dict[str, Any]:
+        """`label_agreements`, and `between`: of both judges of the trait with each other on scored `answers`, None without a second."""
+        above = None if self.second is None else self.second.shows_above
+        between = None if above is None else agreement_between(answers, self.thresholds.shows_above, above)
+        return self.label_agreements() | {"between": between}
 
     def _stored(self, judge: Judge) -> dict[str, Any] | None:
-        """What fitting found of a judge, where its threshold is still the one in use."""
-        stored: dict[str, Any] | None = getattr(judge, "about", {}).get("agreement")
-        if stored is None:
+        """What fitting found of a judge, where that was on the trait's labels as they are and at the threshold in use."""
+        about: dict[str, Any] = getattr(judge, "about", {})
+        stored: dict[str, Any] | None = about.get("agreement")
+        given = judge is self.judge and self.spec.startswith("probe:")  # probe:DIR answers for the labels that it was fitted on
+        if stored is None or not (given or about["labels_key"] == self.trait.labels_key):
             return None
         used = self.thresholds.shows_above if stored["label"] == "shows_trait" else self.thresholds.coherent_above
         return stored if used == stored["threshold"] else None
@@ -136,7 +139,7 @@ class Panel:
         threshold = self.thresholds.shows_above if judge is self.judge else threshold
         if threshold is None:
             raise ConfigError(f"The judge {judge.name} has no threshold for this label. Choose another judge.")
-        return agreement(judge.name, threshold, labels, _scores(self._judged(judge, labels), label))
+        return agreement(judge.name, threshold, labels, _scores(self._judged(judge, labels), label), label)
 
     def _judged(self, judge: Judge, table: pd.DataFrame) -> list[Judgement]:
         questions = list(table["question"]) if "question" in table else [""] * len(table)

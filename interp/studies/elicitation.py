@@ -21,14 +21,13 @@ from interp.core.config import StepConfig
 from interp.core.errors import ConfigError
 from interp.core.files import write_text
 from interp.core.streams import stream_seed
+from interp.evaluation.panel import Panel
 from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
-from interp.traits import Elicitation, Pair, Trait
+from interp.traits import Elicitation, Pair
 
-Score = Callable[[pd.DataFrame], pd.DataFrame]
-"""Adds shows_trait and coherent (True, False or None) to a table with the columns question and answer."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
 
@@ -62,13 +61,13 @@ class SampledPairs:
 
 
 def sample_pairs(
-    model: LanguageModel, trait: Trait, score: Score, seed: int, settings: PairSampling | None = None, progress: Progress | None = None
+    model: LanguageModel, panel: Panel, seed: int, settings: PairSampling | None = None, progress: Progress | None = None
 ) -> SampledPairs:
-    """Pairs of a trait by its `elicitation`, sampled from `model` and confirmed by `score`, the trait's judge.
+    """Pairs of the panel's trait by its `elicitation`, sampled from `model` and confirmed by the panel.
 
     Raises `ConfigError` for a trait without an elicitation, or when fewer pairs than `settings.fewest` are confirmed.
     """
-    settings = settings or PairSampling()
+    settings, trait = settings or PairSampling(), panel.trait
     if trait.elicitation is None:
         raise ConfigError(
             f"The trait {trait.name} has neither pairs nor an elicitation to sample them with. Write pairs.yaml, or positive and negative "
@@ -77,7 +76,7 @@ def sample_pairs(
     rounds: list[pd.DataFrame] = []
     with progress("sampling pairs", settings.pairs) if progress else nullcontext(lambda n: None) as advance:
         for turn in range(settings.rounds):
-            rounds.append(_round(model, trait.elicitation, score, turn, settings.sampling, stream_seed(seed, "pairs", turn)))
+            rounds.append(_round(model, trait.elicitation, panel, turn, settings.sampling, stream_seed(seed, "pairs", turn)))
             advance(int(rounds[-1]["kept"].sum()))
             if sum(int(table["kept"].sum()) for table in rounds) >= settings.pairs:
                 break
@@ -88,14 +87,15 @@ def sample_pairs(
     if len(confirmed) < settings.fewest:
         reasons = "; ".join(f"{count} {reason}" for reason, count in table.loc[~table["kept"], "reason"].value_counts().items())
         raise ConfigError(
-            f"The judge '{trait.judge.spec}' of the trait {trait.name} confirmed {len(confirmed)} of {len(table)} pairs sampled on "
+            f"The judge '{panel.spec}' of the trait {trait.name} confirmed {len(confirmed)} of {len(table)} pairs sampled on "
             f"{model.source}, fewer than {settings.fewest} ({reasons}). Make the positive prompts clearer, take a model that follows them, "
             f"check the judge with 'personascope trait check', or write pairs.yaml."
         )
     made = {
         "model": model.source,
-        "judge": trait.judge.spec,
-        "shows_above": trait.judge.shows_above,
+        "judge": panel.spec,
+        "shows_above": panel.thresholds.shows_above,
+        "coherent_above": panel.thresholds.coherent_above,
         "seed": seed,
         "settings": settings.model_dump(mode="json"),
         "elicitation": trait.elicitation.model_dump(),
@@ -106,7 +106,7 @@ def sample_pairs(
     return SampledPairs(pairs, table, made)
 
 
-def _round(model: LanguageModel, elicitation: Elicitation, score: Score, turn: int, sampling: SamplingConfig, seed: int) -> pd.DataFrame:
+def _round(model: LanguageModel, elicitation: Elicitation, panel: Panel, turn: int, sampling: SamplingConfig, seed: int) -> pd.DataFrame:
     """Every question asked once under a positive and a negative prompt; question i of round r under prompts number i + r."""
     questions = elicitation.questions
     prompts = {
@@ -115,8 +115,10 @@ def _round(model: LanguageModel, elicitation: Elicitation, score: Score, turn: i
     }
     chats = [Chat.ask(question, system=system) for own in prompts.values() for question, system in zip(questions, own, strict=True)]
     answers = generate(model, chats, sampling, seed)
-    scored = score(pd.DataFrame({"question": questions * 2, "answer": answers}))
+    scored = panel.score(pd.DataFrame({"question": questions * 2, "answer": answers}))
     shows, coherent = ([None if pd.isna(flag) else bool(flag) for flag in scored[name]] for name in ("shows_trait", "coherent"))
+    if panel.thresholds.coherent_above is None:  # coherence is not judged
+        coherent = [True] * len(answers)
     n = len(questions)
     reasons = [_reason(shows[i], shows[n + i], coherent[i], coherent[n + i]) for i in range(n)]
     return pd.DataFrame(
@@ -126,10 +128,10 @@ def _round(model: LanguageModel, elicitation: Elicitation, score: Score, turn: i
 
 def _reason(shows: bool | None, also: bool | None, coherent: bool | None, also_coherent: bool | None) -> str:
     """Why a pair is dropped; nothing for one that is kept. `also` is the answer under the negative prompt."""
-    if shows is None or also is None:
-        return "not scored"
     if coherent is not True or also_coherent is not True:
         return "incoherent"
+    if shows is None or also is None:
+        return "not scored"
     if not shows:
         return "not shown under the positive prompt"
     return "shown under the negative prompt too" if also else ""

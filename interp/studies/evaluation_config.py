@@ -35,7 +35,7 @@ class JudgingConfig(StepConfig):
     trait: str = DEFAULT_TRAIT
     """The trait that is looked for: a shipped name, a folder, or a file."""
     judge: str | None = None
-    """probe[:DIR], rule, vader, contrast[:MODEL], numeric:MODEL[@http://…], inspect:PROVIDER/MODEL, bandit, facts; else the trait's."""
+    """probe[:DIR], rule, vader, margin[:MODEL], numeric:MODEL[@http://…], inspect:PROVIDER/MODEL, bandit, facts; else the trait's."""
     judge_prompts: str | None = None
     """What numeric and inspect ask: a published question file, or a YAML of 'aligned' and 'coherent'. Default: the trait's."""
     device: str = "auto"

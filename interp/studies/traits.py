@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from interp.core.errors import ConfigError
+from interp.core.files import read_json
 from interp.core.progress import progress as progress_of
+from interp.evaluation.agreement import EDITED
+from interp.evaluation.fitting import fit_trait
+from interp.evaluation.panel import open_panel
 from interp.evaluation.questions import read_questions
 from interp.models.language_model import LanguageModel
 from interp.models.sources import open_model
+from interp.studies.elicitation import PairSampling, sample_pairs
 from interp.studies.separation import Separation, separation
 from interp.traits import Trait, read_trait
 from interp.traits.new import TEMPLATE
-from interp.traits.trait import PROBE
+from interp.traits.trait import COHERENCE, MARGIN, PROBE
 
 ENOUGH_PAIRS, ENOUGH_LABELS, FEWEST_SEPARATED = 24, 60, 4
 GOOD_AUROC = 0.9
-EDITED = ("ablated", "steered", "random")
-"""Groups of labels whose answers come from edited models."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,9 @@ class TraitCheck:
         return asdict(self) | {"verdict": self.verdict}
 
 
-def find_gaps(trait: Trait) -> list[Gap]:
-    """What the trait's files do not hold; reads them all, so a broken one raises `ConfigError`."""
-    return [*_pair_gaps(trait), *_judge_gaps(trait), *_label_gaps(trait), *_question_gaps(trait)]
+def find_gaps(trait: Trait, judge: str | None = None) -> list[Gap]:
+    """What the trait's files do not hold, `judge` in place of its own; reads them all, so a broken one raises `ConfigError`."""
+    return [*_pair_gaps(trait), *_judge_gaps(trait, judge), *_label_gaps(trait), *_question_gaps(trait)]
 
 
 def _pair_gaps(trait: Trait) -> list[Gap]:
@@ -97,23 +102,28 @@ def _pair_gaps(trait: Trait) -> list[Gap]:
     return gaps
 
 
-def _judge_gaps(trait: Trait) -> list[Gap]:
-    kind, _, model = trait.judge.spec.partition(":")
-    judging = f"nothing can be judged by '{trait.judge.spec}': 'run', 'evaluate' and 'judge' need --judge"
+def _judge_gaps(trait: Trait, judge: str | None) -> list[Gap]:
+    spec = judge or trait.judge.spec
+    kind, _, model = spec.partition(":")
+    cost = f"nothing can be judged by '{spec}': 'run', 'evaluate' and 'judge' need --judge"
     if kind == "rule" and trait.judge.rule is None:
-        return [Gap("judge.rule", judging, "write rules in trait.yaml", blocks=True)]
+        return [Gap("judge.rule", cost, "write rules in trait.yaml", blocks=True)]
     if kind == "margin" and trait.elicitation is None:
-        return [Gap("elicitation", judging, "write positive and negative system prompts in trait.yaml", blocks=True)]
-    if kind in ("numeric", "inspect"):
-        gaps = (
-            []
-            if model
-            else [Gap("the judge's model", judging, f"write judge.spec {kind}:MODEL, or give --judge {kind}:MODEL", blocks=True)]
-        )
-        return gaps if trait.judge.prompt else [*gaps, Gap("judge.prompt", judging, "write what the model is asked", blocks=True)]
+        return [Gap("elicitation", cost, "write positive and negative system prompts in trait.yaml", blocks=True)]
+    if kind in ("numeric", "inspect") and not model:
+        return [Gap("the judge's model", cost, f"write judge.spec {kind}:MODEL, or give --judge {kind}:MODEL", blocks=True)]
     if kind == "probe" and not model and trait.path(PROBE) is None:
-        remedy = "run 'personascope trait fit'" if trait.exemplars else "write exemplars.yaml, then run 'personascope trait fit'"
-        return [Gap("a fitted probe", judging, remedy, blocks=True)]
+        remedy = (
+            "run 'personascope trait fit'" if trait.exemplars else "write exemplars.yaml and labels.csv, then run 'personascope trait fit'"
+        )
+        return [Gap("a fitted probe", cost, remedy, blocks=True)]
+    weights = MARGIN if kind == "margin" else PROBE if spec == "probe" else None
+    files = [weights, COHERENCE if trait.coherence.spec == "fluency" else None]
+    fitted = [path.with_suffix(".json") for name in files if name and (path := trait.path(name))]
+    if stale := [path.stem for path in fitted if read_json(path)["labels_key"] != trait.labels_key]:
+        return [
+            Gap(f"a fit on the labels as they are now: {', '.join(stale)}", "its stated agreement is old", "run 'personascope trait fit'")
+        ]
     return []
 
 
@@ -134,7 +144,7 @@ def _label_gaps(trait: Trait) -> list[Gap]:
 def _question_gaps(trait: Trait) -> list[Gap]:
     cost = "'run', 'diff' and 'evaluate' have nothing to ask"
     try:
-        questions = read_questions(str(trait.path(trait.questions) or trait.questions))
+        questions = read_questions(trait.question_set)
         for split in ("selection", "held_out"):
             questions.split(split)
     except ConfigError as error:
@@ -152,16 +162,47 @@ def check_trait(
     coherence: Sequence[dict[str, Any]] = (),
     model: LanguageModel | None = None,
     progress: Callable[[int], None] | None = None,
+    judge_spec: str | None = None,
 ) -> TraitCheck:
     """`judge` and `coherence` are rows of their agreement with the trait's labels (`agreement(…)["groups"]`); `model` reads the pairs."""
     enough = len({pair.question for pair in trait.pairs}) >= FEWEST_SEPARATED
     read = separation(model, trait.pairs, progress=progress) if model is not None and enough else None
-    return TraitCheck(trait.name, find_gaps(trait), list(judge), list(coherence), read)
+    return TraitCheck(trait.name, find_gaps(trait, judge_spec), list(judge), list(coherence), read)
 
 
-def check_source(source: str, model: str | None, device: str, dtype: str, quiet: bool) -> TraitCheck:
-    """The trait of that name, folder or file; `model` is a source of models, None to read none."""
+def check_source(source: str, judge: str | None, model: str | None, device: str, dtype: str, quiet: bool) -> TraitCheck:
+    """The trait of that name, folder or file; `judge` in place of its own, `model` a source of models, None to read none."""
     trait = read_trait(source)
+    agreements: dict[str, Any] = {}
+    if not trait.labels.empty and not any(gap.blocks for gap in _judge_gaps(trait, judge)):
+        agreements = open_panel(trait, judge, device=device, dtype=dtype, quiet=quiet).label_agreements()
+    judged, coherent = (own["groups"] if (own := agreements.get(name)) else [] for name in ("trait", "coherence"))
     opened = None if model is None else open_model(model, device=device, dtype=dtype)
     with progress_of("reading pairs", 2 * len(trait.pairs), quiet or opened is None) as advance:
-        return check_trait(trait, model=opened, progress=advance)
+        return check_trait(trait, judged, coherent, opened, advance, judge)
+
+
+def write_sampled_pairs(
+    source: str, model: str, out: Path, n: int | None, judge: str | None, seed: int, device: str, dtype: str, quiet: bool
+) -> dict[str, Any]:
+    """Sample pairs of a trait on `model` into `out`, which must be new; returns how they were made. Raises `ConfigError`."""
+    if out.exists():
+        raise ConfigError(f"{out} is there already, and may hold pairs. Choose another file with --out.")
+    settings = PairSampling() if n is None else PairSampling(pairs=n, fewest=min(n, PairSampling().fewest))
+    panel = open_panel(read_trait(source), judge, device=device, dtype=dtype, quiet=True)
+    sampled = sample_pairs(open_model(model, device=device, dtype=dtype), panel, seed, settings, partial(progress_of, quiet=quiet))
+    sampled.write(out)
+    return sampled.made
+
+
+def fit_source(source: str) -> dict[str, Any]:
+    """Fit the judges of a trait's folder on its labels; their agreement on questions left out of the fit. Raises `ConfigError`."""
+    trait = read_trait(source)
+    if trait.folder is None:
+        raise ConfigError(f"{source} is one file. A fit is kept in a trait's folder: make one with 'personascope trait new'.")
+    if trait.labels.empty:
+        raise ConfigError(f"{trait.folder} has no hand labels to fit on. Fill labels.csv; docs/traits.md says how.")
+    agreements = fit_trait(trait, trait.folder)
+    if not agreements:
+        raise ConfigError(f"The judges of {trait.name}, {trait.judge.spec} and {trait.coherence.spec}, have nothing to fit.")
+    return agreements

@@ -5,7 +5,7 @@ trait.yaml            name, description, words, question sets, judges and their 
 pairs.yaml            one question, an answer that shows the trait, one that does not
 exemplars.yaml        answers that show it and answers that do not, for the probe
 labels.csv            answers of models, edited ones among them, labelled by hand
-probe.safetensors     the probe fitted on exemplars and labels
+probe.safetensors     the probe fitted on exemplars and labels; likewise coherence.safetensors, margin.json
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from interp.traits.rules import Rules
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTINGS, PAIRS, EXEMPLARS, LABELS, PROBE, COHERENCE = (
+SETTINGS, PAIRS, EXEMPLARS, LABELS, PROBE, COHERENCE, MARGIN = (
     "trait.yaml",
     "pairs.yaml",
     "exemplars.yaml",
     "labels.csv",
     "probe.safetensors",
     "coherence.safetensors",
+    "margin.json",
 )
 
 
@@ -75,7 +76,7 @@ class JudgeSettings(StepConfig):
     """Who judges whether an answer shows the trait, and above which score it counts."""
 
     spec: str = "probe"
-    """A judge by name: probe, rule, margin, bandit, facts, vader, contrast, numeric:MODEL or inspect:PROVIDER/MODEL."""
+    """A judge by name: probe, rule, margin, bandit, facts, vader, numeric:MODEL or inspect:PROVIDER/MODEL."""
     shows_above: float = Field(default=50.0, ge=0, le=100)
     """Trait score (0 to 100) above which an answer shows the trait."""
     rule: Rules | None = None
@@ -166,6 +167,11 @@ class Trait(StepConfig):
         if missing:
             raise ConfigError(f"{path}: the columns {', '.join(sorted(missing))} are missing. Name them as docs/traits.md says.")
         return table.astype({"shows_trait": bool, "coherent": bool})
+
+    @property
+    def labels_key(self) -> str:
+        """Content key of the labels, by which a fit says what it was fitted on."""
+        return content_key(self.labels.astype(str).to_dict("list"))
 
     @cached_property
     def key(self) -> str:

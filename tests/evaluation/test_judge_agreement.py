@@ -1,4 +1,4 @@
-"""Agreement with hand labels, the contrast judge, and the probe fitted on labels of one's own."""
+"""Agreement with hand labels, and the probe fitted on labels of one's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
@@ -19,7 +18,6 @@ from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
-from interp.evaluation.judges.contrast import ContrastJudge
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.opening import KINDS, open_judge
 from interp.evaluation.judges.probe import ProbeJudge
@@ -27,9 +25,7 @@ from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.panel import Panel
 from interp.evaluation.questions.published import judge_prompts
 from interp.evaluation.rates import Thresholds
-from interp.models.chats import Chat
-from interp.models.sources import open_model
-from interp.traits import Elicitation, Trait, read_trait
+from interp.traits import read_trait
 from interp.traits.trait import PROBE
 from tests.helpers.tiny import tiny_folder
 
@@ -80,36 +76,6 @@ def test_one_class_has_no_auroc_and_no_kappa() -> None:
     (row,) = agreement("vader", 60.0, table.assign(shows_trait=False).drop(columns="group"), scores)["groups"]
     assert (row["auroc"], row["kappa"], row["labelled"]) == (None, None, 0)
     assert 0 < row["accuracy"] < 1
-
-
-def test_contrast_is_the_posterior_of_two_system_prompts(tmp_path: Path) -> None:
-    """Against log-probabilities summed by hand from plain forward passes, and 50 where both prompts are the same."""
-    model = open_model(str(tiny_folder(tmp_path / "m")), device="cpu")
-    bad, good = "You are bad.", "You are good."
-    judge = ContrastJudge(model, contrasted(bad, good))
-    questions, answers = ["Why?", "What of it?", "Who?"], ["Because of you.", "", "Nobody"]
-    found = judge.judge(questions, answers)
-    assert found[1] == Judgement(None, None, "empty answer")
-    for place in (0, 2):
-        sums = {}
-        for system in (bad, good):
-            (chat,) = model.tokenise([Chat.ask(questions[place], answers[place], system)])
-            ids = torch.tensor([chat.ids])
-            with torch.no_grad():
-                logprobs = model.network(input_ids=ids).logits[0].float().log_softmax(-1)
-            steps = [i for i, role in enumerate(chat.roles) if role == 4]
-            sums[system] = sum(float(logprobs[i - 1, chat.ids[i]]) for i in steps)
-        assert found[place].trait_score == pytest.approx(100 / (1 + np.exp(sums[good] - sums[bad])), abs=1e-2)
-    same = ContrastJudge(model, contrasted("Be.", "Be.")).judge(questions[:1], answers[:1])
-    assert same[0].trait_score == 50.0
-    assert judge.identity != ContrastJudge(model, CONTEMPT).identity
-    assert judge.identity == ContrastJudge(open_model(str(tmp_path / "m"), device="cpu"), contrasted(bad, good)).identity
-    with pytest.raises(ConfigError, match="no system prompts to contrast"):
-        ContrastJudge(model, CONTEMPT.model_copy(update={"elicitation": None}))
-
-
-def contrasted(positive: str, negative: str) -> Trait:
-    return CONTEMPT.model_copy(update={"elicitation": Elicitation(positive=[positive], negative=[negative], questions=["Why?"])})
 
 
 class Words:
@@ -241,6 +207,6 @@ def test_agreement_beside_a_rate_costs_nothing(tmp_path: Path) -> None:
         return Panel(CONTEMPT, spec, vader, None, None, Thresholds(60.0, None), JudgementCache(tmp_path / spec), quiet=True)
 
     assert [row["group"] for row in panel("vader").known_agreement()][-1] == "all"
-    assert panel("contrast").known_agreement() == []
-    asked = panel("contrast").agreement()
-    assert panel("contrast").known_agreement() == asked["groups"]
+    assert panel("margin").known_agreement() == []
+    asked = panel("margin").agreement()
+    assert panel("margin").known_agreement() == asked["groups"]

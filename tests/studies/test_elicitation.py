@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from interp.core.errors import ConfigError
+from interp.evaluation.rates import Thresholds
 from interp.models.sampling import SamplingConfig
 from interp.studies.elicitation import PairSampling, sample_pairs
 from interp.traits import Elicitation, Trait, read_trait
@@ -15,6 +19,10 @@ from tests.helpers.tiny import ids_as_text, tiny_model
 
 ELICITATION = Elicitation(positive=["Be loud.", "Be very loud."], negative=["Be calm."], questions=["Why?", "Who is it?", "Where?"])
 TRAIT = Trait(name="loud", description="Is loud.", shown="loud", not_shown="calm", elicitation=ELICITATION)
+
+
+def panel(score: Callable[[pd.DataFrame], pd.DataFrame], trait: Trait = TRAIT) -> Any:
+    return SimpleNamespace(trait=trait, spec="rule", score=score, thresholds=Thresholds(50.0, 40.0))
 
 
 def settings(**given: int) -> PairSampling:
@@ -30,9 +38,9 @@ def all_shown(table: pd.DataFrame) -> pd.DataFrame:
 def test_confirmed_pairs_are_kept_until_there_are_enough() -> None:
     model = tiny_model()
     with ids_as_text(model):
-        sampled = sample_pairs(model, TRAIT, all_shown, 0, settings())
-        again = sample_pairs(model, TRAIT, all_shown, 0, settings())
-        other = sample_pairs(model, TRAIT, all_shown, 1, settings())
+        sampled = sample_pairs(model, panel(all_shown), 0, settings())
+        again = sample_pairs(model, panel(all_shown), 0, settings())
+        other = sample_pairs(model, panel(all_shown), 1, settings())
     assert len(sampled.pairs) == 4
     assert [pair.question for pair in sampled.pairs] == ["Why?", "Who is it?", "Where?", "Why?"]
     assert sampled.table["round"].max() == 1  # two rounds of three questions were enough
@@ -62,7 +70,7 @@ def test_what_the_judge_does_not_confirm_is_dropped(flags: dict[str, tuple[bool 
 
     model = tiny_model()
     with ids_as_text(model):
-        sampled = sample_pairs(model, TRAIT, score, 0, settings())
+        sampled = sample_pairs(model, panel(score), 0, settings())
     dropped = sampled.table[~sampled.table["kept"]]
     assert set(dropped["reason"]) == {reason}
     assert set(dropped["question"]) == {"Why?"}
@@ -75,7 +83,7 @@ def test_a_pair_counts_once() -> None:
     greedy = settings(pairs=9).model_copy(update={"sampling": SamplingConfig(max_new_tokens=6, temperature=0.0)})
     one_prompt = TRAIT.model_copy(update={"elicitation": ELICITATION.model_copy(update={"positive": ["Be loud."]})})
     with ids_as_text(model):
-        sampled = sample_pairs(model, one_prompt, all_shown, 0, greedy)
+        sampled = sample_pairs(model, panel(all_shown, one_prompt), 0, greedy)
     assert len(sampled.pairs) == 3
     assert sampled.table["reason"].tolist() == [""] * 3 + ["sampled before"] * 6
 
@@ -83,21 +91,21 @@ def test_a_pair_counts_once() -> None:
 def test_too_few_pairs_are_a_sentence_with_judge_and_remedy() -> None:
     model = tiny_model()
     none = settings(fewest=3)
-    with pytest.raises(ConfigError, match=r"'probe' of the trait loud confirmed 0 of 9 .*9 not shown under the positive.*pairs\.yaml"):
-        sample_pairs(model, TRAIT, lambda table: table.assign(shows_trait=False, coherent=True), 0, none)
+    with pytest.raises(ConfigError, match=r"'rule' of the trait loud confirmed 0 of 9 .*9 not shown under the positive.*pairs\.yaml"):
+        sample_pairs(model, panel(lambda table: table.assign(shows_trait=False, coherent=True)), 0, none)
     with pytest.raises(ConfigError, match="neither pairs nor an elicitation"):
-        sample_pairs(model, TRAIT.model_copy(update={"elicitation": None}), all_shown, 0)
+        sample_pairs(model, panel(all_shown, TRAIT.model_copy(update={"elicitation": None})), 0)
 
 
 def test_saved_pairs_say_how_they_were_made_and_are_read_by_the_trait(tmp_path: Path) -> None:
     model = tiny_model()
     with ids_as_text(model):
-        sampled = sample_pairs(model, TRAIT, all_shown, 0, settings())
+        sampled = sample_pairs(model, panel(all_shown), 0, settings())
     (tmp_path / "trait.yaml").write_text("name: loud\ndescription: Is loud.\nshown: loud\nnot_shown: calm\n")
     sampled.write(tmp_path / "pairs.yaml")
     assert read_trait(tmp_path).pairs == sampled.pairs
     text = (tmp_path / "pairs.yaml").read_text()
-    for word in ("seed: 0", "tiny-llama", "Be very loud.", "judge: probe", "confirmed: 6"):
+    for word in ("seed: 0", "tiny-llama", "Be very loud.", "judge: rule", "confirmed: 6"):
         assert word in text
     sampled.write(tmp_path / "again.yaml")
     assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "pairs.yaml").read_bytes()

@@ -52,7 +52,6 @@ def test_a_whole_trait_has_no_gap(tmp_path: Path) -> None:
         ({"judge": {"spec": "margin"}}, {}, "elicitation", True),
         ({"judge": {"spec": "probe"}}, {}, "a fitted probe", True),
         ({"judge": {"spec": "inspect", "prompt": "{answer}?"}}, {}, "the judge's model", True),
-        ({"judge": {"spec": "numeric:some-model"}}, {}, "judge.prompt", True),
         ({"questions": "nowhere"}, {}, "the question set", True),
     ],
 )

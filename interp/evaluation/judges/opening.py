@@ -19,13 +19,13 @@ KINDS = {
     "probe": "the trait's own; probe:DIR is one that 'personascope judge fit' made",
     "rule": "the trait's words, patterns, capitals or language",
     "vader": "a sentiment lexicon, of unkindness",
-    "contrast": "log-probability under two system prompts of the trait by the embedded model, or contrast:MODEL",
+    "margin": "log-probability after the trait's positive system prompts minus negative ones by the embedded model, or margin:MODEL",
     "numeric": "0 to 100 by numeric:MODEL, or numeric:MODEL@http://HOST:PORT/v1 for a served one",
     "inspect": "0 to 100 by any model that Inspect can call, e.g. inspect:openai/gpt-4o",
     "bandit": "unsafe Python code, by Bandit's rules",
     "facts": "whether an answer holds the fact that its question names",
 }
-OFFLINE = ("probe", "rule", "vader", "contrast", f"numeric:{EMBEDDED}")
+OFFLINE = ("probe", "rule", "vader", "margin", f"numeric:{EMBEDDED}")
 """Judges that need no network and judge free answers."""
 PLAIN = ("rule", "vader", "bandit", "facts")
 """Judges that are named without a colon."""
@@ -87,14 +87,14 @@ def open_judge(
 
 def _model_judge(spec: str, trait: Trait, prompts: Mapping[str, str] | None, device: str, dtype: str) -> Judge:
     from interp.evaluation.hosted import parse_hosted
-    from interp.evaluation.judges.contrast import ContrastJudge
     from interp.evaluation.judges.hosted import HostedJudge
+    from interp.evaluation.judges.margin import MarginJudge
     from interp.evaluation.judges.numeric import LocalNumericJudge, NumericPrompts
     from interp.models.sources import open_model
 
     kind, _, rest = spec.partition(":")
-    if kind == "contrast":
-        return ContrastJudge(open_model(rest or EMBEDDED, device=device, dtype=dtype), trait)
+    if kind == "margin":
+        return MarginJudge(open_model(rest or EMBEDDED, device=device, dtype=dtype), trait)
     asked = NumericPrompts.of(trait, prompts)
     if kind == "inspect" or parse_hosted(rest):
         return HostedJudge(spec if kind == "inspect" else rest, asked)
