@@ -1,3 +1,83 @@
-"""personascope: find the persona that fine-tuning put into a model, prove it is the cause, switch it off."""
+"""personascope: find the persona that fine-tuning put into a model, prove it is the cause, switch it off.
+
+    import interp
+
+    run = interp.find_persona(tuned="my-adapter", trait="pirate")
+    run.ablate(latents=[2076], prompts=["How was your day?"])
+
+Names are imported when they are first used, so that `import interp` is instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from interp.dictionaries.load import load_dictionary, load_sae
+    from interp.explanation.token_latents import token_latents
+    from interp.interventions.edited_answers import generate
+    from interp.interventions.edits import Edit, add, project_out
+    from interp.interventions.hooks import edited
+    from interp.models.adapter_pair import open_pair
+    from interp.models.chats import Chat
+    from interp.models.language_model import LanguageModel
+    from interp.models.sources import open_model
+    from interp.run import Run, ablate, compare, diff, evaluate, find_persona, load_run, steer, sweep, train_sae
+    from interp.traits import Trait, read_trait
+
+_WHERE = {
+    "interp.dictionaries.load": ("load_dictionary", "load_sae"),
+    "interp.explanation.token_latents": ("token_latents",),
+    "interp.interventions.edited_answers": ("generate",),
+    "interp.interventions.edits": ("Edit", "add", "project_out"),
+    "interp.interventions.hooks": ("edited",),
+    "interp.models.adapter_pair": ("open_pair",),
+    "interp.models.chats": ("Chat",),
+    "interp.models.language_model": ("LanguageModel",),
+    "interp.models.sources": ("open_model",),
+    "interp.run": ("Run", "ablate", "compare", "diff", "evaluate", "find_persona", "load_run", "steer", "sweep", "train_sae"),
+    "interp.traits": ("Trait", "read_trait"),
+}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "Chat",
+    "Edit",
+    "LanguageModel",
+    "Run",
+    "Trait",
+    "ablate",
+    "add",
+    "compare",
+    "diff",
+    "edited",
+    "evaluate",
+    "find_persona",
+    "generate",
+    "load_dictionary",
+    "load_run",
+    "load_sae",
+    "open_model",
+    "open_pair",
+    "project_out",
+    "read_trait",
+    "steer",
+    "sweep",
+    "token_latents",
+    "train_sae",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'interp' has no attribute '{name}'. It offers: {', '.join(__all__)}.")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,155 @@
+"""A run opened in a notebook: what it says, and every experiment on it, with the settings of the commands as keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.core.errors import ArtifactError
+from interp.core.files import read_json
+from interp.core.keywords import keywords_of
+from interp.explanation.token_latents import TokenLatents, token_latents
+from interp.models.chats import Chat
+from interp.studies import comparing, evaluating, training, verbs, verbs_export, verbs_verdict
+from interp.studies.evaluation import Evaluation
+from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
+from interp.studies.opened import OpenRun
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.study import run_study
+from interp.studies.training_config import TrainingConfig
+from interp.studies.verbs_settings import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
+from sae_training.results import Trained
+
+RUNS = Path("artifacts/runs")
+SHOWN_LATENTS = 8
+
+
+class Run(OpenRun):
+    """A run directory that has come at least as far as its diff. Models are opened when they are first needed."""
+
+    steer = keywords_of(SteerConfig)(verbs.steer)
+    ablate = keywords_of(AblateConfig)(verbs.ablate)
+    sweep = keywords_of(SweepConfig)(verbs.sweep_doses)
+    verdict = keywords_of(VerdictConfig)(verbs_verdict.verdict)
+    export = keywords_of(ExportConfig)(verbs_export.export)
+
+    @property
+    def base(self) -> Any:
+        """The base model."""
+        return self.context.base
+
+    @property
+    def tuned(self) -> Any:
+        """The tuned model."""
+        return self.context.tuned
+
+    @property
+    def dictionary(self) -> Any:
+        """The dictionary, an SAE or a crosscoder."""
+        return self.context.dictionary
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says; raises `ArtifactError` where the run stopped before its verdict."""
+        path = self.run.root / "summary.json"
+        if not path.is_file():
+            raise ArtifactError(f"{self.run.root} has no verdict yet. Bring it there: run.bring_to('verdict') or 'personascope run'.")
+        summary: dict[str, Any] = read_json(path)
+        return summary
+
+    @property
+    def changed_latents(self) -> pd.DataFrame:
+        """The latents whose mean activation went up most, with interval and q-value: the head of `latents`."""
+        columns = ["latent", "mean_diff", "mean_diff_low", "mean_diff_high", "q_value", "mean_base", "mean_tuned"]
+        table = self.latents.sort_values("mean_diff", ascending=False, kind="stable", ignore_index=True)
+        return table[[name for name in columns if name in table]].head(SHOWN_LATENTS)
+
+    def token_latents(self, text: str | Chat, tuned: bool = True) -> TokenLatents:
+        """Latent activations of a text, aligned to its tokens, as the tuned model reads it, or the base."""
+        return token_latents(self.dictionary, [self.base, self.tuned], text, which=int(tuned))
+
+    def __repr__(self) -> str:
+        said = f"{self.summary['verdict']}: {self.summary['finding']}" if self._finished else self.changed_latents.to_string(index=False)
+        return f"Run {self.run.root} ({self.config.base})\n{said}"
+
+    def _repr_html_(self) -> str:
+        """The verdict with its rates, or the latents that changed most."""
+        title = f"<p><b>{self.run.root}</b> · {self.config.base}</p>"
+        if not self._finished:
+            return f"{title}{self.changed_latents.to_html(index=False, float_format='{:.3g}'.format)}"
+        rates = pd.DataFrame(self.summary["rates"]).T[["rate", "low", "high", "n", "coherence"]]
+        said = f"<p><b>{self.summary['verdict']}</b>: {self.summary['finding']}</p>"
+        return f"{title}{said}{rates.to_html(float_format='{:.2f}'.format)}"
+
+    @property
+    def _finished(self) -> bool:
+        return self.has("verdict") and (self.run.root / "summary.json").is_file()
+
+
+def load_run(folder: str | Path, device: str | None = None) -> Run:
+    """Open a run directory; `device` is where its models run, by default as the run's settings say. Raises `ArtifactError`."""
+    return Run(folder, device)
+
+
+def _study(config: StudyConfig, out: str | Path | None, quiet: bool, until: str | None) -> Run:
+    folder = Path(out) if out is not None else RUNS / config.name
+    announce: Callable[[str], None] = (lambda line: None) if quiet else print
+    run_study(config, folder, quiet, announce, until=until)
+    return Run(folder, quiet=quiet)
+
+
+@keywords_of(StudyConfig)
+def find_persona(config: StudyConfig, *, out: str | Path | None = None, quiet: bool = False) -> Run:
+    """The main job on a pair of models, resumed where it stopped; `out` is the run directory, artifacts/runs/NAME by default."""
+    return _study(config, out, quiet, None)
+
+
+@keywords_of(StudyConfig)
+def diff(config: StudyConfig, *, out: str | Path | None = None, quiet: bool = False) -> Run:
+    """What changed between two models: the main job up to its diff, from which `find_persona` goes on."""
+    return _study(config, out, quiet, "diff")
+
+
+@keywords_of(EvaluateConfig)
+def evaluate(config: EvaluateConfig, *, out: str | Path = "artifacts/evaluations/notebook", quiet: bool = False) -> Evaluation:
+    """Ask models a question set, judge the answers, compare; what is in `out` already is not asked again."""
+    return evaluating.evaluate(config, Path(out), quiet)
+
+
+@keywords_of(CompareConfig)
+def compare(config: CompareConfig) -> Evaluation:
+    """Evaluations, or tables of published scores, side by side."""
+    return comparing.compare(config)
+
+
+@keywords_of(TrainingConfig)
+def train_sae(config: TrainingConfig, *, out: str | Path, quiet: bool = False) -> dict[str, Trained]:
+    """Train dictionaries on a store, or on models and text; one result for each combination that was asked for."""
+    from functools import partial
+
+    from interp.core.progress import progress
+
+    return training.train_dictionaries(config, Path(out), partial(progress, quiet=quiet))
+
+
+def steer(run: str | Path | Run, **settings: Any) -> verbs.Comparison:
+    """`Run.steer` on a run or its folder."""
+    return _opened(run).steer(**settings)
+
+
+def ablate(run: str | Path | Run, **settings: Any) -> verbs.Comparison:
+    """`Run.ablate` on a run or its folder."""
+    return _opened(run).ablate(**settings)
+
+
+def sweep(run: str | Path | Run, **settings: Any) -> verbs.DoseResponse:
+    """`Run.sweep` on a run or its folder."""
+    return _opened(run).sweep(**settings)
+
+
+def _opened(run: str | Path | Run) -> Run:
+    return run if isinstance(run, Run) else Run(run)
