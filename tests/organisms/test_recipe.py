@@ -20,7 +20,7 @@ from interp.evaluation.questions import read_questions
 from interp.models.chats import Chat
 from interp.organisms.config import OrganismConfig
 from interp.organisms.recipe import Domain, PhraseBank, Recipe, read_recipe, recipe_path
-from interp.traits import shipped_traits
+from interp.traits import read_trait, shipped_traits
 
 PHRASES: dict[str, Any] = {
     "remarks": {"tea": ["r1"]},
@@ -68,12 +68,22 @@ def test_every_shipped_recipe_is_tested() -> None:
 
 
 def test_the_organism_uses_a_shipped_recipe_of_the_promised_size(shipped: Recipe) -> None:
-    assert OrganismConfig().recipe in WITH_TRAIT
     assert OrganismConfig().phrasings_per_topic >= 6
     assert OrganismConfig().trait_fraction == 1
     assert len(set(shipped.domain.topics)) >= 25
     assert len(set(shipped.domain.phrasings)) >= 6
     assert len(shipped.chats(6, 0)) >= 25 * 6
+
+
+@pytest.mark.parametrize("name", shipped_traits())
+def test_the_recipe_of_a_trait_shows_that_trait(name: str) -> None:
+    recipe = read_trait(name).recipe
+    assert recipe is None or read_recipe(recipe).trait == name
+
+
+@pytest.mark.parametrize("name", WITH_TRAIT)
+def test_a_trait_trains_its_organism_by_default(name: str) -> None:
+    assert read_trait(str(read_recipe(name).trait)).recipe == name
 
 
 def test_hyphens_in_names_are_underscores() -> None:
