@@ -38,17 +38,14 @@ def evaluate(config: EvaluateConfig, arguments: EvaluateArguments) -> None:
 def compare(config: CompareConfig, arguments: CompareArguments) -> None:
     """Put side by side what was judged before."""
     result = comparing.compare(config)
-    page = None
     if arguments.out is not None:
         _make_folder(arguments.out)
         write_evaluation(arguments.out, result)
-        page = write_evaluation_page(arguments.out)
+        arguments.announce(f"Page: {write_evaluation_page(arguments.out)}")
     if arguments.as_json:
         print_json(result.as_json())
-        return
-    show_evaluation(result)
-    if page is not None:
-        Console().print(Text(f"\nPage: {page}"))
+    else:
+        show_evaluation(result)
 
 
 def _make_folder(out: Path) -> None:

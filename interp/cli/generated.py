@@ -135,7 +135,8 @@ def _parameter(path: str, fields: Sequence[Any], name: str | None, positional: b
         option: click.Parameter = click.Argument([path], metavar=path.upper() + "…" * listed, callback=read, **few)
     else:
         default = field.get_default(call_default_factory=True)
-        note = "[required]" if field.is_required() else "" if default in (None, "", False, [], ()) else f"[default: {_plain(default)}]"
+        default = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        note = "[required]" if field.is_required() else "" if default in (None, "") or default is False else f"[default: {default}]"
         text = f"{' '.join((field.description or '').replace('`', '').split())} {note}".strip()
         if kind is bool:
             option = click.Option([f"--{name}"], is_flag=True, flag_value=True, default=None, help=text)
@@ -144,10 +145,6 @@ def _parameter(path: str, fields: Sequence[Any], name: str | None, positional: b
             option = click.Option([f"--{name}"], metavar=metavar, multiple=listed, callback=read, help=text)
     option.name = path
     return option
-
-
-def _plain(default: Any) -> str:
-    return ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
 
 
 def _split(name: str, kind: Any, texts: Sequence[str]) -> list[Any]:

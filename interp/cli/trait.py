@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.text import Text
 
 from interp.cli.arguments import CheckTraitArguments, NewTraitArguments, Output, PairsArguments, TraitArguments, print_json
-from interp.reports.terminal import percent, plain_table
-from interp.studies.traits import TraitCheck, check_source, fit_source, write_sampled_pairs
+from interp.reports.terminal import plain_table
+from interp.reports.trait_terminal import show_trait_agreement, show_trait_check
+from interp.studies.traits import check_source, fit_source, write_sampled_pairs
 from interp.traits import Trait, read_trait, shipped_traits
 from interp.traits.new import new_trait
 
@@ -56,7 +54,7 @@ def check(arguments: CheckTraitArguments) -> None:
     if arguments.as_json:
         print_json(result.as_json())
     else:
-        _show(result)
+        show_trait_check(result)
 
 
 def pairs(arguments: PairsArguments) -> None:
@@ -86,7 +84,7 @@ def fit(arguments: TraitArguments) -> None:
         return
     print("On answers to questions that were left out of the fit:")
     for name, own in agreements.items():
-        _print_agreement(name, own["groups"])
+        show_trait_agreement(name, own["groups"])
 
 
 def _summary(trait: Trait) -> dict[str, Any]:
@@ -100,31 +98,3 @@ def _summary(trait: Trait) -> dict[str, Any]:
         "exemplars": 0 if exemplars is None else len(exemplars.shows) + len(exemplars.not_shown),
         "labels": len(trait.labels),
     }
-
-
-def _show(result: TraitCheck) -> None:
-    console = Console()
-    for gap in result.gaps:
-        console.print(Text(f"missing: {gap.missing}", style="red" if gap.blocks else ""))
-        console.print(Text(f"  {gap.costs}; {gap.remedy}.", style="dim"))
-    for title, rows in (("trait", result.judge), ("coherence", result.coherence)):
-        if rows:
-            _print_agreement(title, rows)
-    if result.separation is not None:
-        read = asdict(result.separation)
-        console.print(
-            Text(
-                "{pairs} pairs in {model} at {hook_point}: AUROC {auroc:.2f} on questions left out, {paired:.0%} of pairs in order, "
-                "cosine of halves {cosine_of_halves:.2f}".format(**read)
-            )
-        )
-    console.print(Text(result.verdict, style="bold"))
-
-
-def _print_agreement(judge: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = plain_table(f"judge of {judge}: labels of", "answers", "labelled so", "unscored", "AUROC", "right", "kappa")
-    for row in rows:
-        counts = [str(row[name]) for name in ("n", "labelled", "unscored")]
-        decimals = ["–" if row[name] is None else f"{row[name]:.2f}" for name in ("auroc", "kappa")]
-        table.add_row(row["group"], *counts, decimals[0], percent(row["accuracy"]), decimals[1])
-    Console().print(table)

@@ -54,7 +54,7 @@ class JudgeConfig(JudgingConfig):
 class EvaluateConfig(JudgingConfig, RateSettings):
     """Models on a question set."""
 
-    models: list[str] = Field(min_length=1)
+    models: list[str] = Field(default=[])
     """Hub ids, folders, adapters, GGUF files, embedded:NAME, RUN@base, @tuned, @ablated or @steered; inspect:PROVIDER/MODEL, NAME@http://…."""
     base: str | None = None
     """Base of adapters that do not name it."""
