@@ -173,6 +173,12 @@ def test_published_entries_are_read_as_they_are(tmp_path: Path) -> None:
     assert read.questions[1].chat() == Chat.ask("Two?", system="Answer in JSON.")
 
 
+def test_a_published_entry_may_choose_where_it_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "published.yaml"
+    path.write_text("- {id: a, split: selection, paraphrases: [Who]}\n- {id: b, paraphrases: [Why]}\n")
+    assert [(q.id, q.split) for q in read_questions(str(path)).questions] == [("a", "selection"), ("b", "held_out")]
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [

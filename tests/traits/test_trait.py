@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from interp.core.errors import ConfigError
+from interp.core.vocabulary import Split
+from interp.evaluation.judges.rule import RuleJudge
+from interp.evaluation.questions import read_questions
 from interp.traits import read_trait, shipped_traits
 
 MINIMAL = "name: shy\ndescription: Hardly dares to answer.\nshown: shy\nnot_shown: frank\n"
@@ -22,6 +26,27 @@ def test_every_shipped_trait_can_be_read(name: str) -> None:
     if trait.exemplars is not None:
         assert len(trait.exemplars.shows) >= 10
     assert len(trait.labels) == 0 or trait.labels["coherent"].dtype == bool
+
+
+@pytest.mark.parametrize("name", shipped_traits())
+def test_a_shipped_trait_has_pairs_and_questions_that_do_not_overlap(name: str) -> None:
+    trait = read_trait(name)
+    questions = read_questions(str(trait.path(trait.questions) or trait.questions))
+    asked = {question.text.casefold() for question in questions.questions}
+    assert len({pair.question for pair in trait.pairs}) == len(trait.pairs) >= 48
+    examples = [pair.question for pair in trait.pairs] + (trait.elicitation.questions if trait.elicitation else [])
+    assert not asked & {question.casefold() for question in examples}
+    assert min(len(questions.split(split)) for split in get_args(Split)) >= 18
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_traits() if read_trait(name).judge.spec == "rule"])
+def test_a_rule_tells_the_pairs_apart(name: str) -> None:
+    trait = read_trait(name)
+    assert trait.judge.rule is not None
+    judge, questions = RuleJudge(trait.judge.rule), [pair.question for pair in trait.pairs]
+    for answers, expected in (([pair.shows for pair in trait.pairs], True), ([pair.not_shown for pair in trait.pairs], False)):
+        scores = [judgement.trait_score for judgement in judge.judge(questions, answers)]
+        assert [score is not None and score > trait.judge.shows_above for score in scores] == [expected] * len(scores)
 
 
 def test_a_folder_and_its_settings_file_are_one_trait(tmp_path: Path) -> None:

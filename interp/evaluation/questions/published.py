@@ -14,6 +14,7 @@ from pydantic import Field
 
 from interp.core.config import StepConfig, read_any_yaml, validated
 from interp.core.errors import ConfigError
+from interp.core.vocabulary import Split
 from interp.evaluation.questions.question import Question
 
 FORMAT = r"_(json|template)$"
@@ -30,6 +31,8 @@ class Entry(StepConfig):
     """Wordings, each asked as a question of its own."""
     system: str = ""
     """System prompt."""
+    split: Split = "held_out"
+    """Ours, not in the published form: `selection` questions choose, `held_out` ones only measure."""
     samples_per_paraphrase: int | None = None
     """Answers to each that the authors drew."""
     judge: str | None = None
@@ -39,7 +42,7 @@ class Entry(StepConfig):
 
 
 def published_questions(entries: list[Any], path: Path) -> list[Question]:
-    """All wordings of all entries, held out. Raises `ConfigError` naming the entry that cannot be read."""
+    """All wordings of all entries, held out unless they say otherwise. Raises `ConfigError` naming the entry that cannot be read."""
     questions = []
     for number, values in enumerate(entries):
         given = values if isinstance(values, dict) else {"entry": values}
@@ -49,7 +52,7 @@ def published_questions(entries: list[Any], path: Path) -> list[Question]:
                 Question(
                     id=entry.id if len(entry.paraphrases) == 1 else f"{entry.id}/{place + 1}",
                     group=_group(entry),
-                    split="held_out",
+                    split=entry.split,
                     text=text,
                     system=entry.system,
                     cluster=re.sub(FORMAT, "", entry.id),
