@@ -2,7 +2,7 @@
 
     import interp
 
-    run = interp.find_persona(tuned="my-adapter", trait="pirate")
+    run = interp.find_persona(tuned="my-adapter", trait="my-trait")
     run.ablate(latents=[2076], prompts=["How was your day?"])
 
 Names are imported when they are first used, so that `import interp` is instant.

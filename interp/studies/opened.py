@@ -30,7 +30,6 @@ from interp.models.activations import mean_residuals
 from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel, check_pair
 from interp.models.sources import choose_device, choose_dtype, model_identity, open_model
-from interp.studies import verbs, verbs_export, verbs_verdict
 from interp.studies.persona.answers import ANSWERS
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
@@ -38,11 +37,6 @@ from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS, NAMED, Directions
 from interp.studies.persona.study import run_study
 from interp.studies.verbs_settings import (
-    AblateConfig,
-    ExportConfig,
-    SteerConfig,
-    SweepConfig,
-    VerdictConfig,
     checked_direction,
     parsed_condition,
 )
@@ -226,28 +220,6 @@ class OpenRun:
         model = open_model(source, config.base, config.device, config.dtype, config.trust_remote_code)
         check_pair(self.context.base, model)
         return model
-
-    # The verbs
-
-    def steer(self, **settings: Any) -> verbs.Comparison:
-        """Add a direction to the base, and compare answers; settings are those of `SteerConfig`."""
-        return verbs.steer(self, validated(SteerConfig, settings, "steer"))
-
-    def ablate(self, **settings: Any) -> verbs.Comparison:
-        """Remove latents from the tuned model, and compare answers; settings are those of `AblateConfig`."""
-        return verbs.ablate(self, validated(AblateConfig, settings, "ablate"))
-
-    def sweep(self, **settings: Any) -> verbs.DoseResponse:
-        """Add directions to the base at several doses; settings are those of `SweepConfig`."""
-        return verbs.sweep_doses(self, validated(SweepConfig, settings, "sweep"))
-
-    def verdict(self, **settings: Any) -> verbs_verdict.VerdictResult:
-        """Measure on held-out questions whether latents are the cause; settings are those of `VerdictConfig`."""
-        return verbs_verdict.verdict(self, validated(VerdictConfig, settings, "verdict"))
-
-    def export(self, **settings: Any) -> verbs_export.Exported:
-        """Write an edited model, or a control vector; settings are those of `ExportConfig`."""
-        return verbs_export.export(self, validated(ExportConfig, settings, "export"))
 
 
 def latent_names(latents: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,6 +60,17 @@ class Comparison:
             **found,
             "answers": plain_records(self.answers[columns]),
         }
+
+    def _repr_html_(self) -> str:
+        """Rates, then answers side by side with their scores, for Jupyter."""
+        rates = self.rates.drop(columns=["unscored"], errors="ignore").rename(columns={"rate": f"rate of {self.shown}"})
+        scored = self.answers.assign(
+            said=[f"{answer} [{score:.0f}]" for answer, score in zip(self.answers["answer"], self.answers["trait_score"], strict=True)]
+        )
+        beside = scored.pivot_table(index=["question", "sample"], columns="condition", values="said", aggfunc="first", sort=False)
+        beside = beside.reset_index().drop(columns="sample")
+        tables = (rates.to_html(index=False, float_format="{:.2f}".format), beside.to_html(index=False))
+        return f"<p>{html.escape(self.edit['label'])}</p>{''.join(tables)}<p>In brackets: trait score, 0 to 100.</p>"
 
 
 def steer(run: OpenRun, config: SteerConfig) -> Comparison:
@@ -210,6 +222,12 @@ class DoseResponse:
             "not_monotone": self.not_monotone,
             "responses": plain_records(self.responses),
         }
+
+    def _repr_html_(self) -> str:
+        """Every measured dose, for Jupyter."""
+        table = self.responses.rename(columns={"rate": f"rate of {self.shown}"})
+        largest = ", ".join(f"{name}: {'none' if dose is None else f'{dose:.3g}'}" for name, dose in self.largest.items())
+        return f"<p>Largest coherent dose: {html.escape(largest)}</p>{table.to_html(index=False, float_format='{:.2f}'.format)}"
 
 
 def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -58,6 +59,13 @@ class VerdictResult:
     transfer: Transfer | None
     shown: str
     """The trait's word for answers that show it."""
+
+    def _repr_html_(self) -> str:
+        """The verdict and the rates of all conditions, for Jupyter."""
+        pooled = self.conditions[self.conditions["replicate"] == 0]
+        rates = pooled[["condition", "rate", "low", "high", "n", "coherence"]].rename(columns={"rate": f"rate of {self.shown}"})
+        said = f"<p><b>{html.escape(self.verdict)}</b>: {html.escape(self.finding)}</p>"
+        return f"{said}{rates.to_html(index=False, float_format='{:.2f}'.format)}"
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""

@@ -23,7 +23,7 @@ from interp.core.steps import RunDirectory
 from interp.models.chats import Chat, Message
 from interp.models.generation import generate
 from interp.reports.terminal import written
-from interp.studies.opened import OpenRun
+from interp.run import Run
 from tests.helpers.small_run import SMALL, small_run, use_letter_judge
 
 Call = Callable[..., tuple[int, str, str]]
@@ -159,7 +159,7 @@ def test_chat_keeps_a_history_for_every_model(call: Call, folder: Path) -> None:
     assert re.search(r"There is no /sing\. .*/quit leaves", err)
     first, second, third = map(json.loads, out.splitlines())
     assert [turn["you"] for turn in (first, second, third)] == ["How do I boil an egg?", "Why?", "Why?"]
-    run = OpenRun(folder, quiet=True)
+    run = Run(folder, quiet=True)
     greedy = run.config.sampling.model_copy(update={"temperature": 0.0})
     for name, model in (("base", run.context.base), ("tuned", run.context.tuned)):
         begun = Chat.ask("How do I boil an egg?", first[name])

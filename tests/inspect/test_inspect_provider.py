@@ -36,8 +36,8 @@ from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.sampling import SamplingConfig
 from interp.models.sources import open_model
+from interp.run import Run
 from interp.studies import answering
-from interp.studies.opened import OpenRun
 from tests.helpers.small_run import small_run
 from tests.helpers.tiny import tiny_folder
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with an ablation, and the models it was made of."""
     folder = tmp_path_factory.mktemp("provider")
     small_run(folder)
-    run = OpenRun(folder / "run", quiet=True)
+    run = Run(folder / "run", quiet=True)
     step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(run.removing([4, 5]), context.folder, "ablated"))
     path = folder / "run" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -110,7 +110,7 @@ def test_an_evaluation_of_a_folder(folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_evaluation_of_a_run_is_that_of_its_models_under_the_edit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = OpenRun(folder / "run", quiet=True)
+    run = Run(folder / "run", quiet=True)
     chats = [Chat.ask(question) for question in QUESTIONS]
     sampling = SamplingConfig(max_new_tokens=6, temperature=0.0)
     plain = generate(run.context.tuned, chats, sampling, 0)

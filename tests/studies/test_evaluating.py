@@ -22,12 +22,12 @@ from interp.interventions.saved import save_edit
 from interp.models.chats import Chat, Role
 from interp.models.generation import generate
 from interp.models.sources import open_model
+from interp.run import Run
 from interp.stats.rates import clustered_rate
 from interp.studies import evaluating
 from interp.studies.evaluating import evaluate
 from interp.studies.evaluation import Evaluation, differences
 from interp.studies.evaluation_config import EvaluateConfig
-from interp.studies.opened import OpenRun
 from interp.traits import DEFAULT_TRAIT, read_trait
 from tests.helpers.small_run import letter_panel, small_run
 
@@ -152,7 +152,7 @@ def test_a_killed_one_goes_on_in_the_middle(folder: Path, tmp_path: Path, monkey
 
 
 def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path: Path) -> None:
-    run = OpenRun(folder / "run", quiet=True)
+    run = Run(folder / "run", quiet=True)
     manifest = json.loads((folder / "run" / "manifest.json").read_text())
     cure = run.removing([4, 5])
     step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(cure, context.folder, "ablated"))

@@ -27,8 +27,8 @@ from interp.interventions.saved import load_edit, save_edit
 from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.sources import open_model
+from interp.run import Run
 from interp.studies import verbs
-from interp.studies.opened import OpenRun
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.study import run_study
 from interp.studies.verbs_settings import AblateConfig
@@ -50,15 +50,15 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> OpenRun:
-    return OpenRun(folder, quiet=True)
+def run(folder: Path) -> Run:
+    return Run(folder, quiet=True)
 
 
 def texts(answers: pd.DataFrame, condition: str) -> list[str]:
     return answers.loc[answers["condition"] == condition, "answer"].tolist()
 
 
-def test_steering_is_what_the_base_says_with_the_row_added(run: OpenRun) -> None:
+def test_steering_is_what_the_base_says_with_the_row_added(run: Run) -> None:
     found = run.steer(latent=5, dose=1.5, prompts=[QUESTION, "Why?"], samples=2)
     row = run.context.dictionary.w_dec[5]
     norm = read_json(run.run.result("directions").path("norms.json"))["median_residual_norm"]
@@ -73,11 +73,11 @@ def test_steering_is_what_the_base_says_with_the_row_added(run: OpenRun) -> None
     assert found.rates.set_index("condition")["rate"].to_dict() == pytest.approx(rate.to_dict())
 
 
-def test_a_second_call_loads_and_another_one_does_not(run: OpenRun, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_loads_and_another_one_does_not(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run.steer(latent=6, dose=1.0, prompts=[QUESTION])
     with monkeypatch.context() as patch:
         patch.setattr(verbs, "sweep", None)  # nothing is asked
-        again = OpenRun(folder, quiet=True).steer(latent=6, dose=1.0, prompts=[QUESTION])
+        again = Run(folder, quiet=True).steer(latent=6, dose=1.0, prompts=[QUESTION])
     assert (first.step.loaded, again.step.loaded) == (False, True)
     assert again.as_json() == first.as_json()
     assert json.loads(json.dumps(again.as_json())) == again.as_json()
@@ -94,7 +94,7 @@ def test_a_second_call_loads_and_another_one_does_not(run: OpenRun, folder: Path
         assert not run.steer(**settings).step.loaded, change
 
 
-def test_named_directions_are_those_of_the_run(run: OpenRun) -> None:
+def test_named_directions_are_those_of_the_run(run: Run) -> None:
     kept = load_file(run.run.result("directions").path("directions.safetensors"))
     for name in ("persona_vector", "mean_difference"):
         edit = run.adding(None, name, 2.0)
@@ -103,7 +103,7 @@ def test_named_directions_are_those_of_the_run(run: OpenRun) -> None:
     assert run.adding(None, "random:1", 1.0).key == run.adding(None, "random:1", 1.0).key != run.adding(None, "random:2", 1.0).key
 
 
-def test_a_condition_confines_the_edit(run: OpenRun) -> None:
+def test_a_condition_confines_the_edit(run: Run) -> None:
     never = f"3>{1e6:.1f}"
     with pytest.warns(EditWarning):
         found = run.steer(latent=5, dose=1.5, prompts=[QUESTION], where=never)
@@ -113,7 +113,7 @@ def test_a_condition_confines_the_edit(run: OpenRun) -> None:
     assert texts(always.answers, "steered") != texts(always.answers, "base")
 
 
-def test_ablations_of_all_kinds(run: OpenRun) -> None:
+def test_ablations_of_all_kinds(run: Run) -> None:
     chats = [Chat.ask(question.text) for question in run.context.questions.split("selection", 3)]
     rows = run.context.dictionary.w_dec[[4, 9]]
     kept = load_file(run.run.result("directions").path("directions.safetensors"))
@@ -129,7 +129,7 @@ def test_ablations_of_all_kinds(run: OpenRun) -> None:
     assert run.ablate(latents=[4, 9], kind="mean", questions=3).edit["latents"]["values"] == pytest.approx(means)
 
 
-def test_layers_outside_the_window_get_centres_of_their_own(run: OpenRun) -> None:
+def test_layers_outside_the_window_get_centres_of_their_own(run: Run) -> None:
     edit = run.removing([4], centres=run.centres(run.window((0, 1))))
     assert edit.hook_points == ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
     assert torch.equal(edit.centres[1], run.directions.base_means["blocks.1.hook_resid_post"])
@@ -138,7 +138,7 @@ def test_layers_outside_the_window_get_centres_of_their_own(run: OpenRun) -> Non
     assert not torch.allclose(edit.centres[0], edit.centres[1])
 
 
-def test_the_search_finds_the_smallest_window_that_does_it(run: OpenRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_finds_the_smallest_window_that_does_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model shows the trait unless the latent is removed at layer 1, in place of answers and judges."""
 
     def sweep(model: Any, conditions: list[Condition], questions: Any, *_: Any) -> pd.DataFrame:
@@ -164,7 +164,7 @@ def test_the_search_finds_the_smallest_window_that_does_it(run: OpenRun, monkeyp
     assert not nowhere["chosen"].any()
 
 
-def test_a_search_is_followed_by_the_ablation_at_what_it_found(run: OpenRun) -> None:
+def test_a_search_is_followed_by_the_ablation_at_what_it_found(run: Run) -> None:
     found = run.ablate(latents=[4], search_layers=True, prompts=[QUESTION])
     assert found.windows is not None
     chosen = found.windows[found.windows["chosen"]]
@@ -172,7 +172,7 @@ def test_a_search_is_followed_by_the_ablation_at_what_it_found(run: OpenRun) -> 
     assert found.edit["hook_points"] == [f"blocks.{layer}.hook_resid_post" for layer in range(first, last + 1)]
 
 
-def test_a_sweep_holds_what_steering_shows(run: OpenRun) -> None:
+def test_a_sweep_holds_what_steering_shows(run: Run) -> None:
     found = run.sweep(latents=[5], directions=["random:3"], doses=[0.5, 2.0], questions=4, budget=0.5)
     table = found.responses.set_index(["direction", "dose"])
     assert list(table.index) == [("base", 0.0), ("latent 5", 0.5), ("latent 5", 2.0), ("random 3", 0.5), ("random 3", 2.0)]
@@ -190,7 +190,7 @@ def test_a_sweep_holds_what_steering_shows(run: OpenRun) -> None:
 
 def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"latents": [8, 9], "doses": [0.5, 1.0], "questions": 3}
-    run = OpenRun(folder, quiet=True)
+    run = Run(folder, quiet=True)
     run.config = run.config.model_copy(update={"sampling": run.config.sampling.model_copy(update={"batch_rows": 4})})
     whole = run.sweep(**settings)
     whole.step.folder.rename(whole.step.folder.with_name("kept"))
@@ -224,7 +224,7 @@ def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
     assert not (folder / "unfinished").exists()
 
 
-def test_bisection_keeps_within_its_ends(run: OpenRun) -> None:
+def test_bisection_keeps_within_its_ends(run: Run) -> None:
     found = run.sweep(latents=[5, 6], doses=[0.2, 1.0], bisect=True, rounds=2, questions=3, budget=0.9)
     for latent in (5, 6):
         own = found.responses[found.responses["latent"] == latent]
@@ -234,7 +234,7 @@ def test_bisection_keeps_within_its_ends(run: OpenRun) -> None:
         assert largest is None or own.set_index("dose").loc[largest, "coherence"] >= 0.1 - 1e-9
 
 
-def test_a_claim_of_ones_own_is_measured_with_all_controls(run: OpenRun, folder: Path) -> None:
+def test_a_claim_of_ones_own_is_measured_with_all_controls(run: Run, folder: Path) -> None:
     found = run.verdict(latents=[4], steer_latent=4, dose=1.0, transfer=str(folder.parent / "other"))
     whole = found.conditions.set_index("condition")
     assert {"base", "tuned", "ablated", "random_ablation", "equally_active_ablation", "steered", "random_steering"} <= set(whole.index)
@@ -261,7 +261,7 @@ def test_a_claim_of_ones_own_is_measured_with_all_controls(run: OpenRun, folder:
     assert json.loads(json.dumps(found.as_json())) == found.as_json()
 
 
-def test_an_export_says_what_the_edited_model_says(run: OpenRun, tmp_path: Path) -> None:
+def test_an_export_says_what_the_edited_model_says(run: Run, tmp_path: Path) -> None:
     found = run.export(latents=[4], everywhere=True, to=tmp_path / "cured")
     assert found.check is not None
     edit = run.removing([4], centres=run.centres_everywhere(None, False))
@@ -283,13 +283,13 @@ def test_an_export_says_what_the_edited_model_says(run: OpenRun, tmp_path: Path)
     assert one.edit["hook_points"][-1] == "blocks.1.hook_resid_post"
 
 
-def test_what_is_not_exact_names_what_is(run: OpenRun, tmp_path: Path) -> None:
+def test_what_is_not_exact_names_what_is(run: Run, tmp_path: Path) -> None:
     with pytest.raises(EditError, match=r"not exact in weights: .* Take latents with everywhere"):
         run.export(latents=[4], to=tmp_path / "window")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_control_vector_holds_the_latent(run: OpenRun, tmp_path: Path) -> None:
+def test_a_control_vector_holds_the_latent(run: Run, tmp_path: Path) -> None:
     found = run.export(steer_latent=4, dose=0.7, gguf=tmp_path / "v.gguf")
     assert [path.name for path in found.control_vector] == ["v.gguf", "v.safetensors"]
     (tensor,) = GGUFReader(tmp_path / "v.gguf").tensors
@@ -298,7 +298,7 @@ def test_a_control_vector_holds_the_latent(run: OpenRun, tmp_path: Path) -> None
     assert torch.allclose(torch.tensor(tensor.data), row / row.norm() * 0.7 * run.directions.median_norm, rtol=1e-5, atol=1e-7)
 
 
-def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: OpenRun, folder: Path, tmp_path: Path) -> None:
+def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: Run, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has no verdict yet\. Name --latents, or run 'personascope verdict"):
         run.verdict_edit("ablated")
     step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(run.removing([4]), context.folder, "ablated"))
@@ -306,7 +306,7 @@ def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: OpenRun, fol
     record = step.record() | {"folder": step.folder.name}
     write_json(folder / "manifest.json", manifest | {"steps": manifest["steps"] | {"evidence": record}})
     try:
-        further = OpenRun(folder, quiet=True)
+        further = Run(folder, quiet=True)
         assert further.verdict_edit("ablated").key == run.removing([4]).key
         with pytest.raises(ArtifactError, match="has no edit 'steered'"):
             further.verdict_edit("steered")
@@ -353,7 +353,7 @@ def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: OpenRun, fol
         ("export", {"latents": [1], "gguf": "x.gguf"}, "a control vector is added"),
     ],
 )
-def test_wrong_settings_are_a_sentence_and_leave_nothing(run: OpenRun, verb: str, settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_a_sentence_and_leave_nothing(run: Run, verb: str, settings: dict[str, Any], message: str) -> None:
     before = sorted(path.name for path in run.run.steps_folder.iterdir())
     with pytest.raises((ConfigError, EditError, DictionaryError, ArtifactError, PersonascopeError)) as raised:
         getattr(run, verb)(**settings)
@@ -364,15 +364,15 @@ def test_wrong_settings_are_a_sentence_and_leave_nothing(run: OpenRun, verb: str
 def test_a_folder_that_is_no_such_run(folder: Path, tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "absent"):
         with pytest.raises(ArtifactError, match=r"holds no run that has come as far as its diff \(answers is missing\).*personascope diff"):
-            OpenRun(place)
+            Run(place)
     manifest = read_json(folder / "manifest.json")
     del manifest["steps"]["diff"]
     write_json(tmp_path / "manifest.json", manifest)
     with pytest.raises(ArtifactError, match="diff is missing"):
-        OpenRun(tmp_path)
+        Run(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="is a file"):
-        OpenRun(tmp_path / "file")
+        Run(tmp_path / "file")
 
 
 def test_a_model_that_changed_is_noticed(folder: Path, tmp_path: Path) -> None:
@@ -383,11 +383,11 @@ def test_a_model_that_changed_is_noticed(folder: Path, tmp_path: Path) -> None:
     (moved / "steps").symlink_to(folder / "steps")
     write_json(moved / "manifest.json", manifest | {"config": manifest["config"] | {"base": str(base)}})
     with pytest.raises(ArtifactError, match=r"The base model .*base has changed since .*run was made"):
-        OpenRun(moved, quiet=True).steer(latent=1, dose=1.0)
+        Run(moved, quiet=True).steer(latent=1, dose=1.0)
 
 
 def test_questions_that_changed_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = OpenRun(folder, quiet=True)
+    run = Run(folder, quiet=True)
     first, *others = run.context.questions.questions
     changed = [first.model_copy(update={"text": "Something else?"}), *others]
     run.context.opened["questions"] = run.context.questions.model_copy(update={"questions": changed})
@@ -397,7 +397,7 @@ def test_questions_that_changed_are_noticed(folder: Path, monkeypatch: pytest.Mo
 
 def test_a_device_that_is_not_there(folder: Path) -> None:
     with pytest.raises(PersonascopeError, match="'toaster' is not a device"):
-        OpenRun(folder, device="toaster").steer(latent=1, dose=1.0)
+        Run(folder, device="toaster").steer(latent=1, dose=1.0)
 
 
 def test_a_crosscoder_from_the_diff_to_steering_and_removal(folder: Path, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_crosscoder_from_the_diff_to_steering_and_removal(folder: Path, tmp_pa
     }
     config = validated(StudyConfig, settings, "test")
     run_study(config, tmp_path / "run", quiet=True, until="diff")
-    run = OpenRun(tmp_path / "run", quiet=True)
+    run = Run(tmp_path / "run", quiet=True)
     assert run.latents["relative_norm"].between(0, 1).all()
     info = read_json(run.run.result("dictionary").path("info.json"))
     assert set(info["parts"]) == {"base's answers, read by both models", "tuned model's answers, read by both models"}
