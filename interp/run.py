@@ -14,14 +14,14 @@ from interp.core.files import read_json
 from interp.core.keywords import keywords_of
 from interp.explanation.token_latents import TokenLatents, token_latents
 from interp.models.chats import Chat
-from interp.studies import comparing, evaluating, training, verbs, verbs_export, verbs_verdict
+from interp.studies import comparing, edit_export, evaluating, own_verdict, steering, training
 from interp.studies.evaluation import Evaluation
 from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
 from interp.studies.opened import OpenRun
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.study import run_study
+from interp.studies.steering_config import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
 from interp.studies.training_config import TrainingConfig
-from interp.studies.verbs_settings import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
 from sae_training.results import Trained
 
 RUNS = Path("artifacts/runs")
@@ -31,11 +31,11 @@ SHOWN_LATENTS = 8
 class Run(OpenRun):
     """A run directory that has come at least as far as its diff. Models are opened when they are first needed."""
 
-    steer = keywords_of(SteerConfig)(verbs.steer)
-    ablate = keywords_of(AblateConfig)(verbs.ablate)
-    sweep = keywords_of(SweepConfig)(verbs.sweep_doses)
-    verdict = keywords_of(VerdictConfig)(verbs_verdict.verdict)
-    export = keywords_of(ExportConfig)(verbs_export.export)
+    steer = keywords_of(SteerConfig)(steering.steer)
+    ablate = keywords_of(AblateConfig)(steering.ablate)
+    sweep = keywords_of(SweepConfig)(steering.sweep_doses)
+    verdict = keywords_of(VerdictConfig)(own_verdict.verdict)
+    export = keywords_of(ExportConfig)(edit_export.export)
 
     @property
     def base(self) -> Any:
@@ -136,17 +136,17 @@ def train_sae(config: TrainingConfig, *, out: str | Path, quiet: bool = False) -
     return training.train_dictionaries(config, Path(out), partial(progress, quiet=quiet))
 
 
-def steer(run: str | Path | Run, **settings: Any) -> verbs.Comparison:
+def steer(run: str | Path | Run, **settings: Any) -> steering.Comparison:
     """`Run.steer` on a run or its folder."""
     return _opened(run).steer(**settings)
 
 
-def ablate(run: str | Path | Run, **settings: Any) -> verbs.Comparison:
+def ablate(run: str | Path | Run, **settings: Any) -> steering.Comparison:
     """`Run.ablate` on a run or its folder."""
     return _opened(run).ablate(**settings)
 
 
-def sweep(run: str | Path | Run, **settings: Any) -> verbs.DoseResponse:
+def sweep(run: str | Path | Run, **settings: Any) -> steering.DoseResponse:
     """`Run.sweep` on a run or its folder."""
     return _opened(run).sweep(**settings)
 

@@ -22,7 +22,7 @@ from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
 from interp.reports.terminal import side_by_side, written
 from interp.studies.opened import OpenRun
-from interp.studies.verbs_settings import ChatConfig
+from interp.studies.steering_config import ChatConfig
 
 HELP = "Type a message. /reset starts a new conversation, /quit leaves."
 

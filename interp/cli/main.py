@@ -19,7 +19,7 @@ from interp.cli.generated import SettingsCommand as Command
 from interp.core.errors import EditWarning, PersonascopeError, reason_of
 
 STUDY = "interp.studies.persona.config:StudyConfig"
-EDITS = "interp.studies.verbs_settings"
+EDITS = "interp.studies.steering_config"
 EVALUATION = "interp.studies.evaluation_config"
 TRAINING = "interp.studies.training_config"
 

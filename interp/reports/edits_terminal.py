@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from interp.reports.terminal import interval, judged, percent, plain_table, print_checks, rates_table, side_by_side, written
-from interp.studies.verbs import Comparison, DoseResponse
-from interp.studies.verbs_export import Exported
-from interp.studies.verbs_verdict import VerdictResult
+from interp.studies.edit_export import Exported
+from interp.studies.own_verdict import VerdictResult
+from interp.studies.steering import Comparison, DoseResponse
 
 
 def show_export(result: Exported) -> None:

@@ -1,8 +1,4 @@
-"""A run directory opened to work with: its models, dictionary and directions, edits made of them, and the verbs.
-
-run = OpenRun("artifacts/runs/demo")
-print(run.steer(latent=2076, dose=0.5, prompts=["How was your day?"]).answers)
-"""
+"""A run directory opened to work with: its models, dictionary and directions, and what edits are made of."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ from interp.core.fingerprints import content_key
 from interp.core.steps import RunDirectory, StepResult
 from interp.core.vocabulary import Phase
 from interp.dictionaries.files import dictionary_key
-from interp.interventions.edits import Edit, add, clamp_latents, project_out, random_directions, subtract_latents
+from interp.interventions.edits import Edit, clamp_latents, project_out, random_directions, subtract_latents
 from interp.interventions.export import everywhere
 from interp.interventions.saved import load_edit
 from interp.models.activations import mean_residuals
@@ -36,9 +32,8 @@ from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS, NAMED, Directions
 from interp.studies.persona.study import run_study
-from interp.studies.verbs_settings import (
+from interp.studies.steering_config import (
     checked_direction,
-    parsed_condition,
 )
 
 NEEDED = ("answers", "dictionary", "directions", "diff")
@@ -104,7 +99,7 @@ class OpenRun:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """What the verbs' results depend on, as keys. Raises `ArtifactError` for models, questions or an SAE other than the run's."""
+        """What results on this run depend on, as keys. Raises `ArtifactError` for models, questions or an SAE other than the run's."""
         made = self.run.result("answers").record()["inputs"]
         config = self.context.study
         for name, source in (("base", config.base), ("tuned", config.tuned)):
@@ -154,12 +149,6 @@ class OpenRun:
         if kind.startswith("random:"):
             return f"random {kind[7:]}", random_directions(1, self.context.d_model, int(kind[7:]))[0]
         return kind.replace("_", " "), getattr(self.directions, kind)
-
-    def adding(self, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
-        """The edit that adds a latent's row or a named direction at the dictionary's hook point."""
-        called, row = self.direction(latent, name)
-        edit = add(row, {self.context.hook_point: self.directions.median_norm}, dose, phase, f"{called} added")
-        return edit if where is None else edit.only_where(self.context.dictionary, *parsed_condition(where))
 
     def removing(
         self, latents: Sequence[int], kind: str = "project-out", centres: Mapping[str, torch.Tensor] | None = None, phase: Phase = "all"

@@ -1,4 +1,4 @@
-"""A run of two tiny models that has come as far as its diff, and judges that need no model: what the verbs are tried on."""
+"""A run of two tiny models that has come as far as its diff, and judges that need no model: what experiments are tried on."""
 
 from __future__ import annotations
 

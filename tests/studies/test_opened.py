@@ -28,10 +28,11 @@ from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.sources import open_model
 from interp.run import Run
-from interp.studies import verbs
+from interp.studies import steering
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.study import run_study
-from interp.studies.verbs_settings import AblateConfig
+from interp.studies.steering import adding
+from interp.studies.steering_config import AblateConfig
 from tests.helpers.diffing_truth import HOOK, random_crosscoder
 from tests.helpers.small_run import SMALL, small_run, use_letter_judge
 from tests.helpers.tiny import D_MODEL, tiny_folder
@@ -76,7 +77,7 @@ def test_steering_is_what_the_base_says_with_the_row_added(run: Run) -> None:
 def test_a_second_call_loads_and_another_one_does_not(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run.steer(latent=6, dose=1.0, prompts=[QUESTION])
     with monkeypatch.context() as patch:
-        patch.setattr(verbs, "sweep", None)  # nothing is asked
+        patch.setattr(steering, "sweep", None)  # nothing is asked
         again = Run(folder, quiet=True).steer(latent=6, dose=1.0, prompts=[QUESTION])
     assert (first.step.loaded, again.step.loaded) == (False, True)
     assert again.as_json() == first.as_json()
@@ -97,10 +98,10 @@ def test_a_second_call_loads_and_another_one_does_not(run: Run, folder: Path, mo
 def test_named_directions_are_those_of_the_run(run: Run) -> None:
     kept = load_file(run.run.result("directions").path("directions.safetensors"))
     for name in ("persona_vector", "mean_difference"):
-        edit = run.adding(None, name, 2.0)
+        edit = adding(run, None, name, 2.0)
         assert torch.nn.functional.cosine_similarity(edit.vectors[0, 0], kept[name], dim=0) == pytest.approx(1.0)
         assert edit.vectors[0, 0].norm() == pytest.approx(2.0 * run.directions.median_norm, rel=1e-5)
-    assert run.adding(None, "random:1", 1.0).key == run.adding(None, "random:1", 1.0).key != run.adding(None, "random:2", 1.0).key
+    assert adding(run, None, "random:1", 1.0).key == adding(run, None, "random:1", 1.0).key != adding(run, None, "random:2", 1.0).key
 
 
 def test_a_condition_confines_the_edit(run: Run) -> None:
@@ -154,9 +155,9 @@ def test_the_search_finds_the_smallest_window_that_does_it(run: Run, monkeypatch
             return answers.assign(trait_score=100 * shows.astype(float), shows_trait=shows, coherent=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(verbs, "sweep", sweep)
+        patch.setattr(steering, "sweep", sweep)
         patch.setattr(run.context.__class__, "panel", Judge())
-        steps = [verbs._search_layers(run, AblateConfig(latents=[11], layers=layers)) for layers in ((0, 2), (2, 2))]
+        steps = [steering._search_layers(run, AblateConfig(latents=[11], layers=layers)) for layers in ((0, 2), (2, 2))]
         found, nowhere = (pd.read_parquet(step.path("windows.parquet")) for step in steps)
     assert found.iloc[0][["first", "last", "rate"]].tolist() == [0, 2, 0.0]
     assert found[found["chosen"]][["first", "last"]].to_numpy().tolist() == [[1, 1]]
@@ -195,7 +196,7 @@ def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
     whole = run.sweep(**settings)
     whole.step.folder.rename(whole.step.folder.with_name("kept"))
     seen: list[int] = []
-    plain = verbs.sweep
+    plain = steering.sweep
 
     def dying(*args: Any, **options: Any) -> pd.DataFrame:
         def advance(n: int) -> None:
@@ -205,7 +206,7 @@ def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
         return plain(*args[:6], advance, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(verbs, "sweep", dying)
+        patch.setattr(steering, "sweep", dying)
         with pytest.raises(AssertionError, match="killed"):
             run.sweep(**settings)
     (parts,) = (folder / "unfinished").iterdir()

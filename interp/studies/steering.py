@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,16 +18,15 @@ from interp.core.files import read_json, write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
 from interp.core.streams import stream_seed
+from interp.core.vocabulary import Phase
 from interp.evaluation.questions import Question
 from interp.evaluation.rates import coherent_rate, trait_rate
-from interp.interventions.edits import Edit
+from interp.interventions.edits import Edit, add
 from interp.interventions.saved import save_edit
 from interp.models.language_model import LanguageModel
+from interp.studies.opened import OpenRun
 from interp.studies.persona.context import StudyContext
-from interp.studies.verbs_settings import AblateConfig, Asking, SteerConfig, SweepConfig
-
-if TYPE_CHECKING:
-    from interp.studies.opened import OpenRun
+from interp.studies.steering_config import AblateConfig, Asking, SteerConfig, SweepConfig, parsed_condition
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,15 @@ class Comparison:
 
 def steer(run: OpenRun, config: SteerConfig) -> Comparison:
     """The base, and the base with a direction added."""
-    edit = run.adding(config.latent, config.direction, config.dose, config.phase, config.where)
+    edit = adding(run, config.latent, config.direction, config.dose, config.phase, config.where)
     return _compare(run, "steer", config, lambda: run.context.base, ("base", "steered"), edit)
+
+
+def adding(run: OpenRun, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
+    """The edit that adds a latent's row or a named direction at the dictionary's hook point."""
+    called, row = run.direction(latent, name)
+    edit = add(row, {run.context.hook_point: run.directions.median_norm}, dose, phase, f"{called} added")
+    return edit if where is None else edit.only_where(run.context.dictionary, *parsed_condition(where))
 
 
 def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
@@ -246,7 +252,7 @@ def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
 def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfig) -> Line:
     called, _ = run.direction(latent, name)
     kind = "latent" if name is None else name.split(":")[0]
-    return Line(called, kind, lambda dose: run.adding(latent, name, dose, config.phase), run.directions.median_norm, latent)
+    return Line(called, kind, lambda dose: adding(run, latent, name, dose, config.phase), run.directions.median_norm, latent)
 
 
 def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: StudyContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interp.core.errors import ArtifactError, EditError
 from interp.core.files import file_sha256, read_json
@@ -12,12 +12,11 @@ from interp.interventions.control_vector import block_directions, check_target, 
 from interp.interventions.edits import Edit
 from interp.interventions.export import MANIFEST_FILE, export_model
 from interp.models.language_model import LanguageModel
+from interp.studies.opened import OpenRun
 from interp.studies.persona.answers import spread
-from interp.studies.verbs_settings import ExportConfig
+from interp.studies.steering import adding
+from interp.studies.steering_config import ExportConfig
 from sae_training.corpus import read_corpus
-
-if TYPE_CHECKING:
-    from interp.studies.opened import OpenRun
 
 PROBES = 8
 """Corpus chats on which a saved model is compared with the edited one."""
@@ -70,7 +69,7 @@ def _edit(run: OpenRun, config: ExportConfig) -> Edit:
     if config.edit is not None:
         return run.verdict_edit(config.edit)
     if config.steer_latent is not None:
-        return run.adding(config.steer_latent, None, float(config.dose or 0.0), phase="all")
+        return adding(run, config.steer_latent, None, float(config.dose or 0.0), phase="all")
     return run.removing(config.latents, centres=run.centres_everywhere(config.last_layer, config.one_centre) if config.everywhere else None)
 
 

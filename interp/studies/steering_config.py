@@ -1,4 +1,4 @@
-"""Settings of the verbs on a run directory: the words of the command line and of Python alike."""
+"""Settings of experiments on a run: steer, ablate, chat, sweep, verdict and export, on the command line and in Python alike."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -18,14 +18,12 @@ from interp.core.files import read_json, write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
 from interp.models.sources import model_identity
+from interp.studies.opened import OpenRun
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.evidence import evidence_on, make_claim
 from interp.studies.persona.screen import SCREEN
 from interp.studies.persona.verdict import verdict_on
-from interp.studies.verbs_settings import VerdictConfig
-
-if TYPE_CHECKING:
-    from interp.studies.opened import OpenRun
+from interp.studies.steering_config import VerdictConfig
 
 TRANSFERS, STAYS, ABSENT = "transfers", "does not transfer", "no persona there"
 
