@@ -37,6 +37,8 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "base": ("OTHER_MODEL", ALL),
     "tuned": ("OTHER_MODEL", MODELS),
     "sae": ("SAE", DICTIONARY),
+    "trait": ("pirate", ALL),
+    "judge": ("vader", SCREEN),
     "questions": ("honesty", ANSWERS),
     "hook_point": ("blocks.0.hook_resid_post", ("residuals", "dictionary", *DIRECTIONS)),
     "window": ([0, 1], DIRECTIONS),
