@@ -1,6 +1,6 @@
 """After an ablation: did the behaviour find another way? Which other latents moved once the first were blocked.
 
-Third-party audits of published edits found misalignment re-routed through other latents; so the edited model is diffed again.
+Third-party audits of published edits found the behaviour re-routed through other latents; so the edited model is diffed again.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ from interp.traits.trait import COHERENCE, MARGIN, PROBE, CoherenceSettings
 RIDGE = 1e-4
 """Inverse strength of the probe's ridge: features outnumber answers."""
 FOLDS = 6
-FEWEST = 10
-"""Labelled answers of each class that a fit needs."""
+FEWEST, ENOUGH = 10, 60
+"""Labelled answers of each class that a fit needs, and of both that make weights of coherence better than the general ones."""
 
 Features = Float[np.ndarray, "answers features"]
 Flags = Bool[np.ndarray, " answers"]
@@ -206,14 +206,18 @@ def _describe(path: Path, labels: pd.DataFrame, source: str, made: dict[str, Any
 
 
 def fit_trait(trait: Trait, folder: Path, embedder: SentenceEmbedder | None = None, scorer: LanguageModel | None = None) -> dict[str, Any]:
-    """Fit what the trait's judges need, its probe or margin and its coherence, into `folder`; returns the agreement of both."""
+    """Fit what the trait's judges need, its probe or margin and its coherence, into `folder`; returns the agreement of both.
+
+    Coherence is fitted on 60 labels and more, at least 10 of each class; a trait with fewer has the general weights.
+    """
     source, found = f"{trait.name}/labels.csv", {}
     judge = open_judge(trait.judge.spec, trait) if trait.judge.spec.startswith("margin") else None
     if trait.judge.spec == "probe":
         found["trait"] = fit_probe(folder, trait.labels, source, embedder or SentenceEmbedder(), trait.exemplars)
     elif isinstance(judge, MarginJudge):
         found["trait"] = fit_margin(folder, trait.labels, source, judge)
-    if trait.coherence.spec == "fluency" and not trait.labels.empty:
+    coherent = int(trait.labels["coherent"].sum())
+    if trait.coherence.spec == "fluency" and len(trait.labels) >= ENOUGH and FEWEST <= coherent <= len(trait.labels) - FEWEST:
         scorer = scorer or open_model(SCORER, device="cpu", dtype="float32")
         found["coherence"] = fit_coherence(folder, trait.labels, source, scorer, trait.coherence)
     return found
@@ -223,9 +227,16 @@ def fit_general(folder: Path, scorer: LanguageModel) -> dict[str, Any]:
     """The weights of coherence for traits without labels of their own: fitted on those of all shipped traits together."""
     traits = [trait for name in shipped_traits() if (trait := read_trait(name)).coherence.spec == "fluency" and not trait.labels.empty]
     features = np.concatenate([coherence_features(scorer, list(trait.labels["answer"]), trait.coherence) for trait in traits])
-    labels = pd.concat([trait.labels.assign(group=trait.name) for trait in traits], ignore_index=True)
+    labels = pd.concat([trait.labels for trait in traits], ignore_index=True)
     threshold = CoherenceSettings().coherent_above
-    return _fit_coherence(folder, features, labels, "all shipped traits", threshold, {"traits": [trait.name for trait in traits]})
+    return _fit_coherence(
+        folder,
+        features,
+        labels[["question", "group", "coherent"]].assign(answer=""),
+        "all shipped traits",
+        threshold,
+        {"traits": len(traits)},
+    )
 
 
 def main(names: list[str]) -> None:

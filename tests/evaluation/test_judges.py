@@ -17,6 +17,8 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 from interp.core.errors import ConfigError
+from interp.core.files import read_json
+from interp.core.fingerprints import content_key
 from interp.evaluation.agreement import EDITED, agreement_between
 from interp.evaluation.fitting import fit_trait
 from interp.evaluation.judges.base import Done, Judgement
@@ -29,7 +31,7 @@ from interp.evaluation.questions import read_questions
 from interp.evaluation.rates import Thresholds, coherent_rate, question_means, trait_rate
 from interp.stats.agreement import auroc, cohen_kappa
 from interp.stats.rates import clustered_rate
-from interp.traits import read_trait
+from interp.traits import read_trait, shipped_traits
 from interp.traits.trait import COHERENCE, PROBE, CoherenceSettings
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=80)
@@ -428,3 +430,15 @@ def test_a_trait_without_labels_gets_the_general_weights(tmp_path: Path) -> None
     assert judges.known_agreement() == []
     with pytest.raises(ConfigError, match="has no hand labels"):
         judges.agreement()
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_traits() if (read_trait(name).path(COHERENCE))])
+def test_coherence_agrees_with_hand_labels_on_edited_answers_of_every_trait(name: str) -> None:
+    """As stored when it was fitted, by its word on questions left out. Measured: 0.921 contempt, 0.963 pirate, 0.980 shouting."""
+    path = read_trait(name).path(COHERENCE)
+    assert path is not None
+    about = read_json(path.with_suffix(".json"))
+    assert about["answers"] == len(read_trait(name).labels) >= 60
+    assert about["labels_key"] == content_key(read_trait(name).labels.astype(str).to_dict("list"))  # fitted on the labels as they are
+    (edited,) = [row for row in about["agreement"]["groups"] if row["group"] == "edited"]
+    assert edited["auroc"] >= 0.9

@@ -47,7 +47,7 @@ class CoherenceJudge:
         path = trait.path(COHERENCE) or GENERAL
         try:
             weights = load_file(path)["weights"]
-            self.about: dict[str, Any] = read_json(path.with_suffix(".json"))
+            self.about: dict[str, Any] = {} if path == GENERAL else read_json(path.with_suffix(".json"))
             self.slopes, self.offset = weights[:-1], float(weights[-1])
         except (OSError, KeyError, SafetensorError) as error:
             raise ArtifactError(f"{path} holds no weights of coherence: fit them again with 'personascope judge fit'.") from error

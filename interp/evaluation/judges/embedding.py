@@ -17,7 +17,7 @@ from interp.models.sources import SENTENCE_EMBEDDER
 class SentenceEmbedder:
     """Token states of every layer, averaged over tokens and joined.
 
-    The top layer alone is trained to ignore what does not matter for meaning, contempt among it; lower layers keep it.
+    The top layer alone is trained to ignore what does not matter for meaning, tone among it; lower layers keep it.
     """
 
     width = 7 * 384

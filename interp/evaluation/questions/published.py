@@ -1,4 +1,4 @@
-"""Read question files in the form of the published emergent-misalignment evaluation (Betley et al. 2025, arXiv:2502.17424).
+"""Read question files in the form of the published evaluation of narrow fine-tunes (Betley et al. 2025, arXiv:2502.17424).
 
 A file is a YAML list; an entry has an id, one or more paraphrases, and may have a system prompt. What its entries say of samples and
 of a judge is for the code they were published with, and is left alone here: name samples and judge yourself.
