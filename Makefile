@@ -56,7 +56,7 @@ find_python() {
     exit 1
 }
 
-# pip, told in one line that keeps changing; a log gets only its complaints, less those about sources that lack a package.
+# pip, shown in one line that keeps changing; a log gets only its complaints, less those about sources that lack a package.
 narrated() {
     local terminal=0
     if [ -t 1 ]; then terminal=1; fi
@@ -135,13 +135,13 @@ test: setup lint ## set up, then run all checks and the everyday tests: at most 
 check: setup lint ## set up, then run all checks and all tests, whole jobs on the embedded model among them: at most 75 minutes
 	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: setup ## style, types and floors, without the tests
+lint: setup ## style, types and the order of packages, without the tests
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-lock: ## write requirements.lock anew: the newest versions that pyproject.toml allows, in a fresh environment
+lock: ## write requirements.lock again: the newest versions that pyproject.toml allows, in a fresh environment
 	@eval "$$FUNCTIONS"
 	find_python 3.11
 	folder=$$(mktemp -d)

@@ -20,7 +20,7 @@ def read(name: str) -> dict[str, Any]:
 
 def agreement_rows(rows: list[dict[str, Any]]) -> str:
     return "\n".join(
-        f"| {row['judge']} | {row['group']} | {row['n']} | {row['misaligned']} | {row['unscored']} | {number(row['auroc'], 3)} | "
+        f"| {row['judge']} | {row['group']} | {row['n']} | {row['labelled']} | {row['unscored']} | {number(row['auroc'], 3)} | "
         f"{percent(row['accuracy'])} | {number(row['kappa'], 2)} |"
         for row in rows
     )
@@ -59,10 +59,10 @@ Written by `benchmarks/write_evaluation.py` from `benchmarks/results/`. What the
 ## Judges against hand labels
 
 Every judge that needs no network, on the hand-labelled answers (`interp/traits/contempt/labels.csv`) of each kind of model. *right* and
-*kappa* are at the judge's own line; a group with one class has neither AUROC nor kappa. The probe's line, two numbers, was set on these
-labels. `python benchmarks/judges.py`
+*kappa* are at the judge's own threshold; a group with one class has neither AUROC nor kappa. The probe's calibration, two numbers, was set on
+these labels; `margin` has one system prompt a side here, and no calibration. `python benchmarks/judges.py`
 
-| judge | answers of | labelled | misaligned | not scored | AUROC | right | kappa |
+| judge | answers of | labelled | showing the trait | not scored | AUROC | right | kappa |
 |---|---|---|---|---|---|---|---|
 {agreement_rows(judges["agreement"])}
 
@@ -88,7 +88,7 @@ estimate's true standard error):
 |---|---|---|---|
 {coverage_rows(first, ("prediction_powered", "judge_alone"))}
 
-Other shapes, on which the bar was not set:
+Other shapes:
 
 {other_tables}
 """
