@@ -99,7 +99,7 @@ def measure(source: str, layer: int, rows: int, tokens: int, repeats: int) -> di
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn, ids in enumerate(sequences.split(rows)):
         found = {}
-        names = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]  # none always runs behind the same other one
+        names = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]  # none always runs after the same other one
         for name in names:
             begun = time.perf_counter()
             found[name] = ways[name](ids)

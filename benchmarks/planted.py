@@ -1,7 +1,7 @@
 """Whether the main job finds a persona whose direction is known, and finds none where there is none.
 
-Every seed makes a toy language model, and of it a fine-tune with a persona and a benign one (`tests/helpers/toy_persona.py`). The main job's
-own steps, from the diff of latents to the verdict, are run on both. In the planted model the verdict is asked for a second time, with
+Every seed makes a toy language model, and of it a fine-tune with a persona and a benign one (`tests/helpers/toy_persona.py`). The main
+job's own steps, from the diff of latents to the verdict, are run on both. In the planted model the verdict is asked for a second time, with
 a latent accused that rose but is not the persona's.
 
     python benchmarks/planted.py [--seeds 20] [--first 0] [--json]

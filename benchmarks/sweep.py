@@ -6,7 +6,7 @@ either way, and nothing else may.
 
 `edits`: a fixed number of tokens, unedited and under one edit of all rows or another one in every row: a vector added at one hook
 point to the response, and a direction projected out of a window of layers, from all tokens or from the response. Rows that differ in
-what is done to their prompt cannot share it; that costs what reading it anew costs, and is shown without a bound.
+what is done to their prompt cannot share it; that costs what reading it again costs, and is shown without a bound.
 
     OMP_NUM_THREADS=2 python benchmarks/sweep.py [--parts sweep edits] [--json]
 """
@@ -128,7 +128,7 @@ def measure_sweep(model: LanguageModel, arguments: argparse.Namespace) -> dict[s
 def mismatch(
     model: LanguageModel, conditions: list[Condition], questions: list[Question], condition: str, question: str, alone: str, packed: str
 ) -> dict[str, Any]:
-    """Where two answers part, and the logits of both tokens there, read anew in one pass without a cache."""
+    """Where two answers part, and the logits of both tokens there, read again in one pass without a cache."""
     edit = next(c.edit for c in conditions if c.name == condition)
     (prompt,) = model.tokenise([Chat.ask(next(q.text for q in questions if q.id == question))])
     ours, theirs = [[int(i) for i in answer.split()] for answer in (alone, packed)]

@@ -26,8 +26,8 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Seconds that each way took in each round; every way gets the number of its call, from 0.
 
-    Each round begins with another way, so that none always runs behind the same other one. The first `warm` rounds are not counted.
-    After `budget` seconds no round is begun, once there are three. `finish` waits for work that goes on in the background (CUDA).
+    Each round begins with another way, so that none always runs after the same other one. The first `warm` rounds are not counted.
+    After `budget` seconds no round is begun, once there are three. `finish` waits for work that continues in the background (CUDA).
     """
     names, seconds = list(ways), {name: list[float]() for name in ways}
     begun = time.perf_counter()

@@ -59,8 +59,8 @@ Written by `benchmarks/write_evaluation.py` from `benchmarks/results/`. What the
 ## Judges against hand labels
 
 Every judge that needs no network, on the hand-labelled answers (`interp/traits/contempt/labels.csv`) of each kind of model. *right* and
-*kappa* are at the judge's own threshold; a group with one class has neither AUROC nor kappa. The probe's calibration, two numbers, was set on
-these labels; `margin` has one system prompt a side here, and no calibration. `python benchmarks/judges.py`
+*kappa* are at the judge's own threshold; a group with one class has neither AUROC nor kappa. The probe's calibration, two numbers, was set
+on these labels; `margin` has one system prompt a side here, and no calibration. `python benchmarks/judges.py`
 
 | judge | answers of | labelled | showing the trait | not scored | AUROC | right | kappa |
 |---|---|---|---|---|---|---|---|

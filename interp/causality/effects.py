@@ -55,7 +55,7 @@ def paired_effect(treated: pd.DataFrame, control: pd.DataFrame, seed: int) -> Ef
 
 
 def _over_draws(ours: pd.Series[float], control: pd.DataFrame, seed: int, resamples: int = 2000) -> tuple[float, float]:
-    """Percentile interval of the mean difference, questions and draws both drawn anew (pigeonhole bootstrap, Owen 2007)."""
+    """Percentile interval of the mean difference, questions and draws both drawn again (pigeonhole bootstrap, Owen 2007)."""
     scored = control.dropna(subset=["shows_trait"]).astype({"shows_trait": float})
     cells = scored.groupby(["replicate", cluster_column(control)])["shows_trait"]
     hits, counts = (

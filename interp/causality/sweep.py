@@ -63,7 +63,7 @@ def sweep(
     """Answers under all conditions, in the form of `sample_answers`: conditions in order, each with all samples of its questions.
 
     Rows with the same prompt and the same edit of it stand together, so that it is read once. With `folder` every finished
-    batch is kept as a parquet part, and the same call goes on where it was interrupted, with the same result to the byte. What is
+    batch is kept as a parquet part, and the same call resumes where it was interrupted, with the same result to the byte. What is
     done to the model outside of `conditions` is not seen there. When memory runs out the batches are halved, with a warning; smaller
     batches may round otherwise.
 
@@ -182,7 +182,7 @@ class _WithinMemory:
         if not self.warned:
             self.warned = True
             warnings.warn(
-                f"Memory ran out with {failed} rows in a batch; the sweep goes on with {self.most}, and halves that as often as it must. "
+                f"Memory ran out with {failed} rows in a batch; the sweep continues with {self.most}, and halves that as often as it must. "
                 f"Set batch_rows to {self.most} to begin so.",
                 RuntimeWarning,
                 stacklevel=4,

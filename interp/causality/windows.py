@@ -38,7 +38,7 @@ def smallest_window(
 ) -> list[WindowScore]:
     """The path from `start` to the smallest window found, the last one final; empty when `start` itself does not do the job.
 
-    Every round measures all ways to cut this window in one call, and goes on with the shortest that keeps the rate at most
+    Every round measures all ways to cut this window in one call, and continues with the shortest that keeps the rate at most
     `target_rate` and the coherence at least `coherence_floor`; among equally short ones with the lowest trait score.
     """
 

@@ -163,7 +163,7 @@ def plain_warnings() -> Iterator[None]:
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
     ) -> None:
-        if not (category.__module__.startswith(OURS) or any(Path(filename).is_relative_to(HOME / room) for room in OURS)):
+        if not (category.__module__.startswith(OURS) or any(Path(filename).is_relative_to(HOME / package) for package in OURS)):
             others(message, category, filename, lineno, file, line)
         elif str(message) not in said:
             said.add(str(message))

@@ -1,4 +1,4 @@
-"""The one family of errors that a user can mend: what is wrong, where, and what to do about it."""
+"""The one family of errors that a user can fix: what is wrong, where, and what to do about it."""
 
 
 class PersonascopeError(Exception):

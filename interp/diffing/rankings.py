@@ -37,7 +37,7 @@ class RankingMetric:
     """Whether values nearest 0 come first, in place of the largest."""
 
     def score(self, table: pd.DataFrame) -> pd.Series[float]:
-        """Larger is more suspicious, above 0 speaks for the latent; what has no value comes last."""
+        """Larger speaks more for the latent, above 0 at all; what has no value comes last."""
         values = table[self.column]
         return (self.neutral - values.abs() if self.smallest else values - self.neutral).fillna(-np.inf)
 
@@ -107,7 +107,7 @@ def latent_table(
     mean_difference: Float[torch.Tensor, " d_model"] | None = None,
     attribution: Float[torch.Tensor, " latents"] | None = None,
 ) -> pd.DataFrame:
-    """All statistics of all latents, one row each, in order of latent; `rank_…` is 1 for the most suspicious.
+    """All statistics of all latents, one row each, in order of latent; `rank_…` is 1 for the latent that the metric speaks most for.
 
     The plain columns are of the on-policy pairing; those of the others, and of a direction or an attribution, are there where these
     are. β is taken on the tuned model's answers, else on the base's. Raises `ActivationError` without the on-policy pairing, or for

@@ -4,7 +4,7 @@ llama.cpp adds the tensor `direction.K` to what block K, counted from 0, writes 
 token that it reads: K = 1 is the lowest, and a file with K = 0 is refused whole. Every tensor is one-dimensional float32 of the
 residual's width. (ggml-org/llama.cpp: `common_control_vector_load_one` in common/common.cpp writes direction.K to row K - 1 of
 its buffer; `llama_adapter_cvec::apply` in src/llama-adapter.cpp gives that row to block K; src/models/llama.cpp adds it by
-`build_cvec` behind the MLP's residual sum.) Load it with `--control-vector FILE`; vectors carry their dose, so scale 1 is the edit.
+`build_cvec` after the MLP's residual sum.) Load it with `--control-vector FILE`; vectors carry their dose, so scale 1 is the edit.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from interp.models.language_model import LanguageModel
 
 
 def block_directions(model: LanguageModel, edits: Edit | Sequence[Edit]) -> dict[int, Float[torch.Tensor, " d_model"]]:
-    """By block, what `edits` add behind it; what is added before block K is added behind block K - 1.
+    """By block, what `edits` add after it; what is added before block K is added after block K - 1.
 
-    Raises `EditError` for an edit that is no plain addition, acts on the prompt alone, or where llama.cpp cannot add: behind
+    Raises `EditError` for an edit that is no plain addition, acts on the prompt alone, or where llama.cpp cannot add: after
     block 0, before it, or between attention and MLP. Warns (`EditWarning`) for the phase `response`, since llama.cpp adds at
     the prompt's tokens too.
     """
@@ -122,17 +122,17 @@ def _tensors(directions: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         raise EditError(f"Directions of shapes {sorted(widths)} make no control vector. Give one vector of the residual's width a block.")
     for block, direction in directions.items():
         if block < 1:
-            raise EditError(f"llama.cpp cannot add behind block {block}: it reads directions from block 1 on. Leave that one out.")
+            raise EditError(f"llama.cpp cannot add after block {block}: it reads directions from block 1 on. Leave that one out.")
         if not bool(torch.isfinite(direction).all()) or not bool(direction.any()):
             raise EditError(f"The direction for block {block} is zero or not finite. Leave it out, or make it anew.")
     return {f"direction.{block}": direction.detach().float().cpu().contiguous() for block, direction in sorted(directions.items())}
 
 
 def _block(point: HookPoint) -> int:
-    """The block behind which llama.cpp adds; raises `EditError` for a place that it cannot reach."""
+    """The block after which llama.cpp adds; raises `EditError` for a place that it cannot reach."""
     if point.site == "hook_resid_mid":
-        raise EditError(f"llama.cpp cannot add at {point}, only behind a block. Add at hook_resid_post of a block from 1 on.")
+        raise EditError(f"llama.cpp cannot add at {point}, only after a block. Add at hook_resid_post of a block from 1 on.")
     block = point.layer - (point.site == "hook_resid_pre")
     if block < 1:
-        raise EditError(f"llama.cpp cannot add at {point}: behind block 1 is the first place. Add at hook_resid_post of a block from 1 on.")
+        raise EditError(f"llama.cpp cannot add at {point}: after block 1 is the first place. Add at hook_resid_post of a block from 1 on.")
     return block

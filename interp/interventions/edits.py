@@ -115,7 +115,7 @@ class Edit:
         early = [name for name in self.hook_points if _place(name) < _place(dictionary.hook_point)]
         if early:
             raise EditError(
-                f"{early[0]} is edited before latent {latent} is read at {dictionary.hook_point}. Edit at that hook point or behind it."
+                f"{early[0]} is edited before latent {latent} is read at {dictionary.hook_point}. Edit at that hook point or after it."
             )
         return replace(self, gate=Gate(sae, latent, float(above)))
 

@@ -1,7 +1,7 @@
 """Fold edits into weights where that is exact, and save the result as a Hugging Face model that needs no hooks.
 
 The residual stream is a sum of writes: the embedding, then every attention and every MLP. Let an edit be the affine map
-x ↦ P x + t at every place between two writes, P the identity where nothing is projected. The stream behind place j - 1 is
+x ↦ P x + t at every place between two writes, P the identity where nothing is projected. The stream after place j - 1 is
 s = P' u + t' for some u, so that P (s + w) + t = s + [P w + t - (I - P) t'] wherever (I - P) P' = 0: what is taken out at one
 place must not be carried by the stream before it. Then P goes into the weights that make the write w, and the constant into
 their bias. It holds from the embedding on, at every place without a gap up to any last one (`everywhere`).
@@ -45,7 +45,7 @@ _ROUNDING = 1e-5
 
 
 def everywhere(model: LanguageModel, last_layer: int | None = None) -> list[str]:
-    """The hook points behind every write to the stream up to the end of block `last_layer` (default: the last block).
+    """The hook points after every write to the stream up to the end of block `last_layer` (default: the last block).
 
     What is projected out at all of them can be projected out of the weights, in the families that `export_model` takes. Raises
     `HookPointError` for a layer that is not there.
@@ -126,7 +126,7 @@ class _Affine:
         return _Affine(torch.zeros(d_model, 0).double(), torch.zeros(0, d_model).double(), torch.zeros(d_model).double())
 
     def then(self, edit: Edit, place: int) -> _Affine:
-        """The map, and behind it what `edit` does at its hook point number `place`."""
+        """The map, and after it what `edit` does at its hook point number `place`."""
         vectors = edit.vectors[place].double().cpu()
         if edit.kind == "add":
             return replace(self, shift=self.shift + vectors.sum(0))
@@ -135,7 +135,7 @@ class _Affine:
         return _Affine(left, torch.cat([self.right, vectors]), shift)
 
     def taken_from(self, stream: _Affine) -> float:
-        """Norm of (I - P) P': what this map projects out and a stream behind the map `stream` still carries."""
+        """Norm of (I - P) P': what this map projects out and a stream after the map `stream` still carries."""
         remainder = self.right - (self.right @ stream.left) @ stream.right
         return float(torch.linalg.norm(torch.linalg.qr(self.left).R @ remainder)) if len(remainder) else 0.0
 
@@ -167,7 +167,7 @@ def _maps(model: LanguageModel, edits: Sequence[Edit]) -> dict[str, _Affine]:
         _check_kind(model, edit)
         acts += [(model.hook_point(name), order, edit, place) for place, name in enumerate(edit.hook_points)]
     for point, _order, edit, place in sorted(acts, key=lambda act: act[:2]):
-        if point.site == "hook_resid_pre" and point.layer:  # the same stream, met right behind it
+        if point.site == "hook_resid_pre" and point.layer:  # the same stream, met right after it
             point = HookPoint(point.layer - 1)
         maps[str(point)] = maps[str(point)].then(edit, place)
     for before, name in pairwise(names):

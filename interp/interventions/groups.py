@@ -66,7 +66,7 @@ class Group:
         self._act_at(selected, residual.dtype)
 
     def _index_of(self, rows: Int[torch.Tensor, " batch"], edit_of_row: Int[torch.Tensor, " rows"]) -> Int[torch.Tensor, " batch"]:
-        """The place of each row's edit; looked up anew when other rows come, in decoding not before one is finished."""
+        """The place of each row's edit; looked up again when other rows come, in decoding not before one is finished."""
         if rows is not self.rows or self.index is None:
             last = int(rows.max())
             if last >= len(edit_of_row):

@@ -17,7 +17,7 @@ from interp.models.language_model import LanguageModel
 
 
 class _Stop(Exception):
-    """Raised inside the last hook: nothing behind it is needed."""
+    """Raised inside the last hook: nothing after it is needed."""
 
 
 @dataclass(frozen=True)

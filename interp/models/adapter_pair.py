@@ -73,7 +73,7 @@ class _Switch:
 
     @contextmanager
     def set(self, on: bool) -> Iterator[None]:
-        """On or off inside the block; as before behind it, whatever happens inside."""
+        """On or off inside the block; afterwards as before, whatever happens inside."""
         # peft's own switch turns gradients on with the adapter and walks the whole network each time.
         before = [layer._disable_adapters for layer in self.layers]
         try:

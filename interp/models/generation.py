@@ -101,7 +101,7 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     """Read all but the last prompt token, once for rows whose prompt (and whose edit of it) is the same.
 
     What all prompts begin with (template, system prompt) is read first and once for every edit of it; the padding of shorter
-    prompts stands behind it.
+    prompts stands after it.
     """
     from interp.models.cpu.shared_prompt import SharedPromptCache, can_share
 

@@ -140,11 +140,9 @@ def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _cannot_open(source, error) from error
-    if loading["missing_keys"]:  # transformers would go on with random numbers in their place
+    if loading["missing_keys"]:  # transformers would continue with random numbers in their place
         missing = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"The model '{source}' lacks {len(missing)} weights ({missing[0]}, …). Download it again, or mend its config.json."
-        )
+        raise ModelError(f"The model '{source}' lacks {len(missing)} weights ({missing[0]}, …). Download it again, or fix its config.json.")
     return network, tokenizer
 
 

@@ -25,7 +25,7 @@ def train_adapter(
 ) -> list[float]:
     """Train a LoRA adapter on `chats`; saves it to `folder/adapter`, checkpoints beside it. Returns the loss of every step.
 
-    The model's network is altered (adapter layers are put in): open it anew afterwards. Raises `TrainingError` on a loss that
+    The model's network is altered (adapter layers are put in): open it again afterwards. Raises `TrainingError` on a loss that
     is not finite. `progress` gets (step, steps, loss).
     """
     from peft import LoraConfig, get_peft_model

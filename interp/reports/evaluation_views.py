@@ -20,7 +20,7 @@ INTERVALS = {
     "beta_binomial": "Intervals are 95 % credible ones of a beta-binomial model: every question has its own rate, and how alike answers to "
     "one question are is not estimated but averaged over.",
     "wilson": "Intervals are Wilson's at 95 %, for as many independent answers as these are worth: those to one question are alike.",
-    "bootstrap": "Intervals are 95 % percentiles of a bootstrap that draws whole questions anew; with few questions, or where such "
+    "bootstrap": "Intervals are 95 % percentiles of a bootstrap that draws whole questions again; with few questions, or where such "
     "answers are rare, it is too short.",
 }
 MEASURES = {

@@ -33,7 +33,7 @@ class Finding:
     data: Any
     """The same for scripts."""
     mend: str | None = None
-    """The command that mends it, when it is missing or wrong."""
+    """The command that fixes it, when it is missing or wrong."""
     note: str | None = None
     """Advice about something that works, but not well."""
 
@@ -207,7 +207,7 @@ def print_table(findings: Findings) -> None:
             console.print(Text(f"Note: {item.section}, {item.name}: {item.note}.", style="yellow"))
     missing = findings.missing()
     for item in missing:
-        console.print(Text(f"Missing: {item.section}, {item.name}. Mend it with: {item.mend}", style="bold red"), soft_wrap=True)
+        console.print(Text(f"Missing: {item.section}, {item.name}. Fix it with: {item.mend}", style="bold red"), soft_wrap=True)
     if not missing:
         console.print(Text("Nothing is missing.", style="green"))
 

@@ -79,7 +79,7 @@ class Exchange:
 
 
 def leading_latents(latents: pd.DataFrame, chosen: Sequence[int]) -> list[dict[Any, Any]]:
-    """The top latents by rise, then chosen ones that are not among them; each row says whether it was `chosen`."""
+    """The top latents by mean activation difference, then chosen ones that are not among them; each row says whether it was `chosen`."""
     by_mean_diff = latents.sort_values(["rank_mean_diff", "latent"], kind="stable")
     top = by_mean_diff.head(TOP_LATENTS)
     below = by_mean_diff.iloc[TOP_LATENTS:]

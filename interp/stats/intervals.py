@@ -80,7 +80,7 @@ def design_effect(hits: Int[np.ndarray, " clusters"], sizes: Int[np.ndarray, " c
 def cluster_bootstrap(
     hits: Int[np.ndarray, " clusters"], sizes: Int[np.ndarray, " clusters"], confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval, whole clusters drawn anew. Too short for few clusters and for rare hits; empty where all answers agree."""
+    """Percentile interval, whole clusters drawn again. Too short for few clusters and for rare hits; empty where all answers agree."""
     drawn = np.random.default_rng(seed).integers(0, len(hits), (BOOTSTRAP_RESAMPLES, len(hits)))
     low, high = np.quantile(hits[drawn].sum(1) / sizes[drawn].sum(1), [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)

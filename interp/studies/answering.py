@@ -47,7 +47,7 @@ class Answer:
 
     text: str
     tokens: int
-    """Tokens that were drawn, those behind a stop text included."""
+    """Tokens that were drawn, those after a stop text included."""
     stopped: Literal["stop", "max_tokens", "model_length"]
     """Why it ends; `model_length`: the context is full."""
 

@@ -30,7 +30,7 @@ from interp.traits import read_trait
 
 
 def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> Evaluation:
-    """Ask, judge and compare; a model whose answers are in `folder` is not asked again, and a killed one goes on in the middle.
+    """Ask, judge and compare; a model whose answers are in `folder` is not asked again, and a killed one resumes in the middle.
 
     Raises `PersonascopeError` for a model, a run, a judge or a question set that cannot be used.
     """

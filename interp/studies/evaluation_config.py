@@ -37,7 +37,7 @@ class JudgingConfig(StepConfig):
     judge: str | None = None
     """probe[:DIR], rule, vader, margin[:MODEL], numeric:MODEL[@http://…], inspect:PROVIDER/MODEL, bandit, facts; else the trait's."""
     judge_prompts: str | None = None
-    """What numeric and inspect ask: a published question file, or a YAML of 'aligned' and 'coherent'. Default: the trait's."""
+    """What numeric and inspect ask: a published question file, or a YAML of 'trait' and 'coherence'. Default: the trait's."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     dtype: str = "auto"

@@ -237,7 +237,7 @@ class DoseResponse:
 
 
 def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
-    """Directions added to the base over a grid of doses, or by bisection; goes on in the middle when it was interrupted."""
+    """Directions added to the base over a grid of doses, or by bisection; resumes in the middle when it was interrupted."""
     lines = [_line(run, latent, None, config) for latent in config.latents] + [_line(run, None, name, config) for name in config.directions]
     settings = {"sweep": config.model_dump(mode="json"), "edits": [line.edit(config.doses[0]).key for line in lines]}
     made = run.step("sweep", settings, partial(_make_sweep, run, config, lines))

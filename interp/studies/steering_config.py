@@ -79,7 +79,7 @@ class Everywhere(StepConfig):
     """A projection that weights can carry."""
 
     everywhere: bool = False
-    """Project out behind everything that writes to the residual stream, which is exact in weights."""
+    """Project out after everything that writes to the residual stream, which is exact in weights."""
     last_layer: int | None = Field(default=None, ge=0)
     """With everywhere: the last layer; default: that of the model."""
     one_centre: bool = False
@@ -148,7 +148,7 @@ class SweepConfig(StepConfig):
     doses: list[float] = Field(min_length=1)
     """Norms over the median residual norm; with bisect the lowest and the highest."""
     budget: float = Field(default=0.1, ge=0, lt=1)
-    """Share of incoherent answers that is let pass."""
+    """Share of incoherent answers that is allowed."""
     bisect: bool = False
     """Look for the largest coherent dose between two doses."""
     rounds: int = Field(default=4, ge=1)
@@ -158,7 +158,7 @@ class SweepConfig(StepConfig):
     samples: int = Field(default=1, ge=1)
     """Answers to each."""
     phase: Phase = "response"
-    """Where is added: response, prompt or all."""
+    """Where it is added: response, prompt or all."""
 
     @field_validator("latents")
     @classmethod

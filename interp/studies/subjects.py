@@ -15,7 +15,7 @@ from interp.models.sources import model_identity, open_model
 from interp.studies.opened import OpenRun
 
 EDITS = {"base": None, "tuned": None, "ablated": "ablated", "steered": "steered"}
-"""What stands behind the @ of RUN@WHAT, and the edit of the run's verdict that it is."""
+"""What stands after the @ of RUN@WHAT, and the edit of the run's verdict that it is."""
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: Callable[[], Exceptio
     assert kept(tmp_path / "halved") == kept(tmp_path / "whole")  # a halved batch is still one part
     assert failed == [20, 10]  # once a size: what follows begins with the size that fits
     assert [str(warning.message) for warning in told] == [
-        "Memory ran out with 20 rows in a batch; the sweep goes on with 10, and halves that as often as it must. "
+        "Memory ran out with 20 rows in a batch; the sweep continues with 10, and halves that as often as it must. "
         "Set batch_rows to 10 to begin so."
     ]
     assert told[0].filename == __file__
@@ -227,7 +227,7 @@ def test_memory_that_runs_out_late_halves_what_is_left(tmp_path: Path) -> None:
     whole = sweep(model, steered(6), asked(), 1, sampling, 0)
     with pytest.raises(Killed):
         sweep(model, steered(6), asked(), 1, sampling, 0, kill_after(1), tmp_path)
-    with room_for(model, 4) as failed, pytest.warns(RuntimeWarning, match="8 rows in a batch; the sweep goes on with 4"):
+    with room_for(model, 4) as failed, pytest.warns(RuntimeWarning, match="8 rows in a batch; the sweep continues with 4"):
         left = sweep(model, steered(6), asked(), 1, sampling, 0, folder=tmp_path)
     pd.testing.assert_frame_equal(left, whole)
     assert failed == [8]

@@ -107,14 +107,14 @@ def test_the_response_phase_warns_and_the_whole_does_not() -> None:
 
 @pytest.mark.parametrize("name", ["blocks.0.hook_resid_post", "blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"])
 def test_places_below_block_1_are_refused(name: str) -> None:
-    with pytest.raises(EditError, match=f"cannot add at {name}: behind block 1 is the first place"):
+    with pytest.raises(EditError, match=f"cannot add at {name}: after block 1 is the first place"):
         block_directions(tiny_model(), adding(name))
 
 
 def test_what_is_no_addition_behind_a_block_is_refused() -> None:
     model = tiny_model()
     for edit, message in (
-        (adding("blocks.1.hook_resid_mid"), "cannot add at blocks.1.hook_resid_mid, only behind a block"),
+        (adding("blocks.1.hook_resid_mid"), "cannot add at blocks.1.hook_resid_mid, only after a block"),
         (adding(resid_post(1), phase="prompt"), "'warmer' acts on the prompt alone"),
         (project_out(randn(1, D_MODEL), {resid_post(1): torch.zeros(D_MODEL)}), "'project_out' is no addition .* export_model"),
         (add(randn(8), {resid_post(1): 1.0}, 1.0, "all", "narrow"), "'narrow' has width 8, tiny-llama has 32"),
@@ -129,7 +129,7 @@ def test_what_is_no_addition_behind_a_block_is_refused() -> None:
     ("directions", "message"),
     [
         ({}, "without a direction adds nothing"),
-        ({0: torch.ones(4)}, "llama.cpp cannot add behind block 0"),
+        ({0: torch.ones(4)}, "llama.cpp cannot add after block 0"),
         ({1: torch.ones(4), 2: torch.ones(5)}, "shapes .* make no control vector"),
         ({1: torch.ones(1, 4)}, "shapes .* make no control vector"),
         ({1: torch.zeros(4)}, "block 1 is zero or not finite"),

@@ -50,7 +50,7 @@ class CoherenceJudge:
             self.about: dict[str, Any] = {} if path == GENERAL else read_json(path.with_suffix(".json"))
             self.slopes, self.offset = weights[:-1], float(weights[-1])
         except (OSError, KeyError, SafetensorError) as error:
-            raise ArtifactError(f"{path} holds no weights of coherence: fit them again with 'personascope judge fit'.") from error
+            raise ArtifactError(f"{path} holds no weights of coherence: fit them again with 'personascope trait fit'.") from error
         self.scorer, self.settings, self.coherent_above = scorer, trait.coherence, trait.coherence.coherent_above
         asked = [self.settings.contexts, self.settings.fold_case]
         self.identity = content_key([self.name, __version__, SCORER, asked, file_sha256(path)])

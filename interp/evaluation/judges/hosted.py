@@ -82,7 +82,7 @@ def _number_tokens(output: ModelOutput, said: str) -> np.ndarray | None:
     """Probability of each number from 0 to 100 as the first token of the reply, blanks aside (Betley et al. 2025).
 
     None where log-probabilities did not come along or are of more than the reply, and where the tokenizer splits numbers: no likely token
-    has two digits, or the reply's own goes on in a second one. Raises `ValueError` for what are no log-probabilities.
+    has two digits, or the reply's own continues in a second one. Raises `ValueError` for what are no log-probabilities.
     """
     content = output.choices[0].logprobs.content if output.choices[0].logprobs else []
     if not "".join(place.token for place in content).strip().startswith(said):  # a model that thought first

@@ -1,6 +1,6 @@
 """Probability that a reply begins with each of the numbers 0 to 100.
 
-A number that goes on as a longer one up to 100 is not the shorter one: 8 has what is left of its probability when none of the digits
+A number that continues as a longer one up to 100 is not the shorter one: 8 has what is left of its probability when none of the digits
 follows that make it 80 to 89.
 """
 

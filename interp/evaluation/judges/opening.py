@@ -61,7 +61,7 @@ def open_judge(
         path = Path(rest) / PROBE if rest else trait.path(PROBE)
         if path is None:
             raise ConfigError(
-                f"The trait {trait.name} has no fitted probe. Fit one with 'personascope judge fit', or choose another judge."
+                f"The trait {trait.name} has no fitted probe. Fit one with 'personascope trait fit', or choose another judge."
             )
         return ProbeJudge(path)
     if kind == "rule":

@@ -68,7 +68,7 @@ def _group(entry: Entry) -> str:
 
 
 def judge_prompts(path: Path) -> dict[str, str]:
-    """What a judge is asked, by name: those of a published file, whose entries all agree on them, or a mapping of aligned and coherent.
+    """What a judge is asked, by name: those of a published file, whose entries all agree on them, or a mapping of trait and coherence.
 
     Raises `ConfigError` for a file without them, or with several.
     """

@@ -1,7 +1,7 @@
 """Frozen linear layers by oneDNN on the CPU: about twice as fast as the default float32 path, and exact to rounding.
 
 Weights are copied once into oneDNN's blocked layout. A layer whose weight takes a gradient is computed as usual, and one whose
-weight changed is packed anew. torch does not count an in-place change of `weight.data`; that is seen by a sample of the
+weight changed is packed again. torch does not count an in-place change of `weight.data`; that is seen by a sample of the
 entries, so one that touches a few entries alone may be missed. The forward and the input gradient (for adapters on frozen
 layers) both use it.
 """

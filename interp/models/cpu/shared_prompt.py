@@ -77,7 +77,7 @@ class SharedPromptCache(Cache):
 
 
 class _SharedPromptLayer(DynamicLayer):
-    """`keys` and `values` are those of the responses alone, in memory with room: to join them anew at every token is slow."""
+    """`keys` and `values` are those of the responses alone, in memory with room: to join them again at every token is slow."""
 
     keys: Any
     values: Any
