@@ -13,7 +13,8 @@ from interp.cli.arguments import DiffArguments, ReportArguments, StudyArguments,
 from interp.core.errors import ConfigError
 from interp.core.formatting import plain_records
 from interp.core.steps import RunDirectory
-from interp.diffing.rankings import candidates, metrics_of
+from interp.diffing.candidates import candidates
+from interp.diffing.rankings import metrics_of
 from interp.reports.page import write_report
 from interp.reports.terminal import plain_table, rates_table
 from interp.studies.persona.config import StudyConfig

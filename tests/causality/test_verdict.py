@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.causality.effects import RankTest, cohens_h, paired_effect, rank_test
+from interp.causality.finding import finding
+from interp.causality.thresholds import Rules
 from interp.causality.verdict import (
     CAUSES,
     CONTRIBUTES,
     CORRELATES,
     NO_EVIDENCE,
     Outcome,
-    Rules,
     decide,
-    finding,
     necessity_checks,
     percent,
     persona_present,

@@ -16,11 +16,11 @@ from sklearn.metrics import roc_auc_score
 
 from interp.core.errors import ActivationError
 from interp.dictionaries.sae import SAE
+from interp.diffing.candidates import candidates
 from interp.diffing.pairings import Answers, collect
 from interp.diffing.rankings import (
     NoDifferenceWarning,
     auroc,
-    candidates,
     cosine_with,
     latent_table,
     metrics_of,

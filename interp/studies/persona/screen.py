@@ -16,7 +16,7 @@ from interp.core.artifacts import Artifact
 from interp.core.fingerprints import content_key
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
-from interp.diffing.rankings import candidates
+from interp.diffing.candidates import candidates
 from interp.evaluation.rates import coherent_rate
 from interp.interventions.edits import random_directions
 from interp.models.language_model import LanguageModel

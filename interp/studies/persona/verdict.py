@@ -10,7 +10,8 @@ import pandas as pd
 
 from interp.causality.conditions import condition_table
 from interp.causality.effects import as_json
-from interp.causality.verdict import decide, finding
+from interp.causality.finding import finding
+from interp.causality.verdict import decide
 from interp.core.artifacts import Artifact
 from interp.core.steps import Step
 from interp.studies.persona.context import StudyContext
