@@ -86,7 +86,9 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of two processes, by case."""
     folder = tmp_path_factory.mktemp("two")
     begin(folder / "resumed")
-    done = torchrun("import sys\nfrom pathlib import Path\nfrom test_distributed import main\nmain(Path(sys.argv[1]))", folder)
+    done = torchrun(
+        "import sys\nfrom pathlib import Path\nfrom tests.sae_training.test_distributed import main\nmain(Path(sys.argv[1]))", folder
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
