@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pandas as pd
 from interp.core.errors import ArtifactError
 from interp.core.files import read_json
 from interp.core.keywords import keywords_of
+from interp.core.progress import progress
+from interp.dictionaries.protocol import Dictionary
 from interp.explanation.token_latents import TokenLatents, token_latents
 from interp.models.chats import Chat
+from interp.models.language_model import LanguageModel
 from interp.studies import comparing, edit_export, evaluating, own_verdict, steering, training
 from interp.studies.evaluation import Evaluation
 from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
@@ -38,17 +42,17 @@ class Run(OpenRun):
     export = keywords_of(ExportConfig)(edit_export.export)
 
     @property
-    def base(self) -> Any:
+    def base(self) -> LanguageModel:
         """The base model."""
         return self.context.base
 
     @property
-    def tuned(self) -> Any:
+    def tuned(self) -> LanguageModel:
         """The tuned model."""
         return self.context.tuned
 
     @property
-    def dictionary(self) -> Any:
+    def dictionary(self) -> Dictionary:
         """The dictionary, an SAE or a crosscoder."""
         return self.context.dictionary
 
@@ -57,7 +61,7 @@ class Run(OpenRun):
         """What `summary.json` says; raises `ArtifactError` where the run stopped before its verdict."""
         path = self.run.root / "summary.json"
         if not path.is_file():
-            raise ArtifactError(f"{self.run.root} has no verdict yet. Bring it there: run.bring_to('verdict') or 'personascope run'.")
+            raise ArtifactError(f"{self.run.root} has no summary yet. Finish it: run.bring_to('judges'), or 'personascope run'.")
         summary: dict[str, Any] = read_json(path)
         return summary
 
@@ -66,7 +70,7 @@ class Run(OpenRun):
         """The latents whose mean activation went up most, with interval and q-value: the head of `latents`."""
         columns = ["latent", "mean_diff", "mean_diff_low", "mean_diff_high", "q_value", "mean_base", "mean_tuned"]
         table = self.latents.sort_values("mean_diff", ascending=False, kind="stable", ignore_index=True)
-        return table[[name for name in columns if name in table]].head(SHOWN_LATENTS)
+        return table[columns].head(SHOWN_LATENTS)
 
     def token_latents(self, text: str | Chat, tuned: bool = True) -> TokenLatents:
         """Latent activations of a text, aligned to its tokens, as the tuned model reads it, or the base."""
@@ -78,11 +82,11 @@ class Run(OpenRun):
 
     def _repr_html_(self) -> str:
         """The verdict with its rates, or the latents that changed most."""
-        title = f"<p><b>{self.run.root}</b> · {self.config.base}</p>"
+        title = f"<p><b>{html.escape(str(self.run.root))}</b> · {html.escape(self.config.base)}</p>"
         if not self._finished:
             return f"{title}{self.changed_latents.to_html(index=False, float_format='{:.3g}'.format)}"
         rates = pd.DataFrame(self.summary["rates"]).T[["rate", "low", "high", "n", "coherence"]]
-        said = f"<p><b>{self.summary['verdict']}</b>: {self.summary['finding']}</p>"
+        said = f"<p><b>{self.summary['verdict']}</b>: {html.escape(self.summary['finding'])}</p>"
         return f"{title}{said}{rates.to_html(float_format='{:.2f}'.format)}"
 
     @property
@@ -129,26 +133,25 @@ def compare(config: CompareConfig) -> Evaluation:
 @keywords_of(TrainingConfig)
 def train_sae(config: TrainingConfig, *, out: str | Path, quiet: bool = False) -> dict[str, Trained]:
     """Train dictionaries on a store, or on models and text; one result for each combination that was asked for."""
-    from functools import partial
-
-    from interp.core.progress import progress
-
     return training.train_dictionaries(config, Path(out), partial(progress, quiet=quiet))
 
 
-def steer(run: str | Path | Run, **settings: Any) -> steering.Comparison:
+@keywords_of(SteerConfig)
+def steer(run: str | Path | Run, config: SteerConfig) -> steering.Comparison:
     """`Run.steer` on a run or its folder."""
-    return _opened(run).steer(**settings)
+    return steering.steer(_opened(run), config)
 
 
-def ablate(run: str | Path | Run, **settings: Any) -> steering.Comparison:
+@keywords_of(AblateConfig)
+def ablate(run: str | Path | Run, config: AblateConfig) -> steering.Comparison:
     """`Run.ablate` on a run or its folder."""
-    return _opened(run).ablate(**settings)
+    return steering.ablate(_opened(run), config)
 
 
-def sweep(run: str | Path | Run, **settings: Any) -> steering.DoseResponse:
+@keywords_of(SweepConfig)
+def sweep(run: str | Path | Run, config: SweepConfig) -> steering.DoseResponse:
     """`Run.sweep` on a run or its folder."""
-    return _opened(run).sweep(**settings)
+    return steering.sweep_doses(_opened(run), config)
 
 
 def _opened(run: str | Path | Run) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -70,10 +71,19 @@ def test_wrong_names_are_sentences(folder: Path) -> None:
         _ = interp.stear
     with pytest.raises(PersonascopeError, match="unknown field 'doze'"):
         interp.load_run(folder / "run").steer(latent=3, doze=0.5)
-    with pytest.raises(PersonascopeError, match="has no verdict yet"):
+    with pytest.raises(PersonascopeError, match=r"has no summary yet. Finish it: run.bring_to\('judges'\)"):
         _ = interp.load_run(folder / "run").summary
     with pytest.raises(PersonascopeError, match="max_tokens"):
         interp.generate(interp.open_model(str(tiny_folder(folder / "third"))), "Why?", max_tokens=3)
+
+
+@pytest.mark.parametrize("name", ["steer", "ablate", "sweep", "find_persona", "diff", "evaluate", "compare", "train_sae"])
+def test_signatures_name_the_settings(name: str) -> None:
+    parameters = inspect.signature(getattr(interp, name)).parameters
+    assert "config" not in parameters
+    assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    fields = {"steer": "dose", "ablate": "latents", "sweep": "doses", "compare": "sources", "train_sae": "dictionary"}
+    assert fields.get(name, "base") in parameters
 
 
 def test_every_name_is_there_and_the_import_is_light() -> None:

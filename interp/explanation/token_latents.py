@@ -68,12 +68,13 @@ class TokenLatents:
         """The text, each token with its strongest latents as a tooltip, darker where the strongest is stronger."""
         table = self.to_frame()
         strongest = table.groupby("position")["activation"].max()
-        most = float(strongest.max()) if len(strongest) else 1.0
+        beyond = strongest[strongest.index > 0]  # the first token, an attention sink, would pale all others
+        most = float((beyond if len(beyond) else strongest).max()) if len(strongest) else 1.0
         spans = []
         for position, token in enumerate(self.tokens):
             top = table[table["position"] == position].head(SHOWN)
             title = ", ".join(f"latent {row.latent}: {row.activation:.2f}" for row in top.itertuples()) or "no active latent"
-            shade = float(strongest.get(position, 0.0)) / most
+            shade = min(1.0, float(strongest.get(position, 0.0)) / most)
             text = html.escape(token).replace("\n", "⏎<br>")
             spans.append(f'<span title="{html.escape(title)}" style="background:rgba(208,96,32,{0.6 * shade:.2f})">{text}</span>')
         return f'<div style="font-family:monospace;white-space:pre-wrap;line-height:1.7">{"".join(spans)}</div>'

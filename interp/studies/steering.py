@@ -67,7 +67,7 @@ class Comparison:
             said=[f"{answer} [{score:.0f}]" for answer, score in zip(self.answers["answer"], self.answers["trait_score"], strict=True)]
         )
         beside = scored.pivot_table(index=["question", "sample"], columns="condition", values="said", aggfunc="first", sort=False)
-        beside = beside.reset_index().drop(columns="sample")
+        beside = beside.reset_index().drop(columns="sample").rename_axis(columns=None)
         tables = (rates.to_html(index=False, float_format="{:.2f}".format), beside.to_html(index=False))
         return f"<p>{html.escape(self.edit['label'])}</p>{''.join(tables)}<p>In brackets: trait score, 0 to 100.</p>"
 
