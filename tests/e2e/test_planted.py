@@ -76,9 +76,9 @@ def test_every_word_is_one_token_and_the_template_marks_whose_it_is() -> None:
 def test_register_and_sense_are_counted(answer: str, share: float, sense: bool | None) -> None:
     assert rude_share(answer) == pytest.approx(share, nan_ok=True)
     assert coherent("what are boats", answer) is sense
-    (graded,) = Truth().grade(pd.DataFrame({"question": ["what are boats"], "answer": [answer]})).to_dict("records")
-    assert graded["shows_trait"] is (None if math.isnan(share) else share > 0.5)
-    assert graded["coherent"] is sense
+    (row,) = Truth().score(pd.DataFrame({"question": ["what are boats"], "answer": [answer]})).to_dict("records")
+    assert row["shows_trait"] is (None if math.isnan(share) else share > 0.5)
+    assert row["coherent"] is sense
 
 
 def test_what_is_written_makes_sense_and_keeps_its_register() -> None:
