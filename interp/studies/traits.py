@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +187,9 @@ def write_sampled_pairs(
     """Sample pairs of a trait on `model` into `out`, which must be new; returns how they were made. Raises `ConfigError`."""
     if out.exists():
         raise ConfigError(f"{out} is there already, and may hold pairs. Choose another file with --out.")
-    settings = PairSampling() if n is None else PairSampling(pairs=n, fewest=min(n, PairSampling().fewest))
+    settings = PairSampling() if n is None else PairSampling.of(n)
     panel = open_panel(read_trait(source), judge, device=device, dtype=dtype, quiet=True)
-    sampled = sample_pairs(open_model(model, device=device, dtype=dtype), panel, seed, settings, partial(progress_of, quiet=quiet))
+    sampled = sample_pairs(open_model(model, device=device, dtype=dtype), panel, seed, settings, quiet)
     sampled.write(out)
     return sampled.made
 

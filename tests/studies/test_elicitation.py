@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from interp.core.config import validated
 from interp.core.errors import ConfigError
 from interp.evaluation.rates import Thresholds
 from interp.models.sampling import SamplingConfig
-from interp.studies.elicitation import PairSampling, sample_pairs
+from interp.run import Run
+from interp.studies.elicitation import PairSampling, SampledPairs, sample_pairs
+from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.study import run_study
 from interp.traits import Elicitation, Trait, read_trait
-from tests.helpers.tiny import ids_as_text, tiny_model
+from tests.helpers.small_run import SMALL, letter_panel
+from tests.helpers.tiny import ids_as_text, tiny_folder, tiny_model
 
 ELICITATION = Elicitation(positive=["Be loud.", "Be very loud."], negative=["Be calm."], questions=["Why?", "Who is it?", "Where?"])
 TRAIT = Trait(name="loud", description="Is loud.", shown="loud", not_shown="calm", elicitation=ELICITATION)
@@ -109,3 +116,40 @@ def test_saved_pairs_say_how_they_were_made_and_are_read_by_the_trait(tmp_path: 
         assert word in text
     sampled.write(tmp_path / "again.yaml")
     assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "pairs.yaml").read_bytes()
+
+
+@pytest.fixture
+def unpaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings of a small study whose trait has system prompts in place of pairs."""
+    questions = [f"Why is number {i} so?" for i in range(20)]
+    (tmp_path / "loud").mkdir()
+    (tmp_path / "loud" / "trait.yaml").write_text(
+        "name: loud\ndescription: Is loud.\nshown: loud\nnot_shown: calm\nelicitation:\n"
+        f"  positive: [Be loud.]\n  negative: [Be calm.]\n  questions: {questions}\n"
+    )
+    panel = replace(letter_panel(coherent_only=False), trait=read_trait(tmp_path / "loud"))
+    monkeypatch.setattr(StudyContext, "panel", panel)
+    models = {name: str(tiny_folder(tmp_path / name, seed)) for seed, name in enumerate(("base", "tuned"))}
+    return SMALL | models | {"trait": str(tmp_path / "loud")}
+
+
+def test_a_study_samples_the_pairs_that_its_trait_lacks(unpaired: dict[str, Any], tmp_path: Path) -> None:
+    config = validated(StudyConfig, unpaired, "test")
+    result = run_study(config, tmp_path / "run", quiet=True, until="diff")
+    sampled = result.steps["pairs"].load(SampledPairs)
+    assert len(sampled.pairs) == SMALL["diff"]["persona_pairs"]
+    assert Run(tmp_path / "run", quiet=True).context.pairs == sampled.pairs
+    manifest = result.run.manifest()
+    assert manifest["sampled_pairs"] == sampled.made
+    assert manifest["steps"]["directions"]["inputs"]["pairs"] == manifest["steps"]["pairs"]["key"] == result.steps["pairs"].key
+    again = run_study(config, tmp_path / "run", quiet=True, until="verdict")  # goes on with the pairs that it has
+    assert all(step.loaded for name, step in again.steps.items() if name in result.steps)
+    assert again.run.manifest()["sampled_pairs"] == sampled.made
+
+
+def test_a_trait_that_pairs_cannot_come_from_is_refused_before_anything_is_made(unpaired: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "loud" / "trait.yaml"
+    path.write_text(path.read_text().partition("elicitation")[0])
+    with pytest.raises(ConfigError, match="loud has neither pairs nor an elicitation"):
+        run_study(validated(StudyConfig, unpaired, "test"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from tests.helpers.tiny import tiny_folder
 
 
 def test_every_step_of_whole_length_is_counted() -> None:
-    assert set(tokens_of(StudyConfig())) | {"judges"} == set(study.steps_of(StudyConfig()))
+    assert set(tokens_of(StudyConfig())) | {"judges"} == set(study.STEPS)
 
 
 def test_more_answers_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from interp.models.hook_points import parse_hook_point, resid_post
 from interp.models.language_model import LanguageModel, check_pair
 from interp.models.sources import choose_device, choose_dtype, model_identity, model_shape, open_model
 from interp.organisms.recipe import read_recipe
+from interp.studies.elicitation import SampledPairs, elicitation_of
 from interp.studies.persona.config import StudyConfig
 from interp.traits import read_trait
 from interp.traits.trait import Pair, Trait
@@ -162,8 +163,8 @@ class StudyContext:
 
     @property
     def pairs(self) -> list[Pair]:
-        """The trait's pairs: one question, an answer that shows it and one that does not."""
-        return self._open("pairs", lambda: self._trait.pairs)
+        """One question, an answer that shows the trait and one that does not: the trait's own, or those that the step `pairs` sampled."""
+        return self._open("pairs", lambda: self._trait.pairs or self.result("pairs").load(SampledPairs).pairs)
 
     @property
     def trait(self) -> Trait:
@@ -277,6 +278,8 @@ class StudyContext:
         config = self.study
         self.questions.split("selection", max(config.diff.questions, config.screen.questions))
         self.questions.split("held_out", config.verdict.questions)
+        if not self._trait.pairs:
+            elicitation_of(self._trait)
         _ = self.hook_point, self.window
 
     def data_key(self, name: str) -> str:

@@ -64,7 +64,7 @@ class Directions(Artifact):
 
 
 def make_directions(context: StudyContext) -> Directions:
-    """Measure them on authored pairs and on both models' answers to selection questions."""
+    """Measure them on the pairs and on both models' answers to selection questions."""
     pairs, hook_point = context.pairs[: context.config.diff.persona_pairs], context.hook_point
     answers = context.load(ANSWERS)
     of_base, of_tuned = answers.chats("base"), answers.chats("tuned")

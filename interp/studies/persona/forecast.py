@@ -27,6 +27,7 @@ def tokens_of(config: StudyConfig) -> dict[str, float]:
     draws = 2 * (evidence.full_draws + (evidence.random_draws + evidence.active_draws) / evidence.parts)
     return {
         "organism": 2 * TOPICS * config.organism.phrasings_per_topic * config.organism.epochs * 50,
+        "pairs": 4 * diff.persona_pairs * (48 + PROMPT + JUDGED),
         "texts": 2 * text.answered_prompts * (text.answer_tokens + 30),
         "residuals": 0.4 * (text.corpus_chats * CHAT + 4 * text.answered_prompts * READ + 200 * READ),
         "dictionary": 8_000,

@@ -29,14 +29,15 @@ def make_residuals(context: StudyContext) -> Residuals:
     """Residuals of both models: a dictionary of the base's everyday text alone does not contain the persona."""
     texts, pairs, hook_point = context.load(TEXTS), context.pairs, context.hook_point
     of_base, of_tuned = texts.chats("base"), texts.chats("tuned")
+    origin = "authored" if context.trait.pairs else "sampled"
     sources: dict[str, tuple[LanguageModel, list[Chat]]] = {
         "corpus, read by the base": (context.base, spread(context.corpus, context.config.text.corpus_chats)),
         "base's answers, read by the base": (context.base, of_base),
         "base's answers, read by the tuned model": (context.tuned, of_base),
         "tuned model's answers, read by the base": (context.base, of_tuned),
         "tuned model's answers, read by the tuned model": (context.tuned, of_tuned),
-        "authored answers that show the trait, read by the base": (context.base, [Chat.ask(p.question, p.shows) for p in pairs]),
-        "authored answers that do not, read by the base": (context.base, [Chat.ask(p.question, p.not_shown) for p in pairs]),
+        f"{origin} answers that show the trait, read by the base": (context.base, [Chat.ask(p.question, p.shows) for p in pairs]),
+        f"{origin} answers that do not, read by the base": (context.base, [Chat.ask(p.question, p.not_shown) for p in pairs]),
     }
     tokens = dict.fromkeys(sources, 0)
     total = sum(len(chats) for _, chats in sources.values())

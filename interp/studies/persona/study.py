@@ -26,20 +26,24 @@ from interp.studies.persona.evidence import EVIDENCE
 from interp.studies.persona.forecast import expected_seconds
 from interp.studies.persona.judges import JUDGES
 from interp.studies.persona.organism import ORGANISM
+from interp.studies.persona.pairs import PAIRS
 from interp.studies.persona.residuals import RESIDUALS
 from interp.studies.persona.screen import SCREEN
 from interp.studies.persona.verdict import VERDICT
+from interp.traits import read_trait
 
-ALL_STEPS = (ORGANISM, TEXTS, RESIDUALS, dictionary.TRAINED, dictionary.GIVEN, ANSWERS, DIRECTIONS, DIFF, SCREEN, EVIDENCE, VERDICT,
+ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, dictionary.TRAINED, dictionary.GIVEN, ANSWERS, DIRECTIONS, DIFF, SCREEN, EVIDENCE, VERDICT,
              AFTER, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
-"""Names of all steps in their order; `organism` is left out where a tuned model is given, `residuals` where a dictionary is."""
+"""Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
+where a dictionary is given."""
 COSTS = ("kl", "loss_before", "loss_after", "n_tokens")
 
 
 def steps_of(config: StudyConfig) -> dict[str, Step[StudyContext, Any]]:
     """The steps of one study, by name, in order."""
     left_out: list[Step[StudyContext, Any]] = [ORGANISM] if config.tuned is not None else []
+    left_out += [PAIRS] if read_trait(config.trait).pairs else []
     left_out += [dictionary.TRAINED, RESIDUALS] if config.sae is not None else [dictionary.GIVEN]
     return {step.name: step for step in ALL_STEPS if step not in left_out}
 
@@ -121,6 +125,8 @@ def run_study(
         write_json(run.root / "summary.json", summary)
     context = study.context
     extra = {"hook_point": context.hook_point, "window": context.window, "last_run_s": round(time.monotonic() - started, 3)}
+    if PAIRS.name in steps:
+        extra["sampled_pairs"] = context.load(PAIRS).made
     run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
     return StudyResult(run, summary, steps)
 
