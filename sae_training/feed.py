@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from interp.core.errors import TrainingError
 from interp.core.fingerprints import content_key
+from interp.core.tensors import all_finite
 from interp.models.activation_store import ActivationStore
 
 Block = dict[str, Float[torch.Tensor, "rows n_models d_in"]]
@@ -64,7 +65,7 @@ class MemorySource:
         for name, tensor in residuals.items():
             if tensor.ndim != 3 or tuple(tensor.shape) != shape:
                 raise TrainingError(f"Residuals at {name} have shape {tuple(tensor.shape)}. Give [rows, n_models, d_in], alike for all.")
-            if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
+            if not all_finite(tensor):
                 raise TrainingError(f"Residuals at {name} hold values that are not finite. Capture them in float32.")
         rows, self.n_models, self.d_in = shape
         self.n_rows: int | None = rows
@@ -93,14 +94,14 @@ class ShardSource:
 
     def __init__(self, store: ActivationStore) -> None:
         self.store = store
-        self.hook_points, self.n_models, self.d_in = store.hook_points, store.n_models, store.d_model
-        self.n_blocks = len(store.shard_rows)
+        self.hook_points, self.n_models, self.d_in = tuple(store.index.hook_points), store.index.n_models, store.index.d_model
+        self.n_blocks = len(store.index.shards)
         self.n_rows: int | None = store.n_rows
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the store's index, which holds the checksums of its shards."""
-        return content_key(self.store.index)
+        return content_key(self.store.index.model_dump())
 
     def block(self, index: int) -> Block:
         """Shard `index`; raises `ActivationError` for a damaged one."""

@@ -17,11 +17,11 @@ def capture(config: CaptureConfig, arguments: StoreArguments) -> None:
     """Write a store and say what is in it."""
     store = capture_store(config, arguments.out, partial(progress, quiet=arguments.as_json))
     if arguments.as_json:
-        shape = {"tokens": store.n_rows, "hook_points": list(store.hook_points), "n_models": store.n_models}
+        shape = {"tokens": store.n_rows, "hook_points": store.index.hook_points, "n_models": store.index.n_models}
         print_json({"folder": str(arguments.out), **shape})
     else:
-        models = f"{store.n_models} model{'s' * (store.n_models > 1)}"
-        print(f"{store.n_rows:,} tokens of {models} at {', '.join(store.hook_points)} in {arguments.out}")
+        models = f"{store.index.n_models} model{'s' * (store.index.n_models > 1)}"
+        print(f"{store.n_rows:,} tokens of {models} at {', '.join(store.index.hook_points)} in {arguments.out}")
 
 
 def train(config: TrainingConfig, arguments: TrainArguments) -> None:

@@ -5,15 +5,45 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from interp.core.errors import ArtifactError, reason_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@contextmanager
+def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
+    """The path of a file or folder to be made beside `target`: renamed to it when the block ends, removed when the block raises."""
+    partial = target.with_name(target.name + suffix)
+    _remove(partial)  # of a killed process
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        _remove(partial)
+
+
+@contextmanager
+def saving(target: Path, suffix: str = ".partial") -> Iterator[Path]:
+    """As `replacing`; raises `ArtifactError` for what cannot be written."""
+    try:
+        with replacing(target, suffix) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"Cannot write {target}: {reason_of(error)}. Free some space, or choose another folder.") from error
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -25,29 +55,24 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON by a temporary name and a rename, so that a reader never sees half a file."""
+    """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write UTF-8 text, whole or not at all."""
+    with saving(path, _own_suffix()) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table atomically."""
-    _write(path, lambda temporary: table.to_parquet(temporary))
+    """Write a table, whole or not at all."""
+    with saving(path, _own_suffix()) as partial:
+        table.to_parquet(partial)
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another process may write the same file
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Free some space, or choose another --out folder.") from error
+def _own_suffix() -> str:
+    return f".{os.getpid()}.partial"  # another process may write the same file
 
 
 def file_sha256(path: Path) -> str:

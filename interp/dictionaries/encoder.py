@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from interp.core.errors import DictionaryError
+from interp.core.tensors import all_finite
 from interp.models.cpu.packed_linear import apply_packed, can_pack, pack_weight
 from interp.sparse import Above, Codes, Rule, TopK
 from interp.sparse.autograd import kernels_for
@@ -60,7 +61,7 @@ class Encoder:
         return Above(torch.zeros_like(self.bias) if self.threshold is None else self.threshold.clamp(min=0.0))
 
     def _preactivations(self, rows: Float[torch.Tensor, "chunk width"]) -> Float[torch.Tensor, "chunk latents"]:
-        if rows.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(rows))).all()):  # one pass: NaN is both extremes
+        if not all_finite(rows):
             raise DictionaryError("The residuals hold values that are not finite. Run the model in float32 or bfloat16.")
         x = rows.float() if self.centre is None else rows.float() - self.centre
         bias = self.bias if self.r_mag is None else None

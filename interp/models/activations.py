@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from interp.core.errors import ActivationError
+from interp.core.tensors import all_finite
 from interp.models.chats import Chat, Role, TokenBatch
 from interp.models.cpu.prefix_trees import pack_chats
 from interp.models.hook_points import attach
@@ -66,14 +67,9 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
         found = {name: packed.unpack(residual, batch.mask) for name, residual in found.items()}
     for name, residual in found.items():
         # The cheap look first; padding may hold anything.
-        if not _finite(residual) and not _finite(residual[batch.mask]):
+        if not all_finite(residual) and not all_finite(residual[batch.mask]):
             raise ActivationError(f"{model.source} gives residuals at {name} that are not finite. Try --dtype float32.")
     return Captured(list(rows), batch, found)
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """One pass, no copy: NaN spreads to both extremes."""
-    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def capture(

@@ -48,9 +48,9 @@ class Reading:
 def open_reading(config: ReadingConfig, store: Path | None = None, held_out: int = 0) -> Reading:
     """Open the models and the text, or the store."""
     if store is not None:
-        shards = ActivationStore(store)
-        names = list(shards.made.get("models") or ["unnamed"] * shards.n_models)
-        return Reading(ShardSource(shards), [], names, [])
+        stored = ActivationStore(store)
+        names = list(stored.index.made.get("models") or ["unnamed"] * stored.index.n_models)
+        return Reading(ShardSource(stored), [], names, [])
     documents = read_documents(config.text)
     base = str(config.base)
     if config.tuned is None:

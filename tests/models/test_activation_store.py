@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from interp.core.errors import ActivationError, ArtifactError
+from interp.core.errors import ActivationError, ArtifactError, ConfigError
 from interp.core.files import file_sha256
 from interp.models.activation_store import INDEX_FILE, ActivationStore, StoreWriter
 from interp.models.activations import capture, mean_residuals, response_phase
@@ -41,7 +41,7 @@ def filled(folder: Path, rows: int = 25, shard_rows: int = 10, **settings: Any) 
 
 def joined(store: ActivationStore) -> dict[str, torch.Tensor]:
     shards = list(store.shards())
-    return {name: torch.cat([shard[name] for shard in shards]) for name in store.hook_points}
+    return {name: torch.cat([shard[name] for shard in shards]) for name in store.index.hook_points}
 
 
 def files(folder: Path) -> list[str]:
@@ -66,11 +66,12 @@ def test_a_store_gives_back_what_was_put_in(
         for part in zip(*(expected[name].split(parts) for name in NAMES), strict=True):
             writer.add(dict(zip(NAMES, part, strict=True)))
     store = ActivationStore(folder)
-    assert (store.n_rows, store.d_model, store.n_models, store.dtype) == (rows, WIDTH, n_models, dtype)
-    assert store.hook_points == tuple(NAMES)
-    assert store.index["made"] == made
-    assert store.shard_rows == [len(shard[NAMES[0]]) for shard in store.shards()]
-    assert all(n == shard_rows for n in store.shard_rows[:-1])
+    index = store.index
+    assert (store.n_rows, index.d_model, index.n_models, index.dtype) == (rows, WIDTH, n_models, dtype)
+    assert index.hook_points == NAMES
+    assert index.made == made
+    assert [shard.rows for shard in index.shards] == [len(shard[NAMES[0]]) for shard in store.shards()]
+    assert all(shard.rows == shard_rows for shard in index.shards[:-1])
     found = joined(store)
     order = found[NAMES[0]][:, 0, 0].long()
     assert sorted(order.tolist()) == list(range(rows))
@@ -140,11 +141,11 @@ def test_a_shard_that_does_not_fit_its_index_is_refused(tmp_path: Path) -> None:
         ({NAMES[0]: good[NAMES[0]]}, "lacks blocks.1.hook_resid_post"),
     ):
         save_file(content, path)
-        store._sums[0] = file_sha256(path)
+        store.index.shards[0] = store.index.shards[0].model_copy(update={"sha256": file_sha256(path)})
         with pytest.raises(ActivationError, match=message):
             store.shard(0)
     path.write_bytes(b"no tensors at all")
-    store._sums[0] = file_sha256(path)
+    store.index.shards[0] = store.index.shards[0].model_copy(update={"sha256": file_sha256(path)})
     with pytest.raises(ActivationError, match=r"shard-00000.* cannot be read"):
         store.shard(0)
 
@@ -171,16 +172,16 @@ def test_a_store_takes_only_finite_rows_of_its_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hook_points": []}, "Name at least one"),
-        ({"hook_points": [NAMES[0]] * 2}, "each once"),
-        ({"dtype": "int8"}, "float32 or bfloat16, not 'int8'"),
-        ({"shard_rows": 0}, "shard_rows of a store is 0"),
-        ({"d_model": 0}, "d_model of a store is 0"),
-        ({"n_models": 0}, "n_models of a store is 0"),
+        ({"hook_points": []}, "hook_points: List should have at least 1 item"),
+        ({"hook_points": [NAMES[0]] * 2}, "a hook point stands there twice"),
+        ({"dtype": "int8"}, r"dtype: .*'float32' or 'bfloat16' \(got 'int8'\)"),
+        ({"shard_rows": 0}, "shard_rows of at least 1"),
+        ({"d_model": 0}, r"d_model: .*greater than or equal to 1 \(got 0\)"),
+        ({"n_models": 0}, r"n_models: .*greater than or equal to 1 \(got 0\)"),
     ],
 )
 def test_settings_that_make_no_store_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ActivationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         StoreWriter(**{"folder": tmp_path / "store", "hook_points": NAMES, "d_model": WIDTH, **change})
     assert not (tmp_path / "store").exists()
 
@@ -242,7 +243,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_shard(error: Exception,
 
     monkeypatch.setattr("interp.models.activation_store.save_file", full)
     writer = StoreWriter(tmp_path, NAMES, WIDTH, shard_rows=10)
-    with pytest.raises(ActivationError, match=r"shard-00001.* cannot be written: the disk is full\. Free some space"):
+    with pytest.raises(ArtifactError, match=r"Cannot write .*shard-00001.*(?i:no space left).* Free some space"):
         writer.add(numbered(25))
     assert files(tmp_path) == ["shard-00000.safetensors"]
     with pytest.raises(ActivationError, match="is not an activation store"):
@@ -254,7 +255,7 @@ def test_a_full_disk_at_the_index_leaves_no_store(monkeypatch: pytest.MonkeyPatc
         raise ArtifactError("Cannot write index.json: No space left on device. Free some space.")
 
     monkeypatch.setattr("interp.models.activation_store.write_json", full)
-    with pytest.raises(ActivationError, match=r"index .*cannot be written: .*Free some space"):
+    with pytest.raises(ArtifactError, match=r"Cannot write index.*Free some space"):
         filled(tmp_path)
     assert files(tmp_path) == []
 
@@ -266,14 +267,14 @@ def rewritten(**changes: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda index: {k: v for k, v in index.items() if k != "version"}, "is of version 1, this program reads version 2"),
-        (rewritten(version=3), "is of version 3"),
-        (lambda _index: [1], "is of version None"),
-        (lambda index: {k: v for k, v in index.items() if k != "d_model"}, "is damaged: KeyError"),
-        (rewritten(shards=[{"rows": 1}]), "is damaged"),
-        (rewritten(shards=[]), "describes no store"),
-        (rewritten(dtype="int8"), "describes no store"),
-        (rewritten(shards=[{"file": "../other.safetensors", "rows": 1, "sha256": "0"}]), "describes no store"),
+        (lambda index: {k: v for k, v in index.items() if k != "version"}, "version must be given"),
+        (rewritten(version=3), r"version: .*should be 2 \(got 3\)"),
+        (lambda _index: [1], r"should be a valid dictionary.* \(got \[1\]\)"),
+        (lambda index: {k: v for k, v in index.items() if k != "d_model"}, "d_model must be given"),
+        (rewritten(shards=[{"rows": 1}]), r"shards\.0\.file must be given"),
+        (rewritten(shards=[]), "names no shard"),
+        (rewritten(dtype="int8"), "dtype: "),
+        (rewritten(shards=[{"file": "../other.safetensors", "rows": 1, "sha256": "0"}]), r"shards\.0\.file: .*should match pattern"),
     ],
 )
 def test_a_damaged_index_is_a_clear_error(damage: Callable[[Any], Any], message: str, tmp_path: Path) -> None:
