@@ -68,8 +68,7 @@ def chat(config: ChatConfig, arguments: ChatArguments) -> None:
 def _edit(run: OpenRun, config: ChatConfig) -> Edit:
     if not config.latents:
         return run.verdict_edit("ablated")
-    centres = run.centres(run.window(config.layers)) if config.kind == "project-out" else None
-    return run.removing(config.latents, config.kind, centres)
+    return run.removing(config.latents, config.kind, config.layers)
 
 
 def _talk(voices: list[Voice], sampling: SamplingConfig, seed: int, console: Console, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,34 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 
+from interp.core.artifacts import Artifact
 from interp.core.config import validated
-from interp.core.errors import ArtifactError, ConfigError, EditError
-from interp.core.fingerprints import content_key
+from interp.core.errors import ArtifactError, ConfigError
 from interp.core.steps import RunDirectory, StepResult
 from interp.core.vocabulary import Phase
-from interp.dictionaries.files import dictionary_key
 from interp.interventions.edits import Edit, clamp_latents, project_out, random_directions, subtract_latents
 from interp.interventions.export import everywhere
 from interp.interventions.saved import load_edit
 from interp.models.activations import mean_residuals
 from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel, check_pair
-from interp.models.sources import choose_device, choose_dtype, model_identity, open_model
+from interp.models.sources import choose_device, open_model
 from interp.studies.persona.answers import ANSWERS
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS, NAMED, Directions
 from interp.studies.persona.study import run_study
-from interp.studies.steering_config import (
-    checked_direction,
-)
+from interp.studies.steering_config import Removal, checked_direction
+
+
+@dataclass(frozen=True)
+class Centres(Artifact):
+    """Mean residuals of the base over its own answers, by hook point."""
+
+    centres: dict[str, torch.Tensor]
+
 
 NEEDED = ("answers", "dictionary", "directions", "diff")
 
@@ -102,39 +106,32 @@ class OpenRun:
         """What results on this run depend on, as keys. Raises `ArtifactError` for models, questions or an SAE other than the run's."""
         made = self.run.result("answers").record()["inputs"]
         config = self.context.study
-        for name, source in (("base", config.base), ("tuned", config.tuned)):
-            if source is not None and model_identity(source) != made[name]:
-                raise ArtifactError(f"The {name} model {source} has changed since {self.run.root} was made. Make a new run with it.")
-        if content_key(self.context.questions.model_dump(mode="json", exclude_defaults=True)) != made["questions"]:
-            raise ArtifactError(f"The questions {config.questions} have changed since {self.run.root} was made. Make a new run with them.")
-        if config.sae is not None:
-            used = self.run.result("dictionary").record()["inputs"]["sae"]
-            if dictionary_key(self.context.dictionary_folder) != used:
-                raise ArtifactError(f"The SAE {config.sae} has changed since {self.run.root} was made. Make a new run with it.")
+        given = self.run.result("dictionary").record()["inputs"]
+        for name, keys, words in (
+            ("base", made, f"base model {config.base} has"),
+            ("tuned", made, f"tuned model {config.tuned} has"),
+            ("questions", made, f"questions {config.questions} have"),
+            ("sae", given, f"SAE {config.sae} has"),
+        ):
+            ours = getattr(config, name) is None and name in ("tuned", "sae")  # made by the run itself
+            if not ours and self.context.data_key(name) != keys[name]:
+                raise ArtifactError(f"The {words} changed since {self.run.root} was made. Make a new run.")
         steps = {name: self.run.result(name).key for name in NEEDED}
         return {"base": made["base"], "tuned": made["tuned"], "judges": self.context.data_key("panel"), **steps}
-
-    @property
-    def place(self) -> dict[str, str]:
-        """Device and dtype, for step settings."""
-        device = choose_device(self.context.study.device)
-        return {"device": device.type, "dtype": str(choose_dtype(self.context.study.dtype, device))}
 
     def step(
         self,
         name: str,
         settings: Mapping[str, Any],
-        make: Callable[[StudyContext], None],
+        make: Callable[[StudyContext], Artifact],
         inputs: Mapping[str, str | StepResult] | None = None,
     ) -> StepResult:
-        """Run `make(context)`, which writes into `context.folder`, as a step of this run, or load its result."""
-        origin = name, self.settings(settings), {**self.inputs, **(inputs or {})}
+        """Save `make(context)` as a step of this run, or load what was made before of the same run, `settings` and `inputs`."""
+        place = {name: self.context.data_key(name) for name in ("device", "dtype")}
+        common = {"seed": self.config.seed, **place, "sampling": self.config.sampling.model_dump()}
+        origin = name, {**common, **settings}, {**self.inputs, **(inputs or {})}
         unfinished = self.run.unfinished(*origin)
-        return self.run.step(*origin, lambda folder: make(replace(self.context, at=folder, unfinished=unfinished)))
-
-    def settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that a step's result depends on besides its inputs."""
-        return {"seed": self.config.seed, **self.place, "sampling": self.config.sampling.model_dump(), **own}
+        return self.run.step(*origin, lambda folder: make(replace(self.context, at=folder, unfinished=unfinished)).save(folder))
 
     # What edits are made of
 
@@ -142,23 +139,25 @@ class OpenRun:
         """A latent's decoder row, or a named direction, and what to call it."""
         if latent is not None:
             return f"latent {latent}", self.context.dictionary.directions([latent])[0].cpu()
-        try:
-            kind = checked_direction(str(name))
-        except ValueError as error:
-            raise EditError(f"{error}.") from error
+        kind = checked_direction(str(name))
         if kind.startswith("random:"):
             return f"random {kind[7:]}", random_directions(1, self.context.d_model, int(kind[7:]))[0]
         return kind.replace("_", " "), getattr(self.directions, kind)
 
     def removing(
-        self, latents: Sequence[int], kind: str = "project-out", centres: Mapping[str, torch.Tensor] | None = None, phase: Phase = "all"
+        self,
+        latents: Sequence[int],
+        kind: Removal = "project-out",
+        layers: tuple[int, int] | None = None,
+        centres: Mapping[str, torch.Tensor] | None = None,
+        phase: Phase = "all",
     ) -> Edit:
-        """The edit that takes latents out, in one of three ways; a projection at the places of `centres`, default: the run's window."""
-        names, dictionary = latent_names(latents), self.context.dictionary
+        """The edit that takes latents out, in one of three ways; a projection at the places of `centres`, by default those of `layers`."""
+        names, dictionary = f"latent{'s' * (len(latents) > 1)} {', '.join(map(str, latents))}", self.context.dictionary
         rows = dictionary.directions(list(latents)).cpu()  # complains of latents that are not there
         if kind == "project-out":
-            around = self.centres(self.window(None)) if centres is None else centres
-            return project_out(rows, around, phase, f"{names} projected out of {spelled(list(around))}")
+            around = self.centres(self.window(layers)) if centres is None else centres
+            return project_out(rows, around, phase, f"{names} projected out of {_spelled(list(around))}")
         if kind == "subtract":
             return subtract_latents(dictionary, latents, phase=phase, label=f"{names} subtracted")
         means = self.latents.set_index("latent")["mean_base"].loc[list(latents)].tolist()
@@ -185,14 +184,9 @@ class OpenRun:
         known = self.directions.base_means
         lacking = [point for point in points if point not in known]
         if lacking:
-            made = self.step("centres", {"hook_points": lacking}, lambda context: self._measure_centres(lacking, context.folder))
-            known = known | load_file(made.path("centres.safetensors"))
+            made = self.step("centres", {"hook_points": lacking}, lambda context: _measure_centres(context, lacking))
+            known = known | made.load(Centres).centres
         return {point: known[point] for point in points}
-
-    def _measure_centres(self, points: list[str], folder: Path) -> None:
-        own = self.context.load(ANSWERS).chats("base")
-        with self.context.progress("measuring centres", len(own)) as advance:
-            save_file(mean_residuals(self.context.base, own, points, progress=advance), folder / "centres.safetensors")
 
     def verdict_edit(self, name: str) -> Edit:
         """`ablated` or `steered`, as the run's verdict measured it; raises `ArtifactError` when there is none."""
@@ -211,12 +205,13 @@ class OpenRun:
         return model
 
 
-def latent_names(latents: Sequence[int]) -> str:
-    """Latents in words."""
-    return f"latent{'s' * (len(latents) > 1)} {', '.join(map(str, latents))}"
+def _measure_centres(context: StudyContext, points: Sequence[str]) -> Centres:
+    own = context.load(ANSWERS).chats("base")
+    with context.progress("measuring centres", len(own)) as advance:
+        return Centres(mean_residuals(context.base, own, points, progress=advance))
 
 
-def spelled(points: Sequence[str]) -> str:
+def _spelled(points: Sequence[str]) -> str:
     """A window in words."""
     first, last = (name.split(".")[1] for name in (points[0], points[-1]))
     if points[0].endswith("resid_pre"):

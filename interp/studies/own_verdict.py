@@ -13,19 +13,30 @@ import pandas as pd
 from interp.causality.conditions import condition_table
 from interp.causality.evidence import gather_evidence
 from interp.causality.verdict import decide
+from interp.core.artifacts import Artifact
 from interp.core.errors import ConfigError
-from interp.core.files import read_json, write_json
+from interp.core.files import write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
 from interp.models.sources import model_identity
 from interp.studies.opened import OpenRun
 from interp.studies.persona.context import StudyContext
-from interp.studies.persona.evidence import evidence_on, make_claim
+from interp.studies.persona.evidence import Evidence, evidence_on, make_claim
 from interp.studies.persona.screen import SCREEN
-from interp.studies.persona.verdict import verdict_on
+from interp.studies.persona.verdict import VerdictRecord, verdict_on
 from interp.studies.steering_config import VerdictConfig
 
 TRANSFERS, STAYS, ABSENT = "transfers", "does not transfer", "no persona there"
+
+
+@dataclass(frozen=True)
+class TransferRecord(Artifact):
+    """The removal measured on a second fine-tune of the base."""
+
+    answers: pd.DataFrame
+    conditions: pd.DataFrame
+    transfer: dict[str, Any]
+    """`result` (`transfers`, `does not transfer`, or `no persona there`) and `checks`."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +46,13 @@ class Transfer:
     step: StepResult
     tuned: str
     word: str
-    """`transfers`, `does not transfer`, or `no persona there`."""
     checks: list[dict[str, Any]]
     conditions: pd.DataFrame
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        own = {"tuned": self.tuned, "result": self.word, "checks": self.checks, "conditions": plain_records(self.conditions)}
+        return {"folder": str(self.step.folder), **own}
 
 
 @dataclass(frozen=True)
@@ -67,28 +82,10 @@ class VerdictResult:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        found: dict[str, Any] = {
-            "verb": "verdict",
-            "folder": str(self.step.folder),
-            "latents": self.latents,
-            "steer_latent": self.steer_latent,
-            "dose": self.dose,
-            "verdict": self.verdict,
-            "finding": self.finding,
-            "checks": self.checks,
-            "conditions": plain_records(self.conditions),
-            "side_effects": plain_records(self.side_effects),
-        }
-        if self.transfer is not None:
-            moved = self.transfer
-            found["transfer"] = {
-                "folder": str(moved.step.folder),
-                "tuned": moved.tuned,
-                "result": moved.word,
-                "checks": moved.checks,
-                "conditions": plain_records(moved.conditions),
-            }
-        return found
+        plain = {name: getattr(self, name) for name in ("latents", "steer_latent", "dose", "verdict", "finding", "checks")}
+        tables = {name: plain_records(getattr(self, name)) for name in ("conditions", "side_effects")}
+        transfer = {} if self.transfer is None else {"transfer": self.transfer.as_json()}
+        return {"verb": "verdict", "folder": str(self.step.folder), **plain, **tables, **transfer}
 
 
 def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None] = lambda line: None) -> VerdictResult:
@@ -96,26 +93,23 @@ def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None]
     second = None if config.transfer is None else (config.transfer, model_identity(config.transfer))
     if config.latents:
         choice: dict[str, Any] = {"persona_latents": config.latents, "steering_latent": config.steer_latent, "steering_dose": config.dose}
-        made = evidence = _own_claim(run, choice)
+        step = evidence = _own_claim(run, choice)
     else:
         if not run.has("verdict"):
             run.bring_to("verdict", announce)
-        choice, made = run.context.load(SCREEN).choice, run.run.result("verdict")
-        evidence = run.run.result("evidence")
+        choice, step, evidence = run.context.load(SCREEN).choice, run.run.result("verdict"), run.run.result("evidence")
     if second is not None and not choice["persona_latents"]:
         raise ConfigError("The run's screen chose no latents, so there is nothing to transfer. Name some with latents.")
     transfer = None if second is None else _transfer(run, choice, *second)
-    found = read_json(made.path("verdict.json"))
+    record = step.load(VerdictRecord)
     return VerdictResult(
-        step=made,
+        step=step,
         latents=list(choice["persona_latents"]),
         steer_latent=choice["steering_latent"],
         dose=choice["steering_dose"],
-        verdict=found["verdict"],
-        finding=found["finding"],
-        checks=found["checks"],
-        conditions=pd.read_parquet(made.path("conditions.parquet")),
-        side_effects=pd.read_parquet(evidence.path("side_effects.parquet")),
+        **{name: record.verdict[name] for name in ("verdict", "finding", "checks")},
+        conditions=record.conditions,
+        side_effects=evidence.load(Evidence).side_effects,
         transfer=transfer,
         shown=run.context.trait.shown,
     )
@@ -123,15 +117,14 @@ def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None]
 
 def _own_claim(run: OpenRun, choice: dict[str, Any]) -> StepResult:
     """The main job's measurement, with a choice that is the user's."""
-    dictionary = run.context.dictionary
     named = [*choice["persona_latents"], *([] if choice["steering_latent"] is None else [choice["steering_latent"]])]
-    dictionary.directions(named)  # complains of latents that are not there
+    run.context.dictionary.directions(named)  # complains of latents that are not there
 
-    def make(context: StudyContext) -> None:
+    def make(context: StudyContext) -> VerdictRecord:
         write_json(context.folder / "choice.json", choice)
         evidence = evidence_on(context, choice, context.folder)
         evidence.save(context.folder)
-        verdict_on(context, evidence.answers, choice).save(context.folder)
+        return verdict_on(context, evidence.answers, choice)
 
     return run.step("claim", {"claim": choice, **_measuring(run)}, make)
 
@@ -144,21 +137,16 @@ def _measuring(run: OpenRun) -> dict[str, Any]:
 def _transfer(run: OpenRun, choice: dict[str, Any], source: str, identity: str) -> Transfer:
     """The removal alone, measured on a second fine-tune with all its controls."""
     settings = {"latents": choice["persona_latents"], **_measuring(run)}
-    made = run.step("transfer", settings, partial(_make_transfer, run, choice, source), {"second": identity})
-    found = read_json(made.path("transfer.json"))
-    return Transfer(made, source, found["result"], found["checks"], pd.read_parquet(made.path("conditions.parquet")))
+    step = run.step("transfer", settings, partial(_make_transfer, run, choice, source), {"second": identity})
+    record = step.load(TransferRecord)
+    return Transfer(step, source, record.transfer["result"], record.transfer["checks"], record.conditions)
 
 
-def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, context: StudyContext) -> None:
-    removal = choice | {"steering_latent": None, "steering_dose": None}
-    trial, claim = make_claim(context, removal, run.open_tuned(source))
+def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, context: StudyContext) -> TransferRecord:
+    trial, claim = make_claim(context, choice | {"steering_latent": None, "steering_dose": None}, run.open_tuned(source))
     answers = gather_evidence(trial, claim, run.config.verdict)
-    verdict = decide(answers, run.config.seed, run.context.trait.shown, run.config.rules)
-    checks = [check for check in verdict.checks if not check.name.startswith("sufficient")]
-    present, necessary = checks[0], checks[1:]
+    verdict = decide(answers, run.config.seed, context.trait.shown, run.config.rules)
+    present, *necessary = (check for check in verdict.checks if not check.name.startswith("sufficient"))
     word = ABSENT if not present.holds else TRANSFERS if all(check.holds for check in necessary) else STAYS
-    answers.to_parquet(context.folder / "answers.parquet")
-    condition_table(answers).to_parquet(context.folder / "conditions.parquet")
-    write_json(
-        context.folder / "transfer.json", {"result": word, "checks": [{**asdict(check), "holds": bool(check.holds)} for check in checks]}
-    )
+    checks = [asdict(check) for check in (present, *necessary)]
+    return TransferRecord(answers, condition_table(answers), {"result": word, "checks": checks})

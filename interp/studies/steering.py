@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 
 from interp.causality.doses import Line, Point, coherent_doses, dose_responses, largest_coherent_doses, response, ship_range
-from interp.causality.sweep import Condition, sweep
+from interp.causality.sweep import Condition
 from interp.causality.windows import Window, WindowScore, smallest_window
-from interp.core.files import read_json, write_json
+from interp.core.artifacts import Artifact
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
 from interp.core.streams import stream_seed
@@ -23,10 +23,29 @@ from interp.evaluation.questions import Question
 from interp.evaluation.rates import coherent_rate, trait_rate
 from interp.interventions.edits import Edit, add
 from interp.interventions.saved import save_edit
-from interp.models.language_model import LanguageModel
 from interp.studies.opened import OpenRun
 from interp.studies.persona.context import StudyContext
 from interp.studies.steering_config import AblateConfig, Asking, SteerConfig, SweepConfig, parsed_condition
+
+ANSWER_COLUMNS = ["condition", "question_id", "sample", "question", "answer", "trait_score", "shows_trait", "coherent"]
+
+
+@dataclass(frozen=True)
+class BothAnswers(Artifact):
+    """What is saved of a comparison, beside the edit."""
+
+    answers: pd.DataFrame
+    rates: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class LayerSearch(Artifact):
+    """What a search for layers measured."""
+
+    windows: pd.DataFrame
+    """Every window of layers, `chosen` the smallest that does it; none where the first does not."""
+    limits: dict[str, float]
+    """What is asked of a window: `target_rate`, `coherence_floor`."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +62,18 @@ class Comparison:
     shown: str
     """The trait's word for answers that show it."""
     windows: pd.DataFrame | None = None
-    """Every window of layers that a search measured, `chosen` the smallest."""
     limits: dict[str, float] | None = None
-    """What the search asked of a window: `target_rate`, `coherence_floor`."""
+    """Of a `LayerSearch`, where there was one."""
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        found = {} if self.windows is None else {"windows": plain_records(self.windows), "limits": self.limits}
-        columns = ["condition", "question_id", "sample", "question", "answer", "trait_score", "shows_trait", "coherent"]
         return {
             "verb": self.verb,
             "folder": str(self.step.folder),
             "edit": self.edit,
             "rates": plain_records(self.rates),
-            **found,
-            "answers": plain_records(self.answers[columns]),
+            **({} if self.windows is None else {"windows": plain_records(self.windows), "limits": self.limits}),
+            "answers": plain_records(self.answers[ANSWER_COLUMNS]),
         }
 
     def _repr_html_(self) -> str:
@@ -75,7 +91,7 @@ class Comparison:
 def steer(run: OpenRun, config: SteerConfig) -> Comparison:
     """The base, and the base with a direction added."""
     edit = adding(run, config.latent, config.direction, config.dose, config.phase, config.where)
-    return _compare(run, "steer", config, lambda: run.context.base, ("base", "steered"), edit)
+    return _compare(run, "steer", config, ("base", "steered"), edit)
 
 
 def adding(run: OpenRun, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
@@ -87,30 +103,18 @@ def adding(run: OpenRun, latent: int | None, name: str | None, dose: float, phas
 
 def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
     """The tuned model, and the tuned model without some latents."""
-    searched = None
-    layers = config.layers
+    layers, search = config.layers, None
     if config.search_layers:
-        searched = _search_layers(run, config)
-        windows = pd.read_parquet(searched.path("windows.parquet"))
-        chosen = windows[windows["chosen"]]
-        layers = layers if chosen.empty else (int(chosen["first"].iloc[0]), int(chosen["last"].iloc[0]))
-    if config.everywhere:
-        centres = run.centres_everywhere(config.last_layer, config.one_centre)
-    else:
-        centres = run.centres(run.window(layers)) if config.kind == "project-out" else {}
-    edit = run.removing(config.latents, config.kind, centres, config.phase)
-    return _compare(run, "ablate", config, lambda: run.context.tuned, ("tuned", "ablated"), edit, searched)
+        search = _search_layers(run, config)
+        for chosen in search.windows[search.windows["chosen"]].to_dict("records"):
+            layers = int(chosen["first"]), int(chosen["last"])
+    centres = run.centres_everywhere(config.last_layer, config.one_centre) if config.everywhere else None
+    edit = run.removing(config.latents, config.kind, layers, centres, config.phase)
+    return _compare(run, "ablate", config, ("tuned", "ablated"), edit, search)
 
 
-def _compare(
-    run: OpenRun,
-    verb: str,
-    config: Asking,
-    model: Callable[[], LanguageModel],
-    names: tuple[str, str],
-    edit: Edit,
-    searched: StepResult | None = None,
-) -> Comparison:
+def _compare(run: OpenRun, verb: str, config: Asking, names: tuple[str, str], edit: Edit, search: LayerSearch | None = None) -> Comparison:
+    """`names` are those of the model as it is, base or tuned, and of the edited one."""
     questions = _asked(run, config)
     sampling = run.config.sampling.model_copy(update={"max_new_tokens": config.tokens or run.config.sampling.max_new_tokens})
     settings = {
@@ -120,22 +124,16 @@ def _compare(
         "sampling": sampling.model_dump(),
     }
 
-    def make(context: StudyContext) -> None:
-        conditions = [Condition(names[0]), Condition(names[1], edit)]
-        with run.context.progress(f"{verb}: answers", len(conditions) * len(questions) * config.samples) as advance:
-            answers = sweep(model(), conditions, questions, config.samples, sampling, run.config.seed, advance)
-        scored = run.context.panel.score(answers)
-        scored.to_parquet(context.folder / "answers.parquet")
-        _rates(scored, names).to_parquet(context.folder / "rates.parquet")
+    def make(context: StudyContext) -> BothAnswers:
+        conditions, model = [Condition(names[0]), Condition(names[1], edit)], getattr(context, names[0])
+        scored = context.ask(f"{verb}: answers", model, conditions, questions, run.config.seed, config.samples, sampling)
         save_edit(edit, context.folder, "edit")
+        own = {name: scored[scored["condition"] == name] for name in names}
+        return BothAnswers(scored, pd.DataFrame([{"condition": name, **response(answers)} for name, answers in own.items()]))
 
-    made = run.step(verb, settings, make)
-    answers, rates = (pd.read_parquet(made.path(name)) for name in ("answers.parquet", "rates.parquet"))
-    shown = run.context.trait.shown
-    if searched is None:
-        return Comparison(verb, made, edit.as_json(), answers, rates, shown)
-    windows, limits = pd.read_parquet(searched.path("windows.parquet")), read_json(searched.path("limits.json"))
-    return Comparison(verb, made, edit.as_json(), answers, rates, shown, windows, limits)
+    step = run.step(verb, settings, make)
+    searched = {} if search is None else vars(search)
+    return Comparison(verb, step, edit.as_json(), **vars(step.load(BothAnswers)), shown=run.context.trait.shown, **searched)
 
 
 def _asked(run: OpenRun, config: Asking) -> list[Question]:
@@ -145,45 +143,32 @@ def _asked(run: OpenRun, config: Asking) -> list[Question]:
     return run.context.questions.split("selection", config.questions)
 
 
-def _rates(graded: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame([{"condition": name, **response(graded[graded["condition"] == name])} for name in names])
-
-
-def _search_layers(run: OpenRun, config: AblateConfig) -> StepResult:
-    """windows.parquet: every measured window, the smallest that does the job marked, none where the first does not; limits.json."""
+def _search_layers(run: OpenRun, config: AblateConfig) -> LayerSearch:
+    """The smallest window of layers that still does it, from that of `config` on, measured on the run's selection questions."""
     centres = run.centres(run.window(config.layers))
-    full = run.removing(config.latents, centres=centres, phase=config.phase)
     settings = {
-        "edit": full.as_json(),
+        "edit": run.removing(config.latents, centres=centres, phase=config.phase).as_json(),
         "questions": run.config.diff.questions,
         "target_rate": run.config.screen.target_rate,
         "kept_coherence": run.config.rules.kept_coherence,
     }
-    return run.step("layers", settings, partial(_make_search, run, config, centres))
+    return run.step("layers", settings, partial(_make_search, run, config, centres)).load(LayerSearch)
 
 
-def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Tensor], context: StudyContext) -> None:
+def _make_search(run: OpenRun, config: AblateConfig, centres: Mapping[str, torch.Tensor], context: StudyContext) -> LayerSearch:
     at = {int(name.split(".")[1]): name for name in centres}
-    questions = run.context.questions.split("selection", run.config.diff.questions)
-    seed, target = stream_seed(run.config.seed, "layers"), run.config.screen.target_rate
-
-    def graded(model: LanguageModel, conditions: list[Condition]) -> pd.DataFrame:
-        with run.context.progress("search for layers", len(conditions) * len(questions)) as advance:
-            return run.context.panel.score(sweep(model, conditions, questions, 1, run.config.sampling, seed, advance))
-
-    floor = run.config.rules.kept_coherence * coherent_rate(graded(run.context.base, [Condition("base")])).rate
+    questions = context.questions.split("selection", run.config.diff.questions)
+    ask = partial(context.ask, "search for layers", questions=questions, seed=stream_seed(run.config.seed, "layers"))
+    target = run.config.screen.target_rate
+    floor = run.config.rules.kept_coherence * coherent_rate(ask(context.base, [Condition("base")])).rate
     rows: list[dict[str, Any]] = []
 
+    def removed(window: Window) -> Edit:
+        own = {at[layer]: centres[at[layer]] for layer in range(window.first, window.last + 1)}
+        return run.removing(config.latents, centres=own, phase=config.phase)
+
     def measure(windows: list[Window]) -> list[WindowScore]:
-        edits = [
-            run.removing(
-                config.latents,
-                centres={at[layer]: centres[at[layer]] for layer in range(window.first, window.last + 1)},
-                phase=config.phase,
-            )
-            for window in windows
-        ]
-        answers = graded(run.context.tuned, [Condition(str(window), edit) for window, edit in zip(windows, edits, strict=True)])
+        answers = ask(context.tuned, [Condition(str(window), removed(window)) for window in windows])
         scores = []
         for window in windows:
             own = answers[answers["condition"] == str(window)]
@@ -193,11 +178,20 @@ def _make_search(run: OpenRun, config: AblateConfig, centres: dict[str, torch.Te
         return scores
 
     path = smallest_window(Window(min(at), max(at)), measure, target, floor)
-    found = path[-1].window if path else None
+    smallest = path[-1].window if path else None
     table = pd.DataFrame(rows)
-    table["chosen"] = [found is not None and (row["first"], row["last"]) == (found.first, found.last) for row in rows]
-    table.to_parquet(context.folder / "windows.parquet")
-    write_json(context.folder / "limits.json", {"target_rate": target, "coherence_floor": floor})
+    table["chosen"] = [Window(row["first"], row["last"]) == smallest for row in rows]
+    return LayerSearch(table, {"target_rate": target, "coherence_floor": floor})
+
+
+@dataclass(frozen=True)
+class SweptDoses(Artifact):
+    """What is saved of a sweep."""
+
+    answers: pd.DataFrame
+    dose_response: pd.DataFrame
+    doses: dict[str, Any]
+    """largest_coherent_dose, ship_range, not_monotone."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +203,8 @@ class DoseResponse:
     """A row for every measured direction and dose, and one for the base (dose 0)."""
     largest: dict[str, float | None]
     """For each direction the largest coherent dose; None where the lowest was already incoherent."""
-    ship_range: dict[str, tuple[float, float] | None]
-    """For each direction the doses between which the behaviour is up and coherence is kept."""
+    ship_range: dict[str, list[float] | None]
+    """For each direction the two doses between which the behaviour is up and coherence is kept."""
     not_monotone: list[str]
     """Directions whose coherence was seen to rise with the dose."""
     budget: float
@@ -240,13 +234,10 @@ def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
     """Directions added to the base over a grid of doses, or by bisection; resumes in the middle when it was interrupted."""
     lines = [_line(run, latent, None, config) for latent in config.latents] + [_line(run, None, name, config) for name in config.directions]
     settings = {"sweep": config.model_dump(mode="json"), "edits": [line.edit(config.doses[0]).key for line in lines]}
-    made = run.step("sweep", settings, partial(_make_sweep, run, config, lines))
-    found = read_json(made.path("doses.json"))
-    ranges = {name: None if ends is None else (ends[0], ends[1]) for name, ends in found["ship_range"].items()}
-    responses = pd.read_parquet(made.path("dose_response.parquet"))
-    return DoseResponse(
-        made, responses, found["largest_coherent_dose"], ranges, found["not_monotone"], config.budget, run.context.trait.shown
-    )
+    step = run.step("sweep", settings, partial(_make_sweep, run, config, lines))
+    swept = step.load(SweptDoses)
+    largest, ranges, not_monotone = (swept.doses[name] for name in ("largest_coherent_dose", "ship_range", "not_monotone"))
+    return DoseResponse(step, swept.dose_response, largest, ranges, not_monotone, config.budget, run.context.trait.shown)
 
 
 def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfig) -> Line:
@@ -255,18 +246,14 @@ def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfi
     return Line(called, kind, lambda dose: adding(run, latent, name, dose, config.phase), run.directions.median_norm, latent)
 
 
-def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: StudyContext) -> None:
-    questions = run.context.questions.split("selection", config.questions)
+def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: StudyContext) -> SweptDoses:
+    questions = context.questions.split("selection", config.questions)
     asked: list[pd.DataFrame] = []
 
     def ask(conditions: list[Condition]) -> pd.DataFrame:
         conditions = conditions if asked else [Condition("base"), *conditions]
-        place = context.unfinished and context.unfinished / f"round-{len(asked)}"
-        with run.context.progress("sweep", len(conditions) * len(questions) * config.samples) as advance:
-            answers = sweep(
-                run.context.base, conditions, questions, config.samples, run.config.sampling, run.config.seed, advance, folder=place
-            )
-        asked.append(run.context.panel.score(answers))
+        folder = context.unfinished and context.unfinished / f"round-{len(asked)}"
+        asked.append(context.ask("sweep", context.base, conditions, questions, run.config.seed, config.samples, folder=folder))
         return asked[-1]
 
     def measure(points: list[Point]) -> pd.DataFrame:
@@ -282,8 +269,6 @@ def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: S
     base = answers[answers["condition"] == "base"]
     ranges = ship_range(found.responses, trait_rate(base), config.budget)
     plain = pd.DataFrame([{"direction": "base", "kind": "none", "latent": None, "dose": 0.0, "absolute_norm": 0.0, **response(base)}])
-    pd.concat([plain.astype({"latent": "Int64"}), found.responses], ignore_index=True).to_parquet(context.folder / "dose_response.parquet")
-    answers.to_parquet(context.folder / "answers.parquet")
-    write_json(
-        context.folder / "doses.json", {"largest_coherent_dose": found.largest, "ship_range": ranges, "not_monotone": found.not_monotone}
-    )
+    responses = pd.concat([plain.astype({"latent": "Int64"}), found.responses], ignore_index=True)
+    doses = {"largest_coherent_dose": found.largest, "ship_range": ranges, "not_monotone": found.not_monotone}
+    return SweptDoses(answers, responses, doses)

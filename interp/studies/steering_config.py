@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from interp.core.config import StepConfig
 from interp.core.errors import ConfigError
 from interp.core.vocabulary import Phase
 
 _WHERE = re.compile(r"\s*(\d+)\s*(?:>\s*(\d+\.?\d*|\.\d+)\s*)?")
-NAMED = "persona_vector, mean_difference or random:SEED"
+
+
+def checked_direction(name: str) -> str:
+    """The name of a direction that is no latent; raises `ConfigError` where there is none of that name."""
+    if name not in ("persona_vector", "mean_difference") and not re.fullmatch(r"random:\d{1,9}", name):
+        raise ConfigError(f"There is no direction '{name}': use persona_vector, mean_difference or random:SEED.")
+    return name
+
+
+def parsed_condition(condition: str) -> tuple[int, float]:
+    """`LATENT>ABOVE` as both numbers; raises `ConfigError`."""
+    match = _WHERE.fullmatch(condition)
+    if not match:
+        raise ConfigError(f"'{condition}' is no condition. Write LATENT or LATENT>NUMBER, for example 2076>0.5.")
+    return int(match[1]), float(match[2] or 0.0)
+
+
+def _each_once(latents: list[int]) -> list[int]:
+    if len(set(latents)) < len(latents):
+        raise ValueError("a latent is named twice: name each once")
+    return latents
+
+
+def _readable(condition: str) -> str:
+    parsed_condition(condition)
+    return condition
+
+
+Latents = Annotated[list[int], AfterValidator(_each_once)]
+DirectionName = Annotated[str, AfterValidator(checked_direction)]
+Removal = Literal["project-out", "subtract", "mean"]
 
 
 class Asking(StepConfig):
@@ -47,26 +77,14 @@ class SteerConfig(Asking):
 
     latent: int | None = Field(default=None, ge=0)
     """Latent whose decoder row is added."""
-    direction: str | None = None
+    direction: DirectionName | None = None
     """Instead of a latent: persona_vector, mean_difference or random:SEED."""
     dose: float = Field(gt=0, allow_inf_nan=False)
     """Norm of what is added over the median residual norm there."""
     phase: Phase = "response"
     """Where it is added: response, prompt or all."""
-    where: str | None = None
+    where: Annotated[str, AfterValidator(_readable)] | None = None
     """Only at tokens where a latent is active: LATENT, or LATENT>0.5."""
-
-    @field_validator("direction")
-    @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        return None if name is None else checked_direction(name)
-
-    @field_validator("where")
-    @classmethod
-    def _readable(cls, condition: str | None) -> str | None:
-        if condition is not None:
-            parsed_condition(condition)
-        return condition
 
     @model_validator(mode="after")
     def _one_direction(self) -> SteerConfig:
@@ -95,9 +113,9 @@ class Everywhere(StepConfig):
 class AblateConfig(Asking, Everywhere):
     """Latents removed from the tuned model."""
 
-    latents: list[int] = Field(min_length=1)
+    latents: Latents = Field(min_length=1)
     """Latents that are removed."""
-    kind: Literal["project-out", "subtract", "mean"] = "project-out"
+    kind: Removal = "project-out"
     """`project-out`: their directions, over a window of layers. `subtract`: what they contribute, at the dictionary's hook point.
     `mean`: set to their mean activation on the base's answers, there."""
     layers: tuple[int, int] | None = None
@@ -106,11 +124,6 @@ class AblateConfig(Asking, Everywhere):
     """At which tokens: response, prompt or all."""
     search_layers: bool = False
     """Begin with those layers, and look for the smallest window that still does it, on the run's selection questions."""
-
-    @field_validator("latents")
-    @classmethod
-    def _each_once(cls, latents: list[int]) -> list[int]:
-        return each_once(latents)
 
     @model_validator(mode="after")
     def _layers_belong_to_projections(self) -> AblateConfig:
@@ -126,7 +139,7 @@ class ChatConfig(StepConfig):
 
     latents: list[int] = Field(default_factory=list)
     """Latents that are removed from the tuned model; default: the edit of the run's verdict."""
-    kind: Literal["project-out", "subtract", "mean"] = "project-out"
+    kind: Removal = "project-out"
     """How they are removed, as by `ablate`."""
     layers: tuple[int, int] | None = None
     """First and last layer of the window; default: as in the run."""
@@ -141,9 +154,9 @@ class ChatConfig(StepConfig):
 class SweepConfig(StepConfig):
     """Directions added to the base at several doses."""
 
-    latents: list[int] = Field(default_factory=list)
+    latents: Latents = Field(default_factory=list)
     """Latents whose decoder rows are added."""
-    directions: list[str] = Field(default_factory=list)
+    directions: list[DirectionName] = Field(default_factory=list)
     """More directions: persona_vector, mean_difference or random:SEED."""
     doses: list[float] = Field(min_length=1)
     """Norms over the median residual norm; with bisect the lowest and the highest."""
@@ -160,18 +173,6 @@ class SweepConfig(StepConfig):
     phase: Phase = "response"
     """Where it is added: response, prompt or all."""
 
-    @field_validator("latents")
-    @classmethod
-    def _each_once(cls, latents: list[int]) -> list[int]:
-        return each_once(latents)
-
-    @field_validator("directions")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError("a direction is named twice: name each once")
-        return [checked_direction(name) for name in names]
-
     @field_validator("doses")
     @classmethod
     def _positive_and_in_order(cls, doses: list[float]) -> list[float]:
@@ -181,6 +182,8 @@ class SweepConfig(StepConfig):
 
     @model_validator(mode="after")
     def _enough_to_do(self) -> SweepConfig:
+        if len(set(self.directions)) < len(self.directions):
+            raise ValueError("a direction is named twice: name each once")
         if not self.latents and not self.directions:
             raise ValueError("there is nothing to add: give latents or directions")
         if self.bisect and len(self.doses) != 2:
@@ -193,7 +196,7 @@ class SweepConfig(StepConfig):
 class VerdictConfig(StepConfig):
     """A claim that latents carry the behaviour."""
 
-    latents: list[int] = Field(default_factory=list)
+    latents: Latents = Field(default_factory=list)
     """Latents that are removed; default: those that the run's screen chose."""
     steer_latent: int | None = Field(default=None, ge=0)
     """Latent that is added to the base."""
@@ -201,11 +204,6 @@ class VerdictConfig(StepConfig):
     """Its norm over the median residual norm."""
     transfer: str | None = None
     """A second fine-tune of the base (hub id, folder or adapter): do the same latents switch it off?"""
-
-    @field_validator("latents")
-    @classmethod
-    def _each_once(cls, latents: list[int]) -> list[int]:
-        return each_once(latents)
 
     @model_validator(mode="after")
     def _whole(self) -> VerdictConfig:
@@ -221,7 +219,7 @@ class ExportConfig(Everywhere):
 
     edit: Literal["ablated", "steered"] | None = None
     """One of the verdict's edits."""
-    latents: list[int] = Field(default_factory=list)
+    latents: Latents = Field(default_factory=list)
     """Or: latents to project out of the tuned model."""
     steer_latent: int | None = Field(default=None, ge=0)
     """Or: a latent to add to the base, at every token."""
@@ -231,11 +229,6 @@ class ExportConfig(Everywhere):
     """Folder of the edited model; must be new."""
     gguf: Path | None = None
     """Control vector for llama.cpp, of an edit that adds."""
-
-    @field_validator("latents")
-    @classmethod
-    def _each_once(cls, latents: list[int]) -> list[int]:
-        return each_once(latents)
 
     @model_validator(mode="after")
     def _one_edit(self) -> ExportConfig:
@@ -250,25 +243,3 @@ class ExportConfig(Everywhere):
         if self.gguf is not None and (self.latents or self.edit == "ablated"):
             raise ValueError("a control vector is added: give gguf with edit steered, or with steer_latent and dose")
         return self
-
-
-def each_once(latents: list[int]) -> list[int]:
-    """`latents`, refused where one is named twice."""
-    if len(set(latents)) < len(latents):
-        raise ValueError("a latent is named twice: name each once")
-    return latents
-
-
-def checked_direction(name: str) -> str:
-    """The name of a direction that is no latent, refused where there is no such."""
-    if name not in ("persona_vector", "mean_difference") and not re.fullmatch(r"random:\d{1,9}", name):
-        raise ValueError(f"there is no direction '{name}': use {NAMED}")
-    return name
-
-
-def parsed_condition(condition: str) -> tuple[int, float]:
-    """`LATENT>ABOVE` as both numbers; raises `ConfigError`."""
-    match = _WHERE.fullmatch(condition)
-    if not match:
-        raise ConfigError(f"'{condition}' is no condition. Write LATENT or LATENT>NUMBER, for example 2076>0.5.")
-    return int(match[1]), float(match[2] or 0.0)

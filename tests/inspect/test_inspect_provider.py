@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("provider")
     small_run(folder)
     run = Run(folder / "run", quiet=True)
-    step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(run.removing([4, 5]), context.folder, "ablated"))
+    step = run.run.step("evidence", {"of": "a test"}, {}, lambda folder: save_edit(run.removing([4, 5]), folder, "ablated"))
     path = folder / "run" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["steps"]["evidence"] = step.record() | {"folder": step.folder.name}

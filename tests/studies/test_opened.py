@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from interp.models.generation import generate
 from interp.models.sources import open_model
 from interp.run import Run
 from interp.studies import steering
+from interp.studies.persona import context as study_context
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.study import run_study
 from interp.studies.steering import adding
@@ -77,7 +79,7 @@ def test_steering_is_what_the_base_says_with_the_row_added(run: Run) -> None:
 def test_a_second_call_loads_and_another_one_does_not(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run.steer(latent=6, dose=1.0, prompts=[QUESTION])
     with monkeypatch.context() as patch:
-        patch.setattr(steering, "sweep", None)  # nothing is asked
+        patch.setattr(study_context, "sweep", None)  # nothing is asked
         again = Run(folder, quiet=True).steer(latent=6, dose=1.0, prompts=[QUESTION])
     assert (first.step.loaded, again.step.loaded) == (False, True)
     assert again.as_json() == first.as_json()
@@ -155,10 +157,10 @@ def test_the_search_finds_the_smallest_window_that_does_it(run: Run, monkeypatch
             return answers.assign(trait_score=100 * shows.astype(float), shows_trait=shows, coherent=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(steering, "sweep", sweep)
+        patch.setattr(study_context, "sweep", sweep)
         patch.setattr(run.context.__class__, "panel", Judge())
-        steps = [steering._search_layers(run, AblateConfig(latents=[11], layers=layers)) for layers in ((0, 2), (2, 2))]
-        found, nowhere = (pd.read_parquet(step.path("windows.parquet")) for step in steps)
+        searches = [steering._search_layers(run, AblateConfig(latents=[11], layers=layers)) for layers in ((0, 2), (2, 2))]
+        found, nowhere = (search.windows for search in searches)
     assert found.iloc[0][["first", "last", "rate"]].tolist() == [0, 2, 0.0]
     assert found[found["chosen"]][["first", "last"]].to_numpy().tolist() == [[1, 1]]
     assert set(found.loc[(found["first"] > 1) | (found["last"] < 1), "rate"]) <= {1.0}
@@ -193,20 +195,21 @@ def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
     settings: dict[str, Any] = {"latents": [8, 9], "doses": [0.5, 1.0], "questions": 3}
     run = Run(folder, quiet=True)
     run.config = run.config.model_copy(update={"sampling": run.config.sampling.model_copy(update={"batch_rows": 4})})
+    run.context = replace(run.context, study=run.config)
     whole = run.sweep(**settings)
     whole.step.folder.rename(whole.step.folder.with_name("kept"))
     seen: list[int] = []
-    plain = steering.sweep
+    plain = study_context.sweep
 
     def dying(*args: Any, **options: Any) -> pd.DataFrame:
         def advance(n: int) -> None:
             seen.append(n)
             assert len(seen) < 3, "killed"
 
-        return plain(*args[:6], advance, **options)
+        return plain(*args[:6], advance, *args[7:], **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(steering, "sweep", dying)
+        patch.setattr(study_context, "sweep", dying)
         with pytest.raises(AssertionError, match="killed"):
             run.sweep(**settings)
     (parts,) = (folder / "unfinished").iterdir()
@@ -302,7 +305,7 @@ def test_a_control_vector_holds_the_latent(run: Run, tmp_path: Path) -> None:
 def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: Run, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has no verdict yet\. Name --latents, or run 'personascope verdict"):
         run.verdict_edit("ablated")
-    step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(run.removing([4]), context.folder, "ablated"))
+    step = run.run.step("evidence", {"of": "a test"}, {}, lambda folder: save_edit(run.removing([4]), folder, "ablated"))
     manifest = read_json(folder / "manifest.json")
     record = step.record() | {"folder": step.folder.name}
     write_json(folder / "manifest.json", manifest | {"steps": manifest["steps"] | {"evidence": record}})
@@ -324,7 +327,7 @@ def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: Run, folder:
         ("steer", {"latent": 1, "dose": 0}, r"dose: .*greater than 0 \(got 0\)"),
         ("steer", {"latent": 1, "dose": float("nan")}, r"dose: "),
         ("steer", {"latent": 1, "dose": 1.0, "phase": "sometimes"}, r"phase: .*'prompt', 'response' or 'all'"),
-        ("steer", {"direction": "up", "dose": 1.0}, "there is no direction 'up': use persona_vector, mean_difference or random:SEED"),
+        ("steer", {"direction": "up", "dose": 1.0}, "There is no direction 'up': use persona_vector, mean_difference or random:SEED"),
         ("steer", {"latent": 1, "dose": 1.0, "where": "2<1"}, "'2<1' is no condition. Write LATENT or LATENT>NUMBER"),
         ("steer", {"latent": 1, "dose": 1.0, "where": "99"}, r"latents 0 to 63, not \[99\]"),
         ("steer", {"latent": 1, "dose": 1.0, "prompts": [" "]}, "a prompt is empty"),

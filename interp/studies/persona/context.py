@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import pandas as pd
 import torch
 
+from interp.causality.sweep import Condition, sweep
 from interp.core.artifacts import Artifact
 from interp.core.errors import ConfigError, DictionaryError
 from interp.core.files import file_sha256
@@ -23,10 +25,11 @@ from interp.dictionaries.pretrained import resolve_dictionary
 from interp.dictionaries.protocol import Dictionary
 from interp.evaluation.judges.opening import EMBEDDED as SCORER
 from interp.evaluation.panel import Panel, open_panel
-from interp.evaluation.questions import QuestionSet, read_questions
+from interp.evaluation.questions import Question, QuestionSet, read_questions
 from interp.models.chats import Chat
 from interp.models.hook_points import parse_hook_point, resid_post
 from interp.models.language_model import LanguageModel, check_pair
+from interp.models.sampling import SamplingConfig
 from interp.models.sources import choose_device, choose_dtype, model_identity, model_shape, open_model
 from interp.organisms.recipe import read_recipe
 from interp.studies.elicitation import SampledPairs, elicitation_of
@@ -98,6 +101,22 @@ class StudyContext:
     def progress(self) -> Callable[[str, int], AbstractContextManager[Callable[..., None]]]:
         """A label and a total to a progress bar."""
         return partial(progress, quiet=self.quiet)
+
+    def ask(
+        self,
+        label: str,
+        model: LanguageModel,
+        conditions: Sequence[Condition],
+        questions: Sequence[Question],
+        seed: int,
+        samples: int = 1,
+        sampling: SamplingConfig | None = None,
+        folder: Path | None = None,
+    ) -> pd.DataFrame:
+        """Scored answers under all conditions (`sweep`); `label` is that of the progress bar, `sampling` by default the study's."""
+        with self.progress(label, len(conditions) * len(questions) * samples) as advance:
+            answers = sweep(model, conditions, questions, samples, sampling or self.config.sampling, seed, advance, folder)
+        return self.panel.score(answers)
 
     @property
     def device(self) -> torch.device:

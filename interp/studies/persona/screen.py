@@ -11,7 +11,7 @@ import torch
 
 from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, response
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
-from interp.causality.sweep import Condition, sweep
+from interp.causality.sweep import Condition
 from interp.core.artifacts import Artifact
 from interp.core.fingerprints import content_key
 from interp.core.steps import Step
@@ -84,18 +84,12 @@ def _ask(
     context: StudyContext, model: LanguageModel, label: str, conditions: Sequence[Condition], questions: int, stream: str
 ) -> pd.DataFrame:
     """One scored answer to each selection question under every condition."""
-    asked, sampling, seed = (
-        context.questions.split("selection", questions),
-        context.config.sampling,
-        stream_seed(context.config.seed, "screen", stream),
-    )
+    asked, seed = context.questions.split("selection", questions), stream_seed(context.config.seed, "screen", stream)
     folder = None
     if context.unfinished is not None:
         keys = [[condition.name, *(edit.key for edit in condition.edits)] for condition in conditions]
         folder = context.unfinished / content_key([model is context.base, keys, [q.id for q in asked], seed])[:16]
-    with context.progress(f"screen: {label}", len(conditions) * len(asked)) as advance:
-        answers = sweep(model, conditions, asked, 1, sampling, seed, advance, folder)
-    return context.panel.score(answers)
+    return context.ask(f"screen: {label}", model, conditions, asked, seed, folder=folder)
 
 
 def _screen_ablation(
