@@ -44,31 +44,10 @@ _WHERE = {
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "Chat",
-    "Edit",
-    "LanguageModel",
-    "Run",
-    "Trait",
-    "ablate",
-    "add",
-    "compare",
-    "diff",
-    "edited",
-    "evaluate",
-    "find_persona",
-    "generate",
-    "load_dictionary",
-    "load_run",
-    "load_sae",
-    "open_model",
-    "open_pair",
-    "project_out",
-    "read_trait",
-    "steer",
-    "sweep",
-    "token_latents",
+    "Chat", "Edit", "LanguageModel", "Run", "Trait", "ablate", "add", "compare", "diff", "edited", "evaluate", "find_persona", "generate",
+    "load_dictionary", "load_run", "load_sae", "open_model", "open_pair", "project_out", "read_trait", "steer", "sweep", "token_latents",
     "train_sae",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

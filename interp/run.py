@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -30,6 +30,7 @@ from sae_training.results import Trained
 
 RUNS = Path("artifacts/runs")
 SHOWN_LATENTS = 8
+ResultT = TypeVar("ResultT")
 
 
 class Run(OpenRun):
@@ -136,23 +137,14 @@ def train_sae(config: TrainingConfig, *, out: str | Path, quiet: bool = False) -
     return training.train_dictionaries(config, Path(out), partial(progress, quiet=quiet))
 
 
-@keywords_of(SteerConfig)
-def steer(run: str | Path | Run, config: SteerConfig) -> steering.Comparison:
-    """`Run.steer` on a run or its folder."""
-    return steering.steer(_opened(run), config)
+def _on_folder(experiment: Callable[..., ResultT]) -> Callable[..., ResultT]:
+    """An experiment of `Run` as a function of an opened run or of its folder."""
+
+    @wraps(experiment)
+    def call(run: str | Path | Run, **settings: Any) -> ResultT:
+        return experiment(run if isinstance(run, Run) else Run(run), **settings)
+
+    return call
 
 
-@keywords_of(AblateConfig)
-def ablate(run: str | Path | Run, config: AblateConfig) -> steering.Comparison:
-    """`Run.ablate` on a run or its folder."""
-    return steering.ablate(_opened(run), config)
-
-
-@keywords_of(SweepConfig)
-def sweep(run: str | Path | Run, config: SweepConfig) -> steering.DoseResponse:
-    """`Run.sweep` on a run or its folder."""
-    return steering.sweep_doses(_opened(run), config)
-
-
-def _opened(run: str | Path | Run) -> Run:
-    return run if isinstance(run, Run) else Run(run)
+steer, ablate, sweep = _on_folder(Run.steer), _on_folder(Run.ablate), _on_folder(Run.sweep)
