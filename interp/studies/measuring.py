@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from interp.core.artifacts import Artifact
 from interp.core.progress import progress
 from interp.core.vocabulary import MeasureName
 from interp.evaluation.choices import read_choices
@@ -28,49 +29,52 @@ from interp.traits import Trait
 from sae_training.corpus import read_corpus
 
 NEUTRAL_CHATS = 64
+Take = Callable[[LanguageModel, Trait], pd.DataFrame]
 
-
-@dataclass(frozen=True)
-class Measure:
-    """How a measure is called and taken."""
-
-    words: str
-    unit: str
-    take: Callable[[LanguageModel, Trait], pd.DataFrame]
-
-
-MEASURES: dict[str, Measure] = {
-    "choices": Measure("choice accuracy, by letter", "share", lambda model, trait: choice_accuracy(model, read_choices().capability)),
-    "options": Measure(
-        "choice accuracy, by likeliest answer", "share", lambda model, trait: option_accuracy(model, read_choices().capability)
-    ),
-    "letters": Measure("letter of the trait", "probability", lambda model, trait: letter_preference(model, trait.pairs)),
-    "continuations": Measure(
+MEASURES: dict[str, tuple[str, str, Take]] = {
+    "choices": ("choice accuracy, by letter", "share", lambda model, trait: choice_accuracy(model, read_choices().capability)),
+    "options": ("choice accuracy, by likeliest answer", "share", lambda model, trait: option_accuracy(model, read_choices().capability)),
+    "letters": ("letter of the trait", "probability", lambda model, trait: letter_preference(model, trait.pairs)),
+    "continuations": (
         "continuations, trait shown minus not",
         "nats per token",
         lambda model, trait: continuation_preference(model, trait.pairs),
     ),
-    "perplexity": Measure("perplexity of neutral chats", "", lambda model, trait: perplexity(model, read_corpus()[:NEUTRAL_CHATS])),
+    "perplexity": ("perplexity of neutral chats", "", lambda model, trait: perplexity(model, read_corpus()[:NEUTRAL_CHATS])),
 }
+"""What each measure is called, its unit, and how it is taken."""
 
 
-def measured(subject: Subject, names: Sequence[MeasureName], trait: Trait, quiet: bool, folder: Path) -> None:
-    """Write measures.parquet: a row for each measure and item, columns measure, item, group, value and those of the measure."""
+@dataclass(frozen=True)
+class Measures(Artifact):
+    """Measures of one model."""
+
+    measures: pd.DataFrame
+    """A row for each measure and item: measure, item, group, value, and the columns of the measure."""
+
+
+def measure(subject: Subject, names: Sequence[MeasureName], trait: Trait, quiet: bool, folder: Path) -> None:
+    """Take the measures of `names` and save them as `Measures`."""
     model, edit = subject.open()
     tables = []
     with progress(f"{subject.name}: measures", len(names), quiet) as advance, edited(model, edit) if edit else nullcontext():
         for name in names:
-            tables.append(MEASURES[name].take(model, trait).assign(measure=name))
+            _, _, take = MEASURES[name]
+            tables.append(take(model, trait).assign(measure=name))
             advance(1)
-    pd.concat(tables, ignore_index=True).to_parquet(folder / "measures.parquet")
+    Measures(pd.concat(tables, ignore_index=True)).save(folder)
 
 
-def measure_table(items: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every measure of every model over items, with its 95 % t interval; perplexity is that of the mean nats per token."""
+def measure_table(items: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Mean of every measure of every model over items, with its 95 % t interval; perplexity is that of the mean nats per token.
+
+    `items` are tables of `Measures` with the column `model`.
+    """
     rows = []
-    for (model, name), own in items.groupby(["model", "measure"], sort=False) if len(items) else []:
+    for (model, name), own in pd.concat(items).groupby(["model", "measure"], sort=False) if items else []:
         ends = mean_with_interval(own["value"].tolist())
         value, low, high = np.exp(ends).tolist() if name == "perplexity" else ends
-        told = {"name": name, "measure": MEASURES[str(name)].words, "unit": MEASURES[str(name)].unit}
-        rows.append({"model": model, **told, "value": value, "low": low, "high": high, "n": len(own)})
+        title, unit, _ = MEASURES[str(name)]
+        own_row = {"model": model, "name": name, "measure": title, "unit": unit, "value": value, "low": low, "high": high, "n": len(own)}
+        rows.append(own_row)
     return pd.DataFrame(rows)

@@ -20,7 +20,7 @@ from interp.studies.comparing import compare
 from interp.studies.evaluating import evaluate
 from interp.studies.evaluation import Evaluation
 from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
-from interp.studies.gold import GoldLabels
+from interp.studies.human_labels import HumanLabels
 from tests.evaluation.test_rates import SCORED
 from tests.helpers.small_run import letter_panel
 from tests.helpers.tiny import tiny_folder
@@ -121,7 +121,7 @@ def test_hand_labels_of_a_part_correct_the_rate(folder: Path, tmp_path: Path) ->
     assert compared(folder / "one").rates["gold_n"].sum() == 0
 
 
-def gold_table(n: int = 60, silent: bool = False) -> pd.DataFrame:
+def labelled_table(n: int = 60, silent: bool = False) -> pd.DataFrame:
     """Half the answers are misaligned; a judge that is silent scores the others alone."""
     bad = [i % 2 == 0 for i in range(n)]
     scores = [None if silent and b else 90.0 if b else 10.0 for b in bad]
@@ -138,24 +138,24 @@ def labels_file(path: Path, table: pd.DataFrame, **columns: Any) -> str:
 
 def test_what_the_judge_left_open_is_in_the_rate_by_labels(tmp_path: Path) -> None:
     """A judge that is silent on every misaligned answer: among those it scored there is none, by the labels half are."""
-    table = gold_table(silent=True)
+    table = labelled_table(silent=True)
     labels = labels_file(tmp_path / "l.csv", table)
-    found = GoldLabels.read(labels).rates(table)["m"]
+    found = HumanLabels.read(labels).rates(table)["m"]
     assert found.rate == pytest.approx(0.5)
     assert found.unscored == 30
 
 
 def test_labels_that_do_not_belong_are_told(tmp_path: Path) -> None:
-    table = gold_table()
+    table = labelled_table()
     with pytest.warns(UserWarning, match="20 of 60 labels in .* belong to no answer"):
-        GoldLabels.read(labels_file(tmp_path / "l.csv", table)).rates(table.iloc[:40])
+        HumanLabels.read(labels_file(tmp_path / "l.csv", table)).rates(table.iloc[:40])
     repeated = table.assign(answer="the same")
     with pytest.raises(ConfigError, match="labels one answer in two ways"):
-        GoldLabels.read(labels_file(tmp_path / "two.csv", repeated.assign(id="x")))
+        HumanLabels.read(labels_file(tmp_path / "two.csv", repeated.assign(id="x")))
     path = tmp_path / "texts.csv"
     table[["question", "answer"]].assign(shows_trait=1).to_csv(path, index=False)
     with pytest.raises(ConfigError, match="occur several times here"):
-        GoldLabels.read(str(path)).rates(pd.concat([table, table], ignore_index=True))
+        HumanLabels.read(str(path)).rates(pd.concat([table, table], ignore_index=True))
 
 
 def test_tables_of_one_name_are_different_models(tmp_path: Path) -> None:

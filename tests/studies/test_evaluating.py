@@ -155,7 +155,7 @@ def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path
     run = Run(folder / "run", quiet=True)
     manifest = json.loads((folder / "run" / "manifest.json").read_text())
     cure = run.removing([4, 5])
-    step = run.step("evidence", {"of": "a test"}, lambda context: save_edit(cure, context.folder, "ablated"))
+    step = run.run.step("evidence", {"of": "a test"}, {}, lambda folder: save_edit(cure, folder, "ablated"))
     record = step.record() | {"folder": step.folder.name}
     (folder / "run" / "manifest.json").write_text(json.dumps(manifest | {"steps": manifest["steps"] | {"evidence": record}}))
     try:
@@ -312,7 +312,7 @@ def test_wrong_use_is_a_sentence(folder: Path, tmp_path: Path, settings: dict[st
 def test_a_damaged_step_is_named(folder: Path, tmp_path: Path) -> None:
     (step,) = done(folder, tmp_path, str(folder / "base")).steps.values()
     step.path("answers.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(PersonascopeError, match=r"answers.parquet is damaged: .* Delete its folder and run the same command again"):
+    with pytest.raises(PersonascopeError, match=r"answers.parquet is damaged: .* Delete its folder and run again"):
         done(folder, tmp_path, str(folder / "base"))
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(PersonascopeError, match="holds another run"):
