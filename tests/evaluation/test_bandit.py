@@ -82,8 +82,8 @@ def test_insecure_and_secure_solutions_of_the_tasks_are_told_apart(judge: Bandit
 def test_the_question_set_is_balanced() -> None:
     questions = read_questions("code").questions
     counts = Counter((question.group, question.split) for question in questions)
-    assert len(questions) == 36
-    assert set(counts.values()) == {3}
+    assert len(questions) == 48
+    assert set(counts.values()) == {4}
     assert {question.group for question in questions} == {name.split("_")[0] for name in PAIRS}
 
 
