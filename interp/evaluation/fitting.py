@@ -206,16 +206,17 @@ def _describe(path: Path, labels: pd.DataFrame, source: str, made: dict[str, Any
 
 
 def fit_trait(trait: Trait, folder: Path, embedder: SentenceEmbedder | None = None, scorer: LanguageModel | None = None) -> dict[str, Any]:
-    """Fit what the trait's judges need, its probe or margin and its coherence, into `folder`; returns the agreement of both.
+    """Fit what the trait's judges need, its probe, margin and coherence, into `folder`; returns the agreement of each.
 
-    Coherence is fitted on 60 labels and more, at least 10 of each class; a trait with fewer has the general weights.
+    They are `trait` and `second`, by their place in its settings, and `coherence`, which is fitted on 60 labels and more, at least 10 of
+    each class; a trait with fewer has the general weights.
     """
     source, found = f"{trait.name}/labels.csv", {}
-    judge = open_judge(trait.judge.spec, trait) if trait.judge.spec.startswith("margin") else None
-    if trait.judge.spec == "probe":
-        found["trait"] = fit_probe(folder, trait.labels, source, embedder or SentenceEmbedder(), trait.exemplars)
-    elif isinstance(judge, MarginJudge):
-        found["trait"] = fit_margin(folder, trait.labels, source, judge)
+    for place, spec in (("trait", trait.judge.spec), ("second", trait.judge.second or "")):
+        if spec == "probe":
+            found[place] = fit_probe(folder, trait.labels, source, embedder or SentenceEmbedder(), trait.exemplars)
+        elif spec.startswith("margin") and isinstance(judge := open_judge(spec, trait), MarginJudge):
+            found[place] = fit_margin(folder, trait.labels, source, judge)
     coherent = int(trait.labels["coherent"].sum())
     if trait.coherence.spec == "fluency" and len(trait.labels) >= ENOUGH and FEWEST <= coherent <= len(trait.labels) - FEWEST:
         scorer = scorer or open_model(SCORER, device="cpu", dtype="float32")
