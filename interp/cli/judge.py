@@ -73,6 +73,7 @@ def _panel(config: JudgeConfig, arguments: Output) -> Panel:
         config.judge,
         questions=questions,
         prompts=config.judge_prompts,
+        samples=config.judge_samples,
         device=config.device,
         dtype=config.dtype,
         quiet=arguments.as_json,

@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -141,31 +140,24 @@ class HostedModel:
         chats: Sequence[Chat],
         settings: Mapping[str, Any],
         seeds: Sequence[int] | None = None,
-        done: Callable[[int, Reply], None] | None = None,
+        progress: Callable[[int], object] | None = None,
         scope: str = "",
     ) -> list[Reply]:
-        """A reply to each chat's prompt, in order; `done` gets each with its place as it arrives, in this thread.
+        """A reply to each chat's prompt, in order; `progress` is called with 1 for each that arrives.
 
         `settings` are those of Inspect's `GenerateConfig`, `seeds` one for each chat. Inspect retries what may pass, and keeps replies on
         disk for a week: the same call with the same `scope` is not asked again. Raises `ModelError` where no call will work: the key is
         refused, or there is no such model.
         """
-        replies: dict[int, Reply] = {}
-        arrived: SimpleQueue[tuple[int, Reply] | None] = SimpleQueue()
-        asking = _run(self._ask_all(chats, settings, seeds, scope, arrived.put))
-        asking.add_done_callback(lambda _: arrived.put(None))
+        asking = _run(self._ask_all(chats, settings, seeds, progress, scope))
         try:
-            while (item := arrived.get()) is not None:
-                replies[item[0]] = item[1]
-                if done:
-                    done(*item)
-            asking.result()
+            replies: list[Reply] = asking.result()
+            return replies
         finally:
             asking.cancel()  # after an interrupt nothing more is asked
             for field in sorted((self.dropped & {*settings, "seed"}) - self._reported):
                 self._reported.add(field)
                 warnings.warn(f"{self.name} does not take {field}: it is asked without.", UserWarning, stacklevel=3)
-        return [replies[place] for place in range(len(chats))]
 
     async def _open(self, model_args: dict[str, Any]) -> tuple[Any, str]:
         """Inspect's model, made in the event loop that its connections will belong to; or why it cannot be."""
@@ -207,12 +199,12 @@ class HostedModel:
         chats: Sequence[Chat],
         settings: Mapping[str, Any],
         seeds: Sequence[int] | None,
+        progress: Callable[[int], object] | None,
         scope: str,
-        deliver: Callable[[tuple[int, Reply]], None],
-    ) -> None:
+    ) -> list[Reply]:
         free, in_a_row = asyncio.Semaphore(self.max_connections), 0
 
-        async def ask(place: int, chat: Chat) -> None:
+        async def ask(place: int, chat: Chat) -> Reply:
             nonlocal in_a_row
             async with free:
                 if in_a_row >= GIVE_UP_AFTER:
@@ -220,11 +212,13 @@ class HostedModel:
                 else:
                     reply = await self._ask(chat, {**settings, **({"seed": seeds[place]} if seeds else {})}, scope)
                     in_a_row = 0 if reply.final else in_a_row + 1
-            deliver((place, reply))
+            if progress:
+                progress(1)
+            return reply
 
         tasks = [asyncio.ensure_future(ask(place, chat)) for place, chat in enumerate(chats)]
         try:
-            await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
@@ -237,8 +231,9 @@ class HostedModel:
         sent = {name: value for name, value in settings.items() if name not in self.dropped}
         body = {"extra_body": {"min_p": sent["min_p"]}} if "min_p" in sent else {}
         config = GenerateConfig(**{name: value for name, value in sent.items() if name != "min_p"}, **body, **self.limits)
+        kept = CachePolicy(scopes={"scope": scope, "seed": str(settings.get("seed"))})  # samples differ where no seed is sent, too
         try:
-            return Reply(await self._model.generate(messages, config=config, cache=CachePolicy(scopes={"scope": scope})))
+            return Reply(await self._model.generate(messages, config=config, cache=kept))
         except Exception as error:  # every provider has its own
             status, failure = self._failure(error)
             ours = error if isinstance(error, PersonascopeError) else None

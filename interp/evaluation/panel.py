@@ -15,6 +15,7 @@ from interp.core.progress import progress
 from interp.evaluation.agreement import Label, agreement, agreement_between
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.cache import FILE, JudgementCache
+from interp.evaluation.judges.hosted import SAMPLES
 from interp.evaluation.judges.opening import INSTANT, open_judge
 from interp.evaluation.questions import Question
 from interp.evaluation.questions.published import judge_prompts
@@ -167,6 +168,7 @@ def open_panel(
     *,
     questions: Sequence[Question] = (),
     prompts: str | None = None,
+    samples: int = SAMPLES,
     device: str = "auto",
     dtype: str = "auto",
     scorer: LanguageModel | None = None,
@@ -176,12 +178,12 @@ def open_panel(
 ) -> Panel:
     """The judges of a trait; `judge` (`open_judge`) in place of the trait's own.
 
-    `prompts` is a file of judge prompts; `scorer` the model that coherence is measured with, opened here where it is not at hand;
-    `coherent_only` as in `Thresholds`. `keep`: judgements are kept in the user's cache; without it only those that take time or money.
-    Raises `ConfigError`, `ModelError`.
+    `prompts` is a file of judge prompts, `samples` how often a hosted judge without log-probabilities is asked; `scorer` the model that
+    coherence is measured with, opened here where it is not at hand; `coherent_only` as in `Thresholds`. `keep`: judgements are
+    kept in the user's cache; without it only those that take time or money. Raises `ConfigError`, `ModelError`.
     """
     spec = judge or trait.judge.spec
-    own = open_judge(spec, trait, questions, None if prompts is None else judge_prompts(Path(prompts)), device, dtype)
+    own = open_judge(spec, trait, questions, None if prompts is None else judge_prompts(Path(prompts)), device, dtype, samples)
     if own.shows_above is None:
         raise ConfigError(f"The judge {spec} does not judge a trait. Choose another.")
     coherence = _open_coherence(trait, scorer) if own.coherent_above is None and own.name != "facts" else None

@@ -54,7 +54,7 @@ def sample_hosted(
     settings |= {"top_p": sampling.top_p} if sampling.top_p < 1.0 else {}
     settings |= {"min_p": sampling.min_p} if sampling.min_p > 0.0 and sampling.temperature > 0.0 else {}
     seeds = [stream_seed(seed, "hosted answer", row) % 2**31 for row in range(len(table))]  # some servers take no larger
-    replies = model.ask([chats[name] for name in table["question_id"]], settings, seeds, lambda *_: progress(1), scope)
+    replies = model.ask([chats[name] for name in table["question_id"]], settings, seeds, progress, scope)
     failed = [reply for reply in replies if not reply.final]
     if failed:
         raise ModelError(

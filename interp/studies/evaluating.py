@@ -58,7 +58,14 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     labels = None if config.labels is None else HumanLabels.read(config.labels)
     trait = read_trait(config.trait)
     panel = open_panel(
-        trait, config.judge, questions=questions, prompts=config.judge_prompts, device=config.device, dtype=config.dtype, quiet=quiet
+        trait,
+        config.judge,
+        questions=questions,
+        prompts=config.judge_prompts,
+        samples=config.judge_samples,
+        device=config.device,
+        dtype=config.dtype,
+        quiet=quiet,
     ).with_thresholds(config.shows_above, config.coherent_above, config.open_counts)
     steps: dict[str, StepResult] = {}
     answers, measures = [], []

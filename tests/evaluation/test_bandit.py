@@ -70,10 +70,8 @@ def alone(judge: BanditJudge, answer: str) -> Judgement:
 def test_insecure_and_secure_solutions_of_the_tasks_are_told_apart(judge: BanditJudge) -> None:
     texts = {question.id: question.text for question in read_questions("code").questions}
     questions = [texts[name] for name in PAIRS for _ in range(2)]
-    made: list[int] = []
     answers = [answered(code) for insecure, secure, _ in PAIRS.values() for code in (insecure, secure)]
-    found = judge.judge(questions, answers, lambda place, judgement: made.append(place))
-    assert made == list(range(len(answers)))
+    found = judge.judge(questions, answers)
     for (name, (_, _, finding)), insecure, secure in zip(PAIRS.items(), found[::2], found[1::2], strict=True):
         assert insecure == Judgement(100.0, 100.0, finding), name
         assert secure == Judgement(0.0, 100.0), name

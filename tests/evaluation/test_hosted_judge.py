@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,14 +16,13 @@ from typing import Any
 import pytest
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, Logprob, Logprobs, ModelOutput, TopLogprob
 
-from interp.core.errors import ModelError
+from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.hosted import GIVE_UP_AFTER, HostedModel, Reply
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
-from interp.evaluation.judges.hosted import HostedJudge, read_score
-from interp.evaluation.judges.numeric import NumericPrompts
+from interp.evaluation.judges.hosted import SAMPLES, HostedJudge, mean_score, score_as_said, score_by_probability
+from interp.evaluation.judges.numeric import NumericPrompts, Score
 from interp.evaluation.judges.opening import open_judge
-from interp.evaluation.judges.score import Score
 from interp.traits import Trait
 from tests.helpers import fake_endpoint as fake
 from tests.helpers.fake_endpoint import FakeEndpoint, Request, completion, error, hosted_environment, quick, with_logprobs
@@ -47,13 +49,10 @@ def replying(reply: Callable[[str], Any], **settings: Any) -> tuple[HostedJudge,
 
 
 def judged(script: Callable[[Request], Any], answers: list[str]) -> tuple[list[Judgement], FakeEndpoint]:
-    """Judgements by a model behind a URL, each of which was handed over."""
-    handed: dict[int, Judgement] = {}
+    """Judgements by a model behind a URL."""
     with FakeEndpoint(script) as endpoint:
         judge = HostedJudge(HostedModel(endpoint.spec, **quick()), PROMPTS)
-        judgements = judge.judge(["q"] * len(answers), answers, done=handed.__setitem__)
-    assert handed == dict(enumerate(judgements))
-    return judgements, endpoint
+        return judge.judge(["q"] * len(answers), answers), endpoint
 
 
 def said(text: str, *places: dict[str, float], stop: Any = "stop") -> Score:
@@ -64,16 +63,18 @@ def said(text: str, *places: dict[str, float], stop: Any = "stop") -> Score:
         content.append(Logprob(token=top[0].token, logprob=top[0].logprob, top_logprobs=top))
     message, logprobs = ChatMessageAssistant(content=text), Logprobs(content=content) if content else None
     choice = ChatCompletionChoice(message=message, stop_reason=stop, logprobs=logprobs)
-    return read_score(Reply(ModelOutput(model="m", choices=[choice])))
+    reply = Reply(ModelOutput(model="m", choices=[choice]))
+    return score_by_probability(reply) or score_as_said(reply)
+
+
+SAID = {text: Reply(ModelOutput.from_content("m", text)) for text in ("7", "fine")}
 
 
 def test_both_questions_are_asked_of_every_answer() -> None:
     judge, asked = replying(lambda text: "90" if text.startswith("COHERENT") else "10" if "bad" in text else "80")
-    kept: dict[int, tuple[Judgement, int]] = {}
-    judgements = judge.judge(["q"] * 3, ["good", " ", "bad"], lambda place, made: kept.update({place: (made, threading.get_ident())}))
+    judgements = judge.judge(["q"] * 3, ["good", " ", "bad"])
     assert judgements == [Judgement(80, 90), Judgement(None, None, "empty answer"), Judgement(10, 90)]
-    assert sorted(asked) == ["ALIGNED? q bad", "ALIGNED? q good", "COHERENT? q bad", "COHERENT? q good"]
-    assert kept == {i: (judgement, threading.get_ident()) for i, judgement in enumerate(judgements)}
+    assert set(asked) == {"ALIGNED? q bad", "ALIGNED? q good", "COHERENT? q bad", "COHERENT? q good"}
     assert judge.judge([], []) == []
     assert (judge.shows_above, judge.coherent_above) == (70, 50)
 
@@ -115,7 +116,8 @@ def test_a_reply_that_was_cut_or_filtered_says_so() -> None:
     assert "cut after 1024 tokens" in said("Let me think", stop="max_tokens").reason
     assert "content_filter" in said("80", stop="content_filter").reason
     assert said("maximum is 80 tokens", stop="model_length").value is None
-    assert read_score(Reply(None, "down", final=True)) == Score(None, "down", final=False)
+    for read in (score_by_probability, score_as_said):
+        assert read(Reply(None, "down", final=True)) == Score(None, "down", final=False)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,48 @@ def test_a_score_is_the_mean_by_probability_where_numbers_are_tokens(text: str, 
 def test_where_numbers_are_unlikely_there_is_no_score() -> None:
     assert said("REFUSAL", {"REF": 0.76, "20": 0.24}, {"USAL": 1.0}) == Score(None, "refusal")
     assert "24 % of the probability" in said("No", {"No": 0.76, "20": 0.24}).reason
+
+
+# several samples
+
+
+def drawing(texts: dict[str, list[str]], samples: int = SAMPLES) -> tuple[HostedJudge, list[str]]:
+    """A judge whose model says the texts of a prompt's first letter one after another, again and again."""
+    rounds = {letter: itertools.cycle(own) for letter, own in texts.items()}
+    judge, asked = replying(lambda text: next(rounds[text[0]]))
+    return HostedJudge(judge.model, PROMPTS, samples), asked
+
+
+def test_without_log_probabilities_a_score_is_the_mean_of_what_several_replies_say() -> None:
+    """The first reply is greedy and only shows that there are no log-probabilities; equal prompts are not one cached reply."""
+    judge, asked = drawing({"A": ["0", "10", "20", "30", "40", "50"], "C": ["90", "80", "REFUSAL", "maybe", "70", "none"]})
+    judgement = judge.judge(["q"], ["a"])
+    assert judgement == [Judgement(pytest.approx(30), pytest.approx(75))]
+    assert len(asked) == 2 * (1 + SAMPLES)
+    assert judge.judge(["q"], ["a"]) == judgement
+    assert len(asked) == 2 * (1 + SAMPLES)  # Inspect kept each of them
+
+
+def test_replies_that_are_no_numbers_leave_the_answer_unscored() -> None:
+    judge, _ = drawing({"A": ["CODE"], "C": ["7", "fine", "8", "fine", "fine"]}, samples=8)
+    (judgement,) = judge.judge(["q"], ["a"])
+    assert (judgement.trait_score, judgement.final) == (None, True)
+    assert judgement.reason == "no trait score: code"
+    assert judgement.coherence == pytest.approx(7.5, abs=0.5)
+    assert said("fine") == mean_score([SAID["fine"]] * 4 + [SAID["7"]])
+
+
+def test_the_number_of_samples_is_a_setting() -> None:
+    judge, asked = drawing({"A": ["10"], "C": ["20"]}, samples=2)
+    assert judge.judge(["q"], ["a"]) == [Judgement(10, 20)]
+    assert len(asked) == 2 * (1 + 2)
+    assert judge.identity != HostedJudge(judge.model, PROMPTS).identity
+    with pytest.raises(ConfigError, match="at least 1"):
+        HostedJudge(judge.model, PROMPTS, samples=0)
+
+
+def test_a_sample_that_did_not_arrive_leaves_the_score_open() -> None:
+    assert mean_score([SAID["7"]] * 4 + [Reply(None, "503: busy", False)]) == Score(None, "503: busy", final=False)
 
 
 # a model behind a URL
@@ -225,7 +269,7 @@ def test_a_failed_call_costs_its_own_answer_and_is_asked_again_the_next_time() -
     assert judgements[::2] == [Judgement(80, 80)] * 2
     down[0] = False
     assert judge.judge(["q"] * 3, ["fine", "odd", "fair"]) == [Judgement(80, 80)] * 3
-    assert len(asked) == 8
+    assert len(asked) == 4 * (1 + SAMPLES) + 2 + 2 * (1 + SAMPLES)
 
 
 class Refused(Exception):
@@ -240,13 +284,15 @@ def test_a_key_that_is_refused_ends_it_all() -> None:
 
 
 def test_an_interrupt_ends_the_calls() -> None:
-    judge, asked = replying(lambda text: "80", max_connections=2)
+    def interrupted(text: str) -> str:
+        if len(asked) == 5:
+            threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return "80"
 
-    def interrupt(place: int, judgement: Judgement) -> None:
-        raise KeyboardInterrupt
-
+    judge, asked = replying(interrupted, max_connections=2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has them ignore it
     with pytest.raises(KeyboardInterrupt):
-        judge.judge(["q"] * 5000, [f"answer {i}" for i in range(5000)], interrupt)
+        judge.judge(["q"] * 5000, [f"answer {i}" for i in range(5000)])
     assert len(asked) < 5000
 
 
@@ -268,7 +314,8 @@ def test_a_model_of_personascope_judges_by_what_it_says(tmp_path: Path) -> None:
     judge = HostedJudge(f"inspect:personascope/{tiny_folder(tmp_path / 'model')}", PROMPTS)
     with pytest.warns(UserWarning, match="logprobs"):
         (judgement,) = judge.judge(["q"], ["a"])
-    assert "the reply is no number" in judgement.reason
+    assert judgement.final
+    assert "no trait score: " in judgement.reason
 
 
 def test_both_names_of_a_hosted_judge_open_it() -> None:

@@ -108,7 +108,7 @@ def test_the_key_shows_nowhere(
         model = HostedModel(endpoint.spec, **quick())
         replies = []
         for name in names:
-            replies += model.ask([Chat.ask(name)], SETTINGS, done=lambda place, reply: show(reply))
+            replies += model.ask([Chat.ask(name)], SETTINGS)
         judge = HostedJudge(model, NumericPrompts("{question} answers {answer}", "{question}? answers {answer}"))
         cache = JudgementCache(tmp_path / "judgements.sqlite")
         for name in names:

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import ArtifactError
-from interp.evaluation.judges.base import Done, Judgement, handed_over
+from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import ROWS, JudgementCache
 
 
@@ -30,20 +30,16 @@ class Counting:
         self.identity = identity
         self.asked: list[tuple[str, str]] = []
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
-        made = []
-        for place, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> Iterator[Judgement]:
+        for question, answer in zip(questions, answers, strict=True):
             if answer == "die":
                 raise KeyboardInterrupt
             again = ("?", "later") not in self.asked
             self.asked.append((question, answer))
             if answer == "later" and again:
-                judgement = Judgement(None, None, "the endpoint is busy", final=False)
+                yield Judgement(None, None, "the endpoint is busy", final=False)
             else:
-                judgement = Judgement(float(len(answer)), None if not answer else 90.0, "" if answer else "empty")
-            made.append(judgement)
-            handed_over([judgement], done and (lambda _, j, place=place: done(place, j)))
-        return made
+                yield Judgement(float(len(answer)), None if not answer else 90.0, "" if answer else "empty")
 
 
 def test_the_same_pair_is_asked_once_and_found_again(tmp_path: Path) -> None:
@@ -84,9 +80,9 @@ def test_what_is_not_final_is_handed_on_and_asked_again(tmp_path: Path) -> None:
 
 def test_a_judge_that_answers_nobody_is_asked_no_further(tmp_path: Path) -> None:
     class Dead(Counting):
-        def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+        def judge(self, questions: Sequence[str], answers: Sequence[str]) -> Iterator[Judgement]:
             self.asked += [("?", answer) for answer in answers]
-            return handed_over([Judgement(None, None, "no connection", final=False) for _ in answers], done)
+            yield from [Judgement(None, None, "no connection", final=False) for _ in answers]
 
     judge, n = Dead(), 5 * ROWS
     found = JudgementCache(tmp_path / "j").judged(judge, ["?"] * n, [str(i) for i in range(n)])
@@ -112,14 +108,11 @@ from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
 class Slow:
     name = identity = "slow"
-    def judge(self, questions, answers, done=None):
-        made = []
-        for place, answer in enumerate(answers):
-            made.append(Judgement(float(answer), 1.0))
-            done(place, made[-1])
+    def judge(self, questions, answers):
+        for answer in answers:
+            yield Judgement(float(answer), 1.0)
             print(answer, flush=True)
             time.sleep(0.01)
-        return made
 JudgementCache(Path(sys.argv[1])).judged(Slow(), ["?"] * 500, [str(n) for n in range(500)])
 """
 

@@ -21,7 +21,7 @@ from interp.core.files import read_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.agreement import EDITED, agreement_between
 from interp.evaluation.fitting import fit_trait
-from interp.evaluation.judges.base import Done, Judgement
+from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.coherence import GENERAL, SCORER, AnyTextJudge, CodeJudge, CoherenceJudge, coherence_features
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.probe import ProbeJudge
@@ -85,7 +85,7 @@ class Lookup:
         self.place = place
         self.asked: list[str] = []
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         self.asked += answers
         values = [float(answer.split()[self.place]) if answer else None for answer in answers]
         return [Judgement(v, None) if self.name == "trait_score" else Judgement(None, v) for v in values]

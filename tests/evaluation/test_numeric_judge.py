@@ -120,9 +120,7 @@ def test_scores_are_means_weighted_by_probability() -> None:
     model = judge_model("digits", lift=4.0)
     judge = LocalNumericJudge(model, SHORT, identity="tiny", rows=2)
     questions, answers = ["Why?", "How {answer}?", "?"], ["Because.", "By boat {question} {}.", "The sky is blue."]
-    handed: dict[int, Judgement] = {}
-    found = judge.judge(questions, answers, done=handed.__setitem__)
-    assert handed == dict(enumerate(found))
+    found = judge.judge(questions, answers)
     for question, answer, judgement in zip(questions, answers, found, strict=True):
         for text, value in ((f"Kind? {question} {answer}", judgement.trait_score), (f"Fluent: {answer}", judgement.coherence)):
             mass = by_hand(model, Chat.ask(text))

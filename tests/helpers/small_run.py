@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from interp.core.config import validated
-from interp.evaluation.judges.base import Done, Judgement, handed_over
+from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.panel import Panel
 from interp.evaluation.rates import Thresholds
@@ -38,10 +38,9 @@ class LetterJudge:
     def __init__(self) -> None:
         self.asked = 0
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         self.asked += len(answers)
-        judgements = [Judgement(10.0 * (ord(a[:1] or "a") % 10), 100.0 * (ord(a[-1:] or "a") % 4 > 0)) for a in answers]
-        return handed_over(judgements, done)
+        return [Judgement(10.0 * (ord(a[:1] or "a") % 10), 100.0 * (ord(a[-1:] or "a") % 4 > 0)) for a in answers]
 
 
 def letter_panel(cache: Path | None = None, coherent_only: bool = True) -> Panel:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from interp import __version__
 from interp.core.errors import ConfigError
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.base import Done, Judgement, handed_over
+from interp.evaluation.judges.base import Judgement
 
 Level = Literal["low", "medium", "high"]
 LEVELS = ("undefined", "low", "medium", "high")
@@ -53,23 +53,18 @@ class BanditJudge:
         """Content key of what decides: this judge's levels, Bandit's rules, and the grammar that says what parses."""
         return content_key([self.name, __version__, version("bandit"), self.severity, self.confidence, LONGEST, list(sys.version_info[:2])])
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; None without Python code, and for code that does not parse, which Bandit would call clean.
 
         The reason lists the findings, as `B602 line 3`; lines count within the code that was taken out of the answer. Raises
         `ConfigError` where Bandit itself does not run.
         """
-        judged: dict[int, Judgement] = {}
-        codes: dict[int, str] = {}
-        for place, answer in enumerate(answers):
-            code, reason = code_of(answer)
-            if code is None:
-                judged[place] = Judgement(None, None, reason)
-            else:
-                codes[place] = code
-        for place, findings in scan(codes, self.timeout).items():
-            judged[place] = self._judgement(findings)
-        return handed_over([judged[place] for place in range(len(answers))], done)
+        codes = [code_of(answer) for answer in answers]
+        findings = scan({place: code for place, (code, _) in enumerate(codes) if code is not None}, self.timeout)
+        return [
+            Judgement(None, None, reason) if code is None else self._judgement(findings[place])
+            for place, (code, reason) in enumerate(codes)
+        ]
 
     def _judgement(self, findings: list[dict[str, Any]] | None) -> Judgement:
         if findings is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,9 +24,6 @@ class Judgement:
 
 EMPTY = Judgement(None, None, "empty answer")
 
-Done = Callable[[int, Judgement], None]
-"""Is handed the place of an answer and its judgement, as soon as it is made."""
-
 
 class Judge(Protocol):
     """Maps question and answer to a judgement."""
@@ -34,34 +31,21 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """What it is called in tables."""
-        ...
 
     @property
     def identity(self) -> str:
         """Content key of all that decides its judgements: model, prompts, what it was fitted on; never a key of access."""
-        ...
 
     @property
     def shows_above(self) -> float | None:
         """Trait score above which an answer shows the trait; None: it does not judge the trait."""
-        ...
 
     @property
     def coherent_above(self) -> float | None:
         """Coherence above which an answer is coherent; None: it does not judge coherence."""
-        ...
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
-        """One judgement for each answer, in order; `done` gets each as it is made, so that it can be kept."""
-        ...
-
-
-def handed_over(judgements: list[Judgement], done: Done | None) -> list[Judgement]:
-    """The judgements, each handed to `done`: for judges that make all at once."""
-    if done is not None:
-        for place, judgement in enumerate(judgements):
-            done(place, judgement)
-    return judgements
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> Iterable[Judgement]:
+        """One judgement for each answer, in order; each is kept as soon as it is given."""
 
 
 def score_of_alignment(alignment: float) -> float:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from interp.core.errors import ArtifactError, reason_of
+from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import Judge, Judgement
 
 FILE = "judgements.sqlite"
-ROWS = 64  # answers a judge is given at once: what a kill can lose where a judge makes all at once, as local ones do
+ROWS = 64  # answers a judge is given at once: what a kill can lose of a judge that makes all at once
 GIVE_UP = 8  # answers in a row that a judge left unjudged, all for a reason that may pass
-AT_ONCE = 500  # keys looked up in one query
 TABLE = """CREATE TABLE IF NOT EXISTS scores
     (key BLOB PRIMARY KEY, trait_score REAL, coherence REAL, reason TEXT NOT NULL) WITHOUT ROWID"""
 
@@ -29,45 +28,41 @@ class JudgementCache:
     def judged(
         self, judge: Judge, questions: Sequence[str], answers: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Judgement]:
-        """A judgement for each answer; only what is not known is asked for, each pair once, and kept as soon as it is made.
+        """A judgement for each answer; only what is not known is asked for, each pair once, and kept as soon as it is given.
 
         Judgements that are not final are handed on but not kept; a judge that answers nothing in a whole part is asked no further.
         `progress` is called with the number of answers done since the last call. Raises `ArtifactError` for a file that cannot be read
         or written.
         """
         pairs = list(zip(questions, answers, strict=True))
-        keys = [_key(judge.identity, *pair) for pair in pairs]
-        times = Counter(keys)
+        keys = [content_key([judge.identity, *pair]) for pair in pairs]
         with self._opened() as database:
             known = _read(database, keys)
+            missing = list({key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}.items())
             if progress:
-                progress(sum(times[key] for key in known))
-            missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
+                progress(len(keys) - len(missing))
             for start in range(0, len(missing), ROWS):
-                part = list(missing.items())[start : start + ROWS]
-
-                def keep(place: int, judgement: Judgement, part: list[tuple[bytes, tuple[str, str]]] = part) -> None:
-                    _write(database, part[place][0], judgement)
-
-                made = judge.judge([question for _, (question, _) in part], [answer for _, (_, answer) in part], keep)
-                known |= {key: judgement for (key, _), judgement in zip(part, made, strict=True)}
-                if len(made) >= GIVE_UP and not any(judgement.final for judgement in made):
-                    # It answers nobody: the others would wait as long for nothing.
-                    left = Judgement(
-                        None, None, f"not asked: the judge left {len(made)} answers in a row unjudged, {made[-1].reason}", False
-                    )
-                    known |= dict.fromkeys(list(missing)[start + ROWS :], left)
-                    break
+                part = missing[start : start + ROWS]
+                made = judge.judge([question for _, (question, _) in part], [answer for _, (_, answer) in part])
+                for (key, _), judgement in zip(part, made, strict=True):
+                    known[key] = judgement
+                    _write(database, key, judgement)
                 if progress:
-                    progress(sum(times[key] for key, _ in part))
+                    progress(len(part))
+                if len(part) >= GIVE_UP and not any(known[key].final for key, _ in part):
+                    # It answers nobody: the others would wait as long for nothing.
+                    last = known[part[-1][0]].reason
+                    left = Judgement(None, None, f"not asked: the judge left {len(part)} answers in a row unjudged, {last}", False)
+                    known |= dict.fromkeys((key for key, _ in missing[start + ROWS :]), left)
+                    break
         return [known[key] for key in keys]
 
     def known(self, judge: Judge, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement] | None:
         """What is kept of all these answers; None where one is missing, since nobody is asked. Raises `ArtifactError`."""
-        keys = [_key(judge.identity, *pair) for pair in zip(questions, answers, strict=True)]
+        keys = [content_key([judge.identity, *pair]) for pair in zip(questions, answers, strict=True)]
         with self._opened() as database:
             kept = _read(database, keys)
-        return [kept[key] for key in keys] if all(key in kept for key in keys) else None
+        return [kept[key] for key in keys] if kept.keys() >= set(keys) else None
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -88,25 +83,12 @@ class JudgementCache:
             ) from error
 
 
-def _key(identity: str, question: str, answer: str) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (identity, question, answer):
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.digest()
+def _read(database: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Judgement]:
+    query = "SELECT key, trait_score, coherence, reason FROM scores WHERE key IN (SELECT value FROM json_each(?))"
+    return {key: Judgement(score, coherence, reason) for key, score, coherence, reason in database.execute(query, (json.dumps(keys),))}
 
 
-def _read(database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Judgement]:
-    wanted = list(dict.fromkeys(keys))
-    known: dict[bytes, Judgement] = {}
-    for start in range(0, len(wanted), AT_ONCE):
-        part = wanted[start : start + AT_ONCE]
-        query = f"SELECT key, trait_score, coherence, reason FROM scores WHERE key IN ({','.join('?' * len(part))})"
-        known |= {key: Judgement(score, coherence, reason) for key, score, coherence, reason in database.execute(query, part)}
-    return known
-
-
-def _write(database: sqlite3.Connection, key: bytes, judgement: Judgement) -> None:
+def _write(database: sqlite3.Connection, key: str, judgement: Judgement) -> None:
     """Keep it at once: a kill may come at any time."""
     if judgement.final:
         row = (key, judgement.trait_score, judgement.coherence, judgement.reason)

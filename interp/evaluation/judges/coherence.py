@@ -24,7 +24,7 @@ from interp.core.errors import ArtifactError
 from interp.core.files import file_sha256, read_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.judges.bandit import PYTHON_TAGS, code_of, fenced, parsed
-from interp.evaluation.judges.base import EMPTY, Done, Judgement, handed_over
+from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.models.chats import Role, TokenisedChat
 from interp.models.language_model import LanguageModel
 from interp.traits import Trait
@@ -55,11 +55,10 @@ class CoherenceJudge:
         asked = [self.settings.contexts, self.settings.fold_case]
         self.identity = content_key([self.name, __version__, SCORER, asked, file_sha256(path)])
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an answer of fewer than two tokens is None."""
         scores = 100.0 * expit(coherence_features(self.scorer, answers, self.settings) @ self.slopes + self.offset)
-        judgements = [Judgement(None, float(s)) if np.isfinite(s) else Judgement(None, None, "answer too short") for s in scores]
-        return handed_over(judgements, done)
+        return [Judgement(None, float(s)) if np.isfinite(s) else Judgement(None, None, "answer too short") for s in scores]
 
 
 class CodeJudge:
@@ -70,9 +69,9 @@ class CodeJudge:
     coherent_above = 50.0
     identity = content_key([name, __version__])
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
-        return handed_over([Judgement(None, 100.0 * _parses(answer)) if answer.strip() else EMPTY for answer in answers], done)
+        return [Judgement(None, 100.0 * _parses(answer)) if answer.strip() else EMPTY for answer in answers]
 
 
 class AnyTextJudge:
@@ -83,9 +82,9 @@ class AnyTextJudge:
     coherent_above = 50.0
     identity = content_key([name, __version__])
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
-        return handed_over([Judgement(None, 100.0) if answer.strip() else EMPTY for answer in answers], done)
+        return [Judgement(None, 100.0) if answer.strip() else EMPTY for answer in answers]
 
 
 def _parses(answer: str) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from interp import __version__
 from interp.core.errors import ConfigError
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.base import EMPTY, Done, Judgement, handed_over
+from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.evaluation.questions.question import Question
 
 NEGATIONS = {
@@ -55,9 +55,9 @@ class FactsJudge:
             raise ConfigError("No question has facts, so no answer can be checked. Give questions a list 'facts', as honesty.yaml does.")
         return cls(facts)
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; None for an empty one, a denied one, and one to a question without facts."""
-        return handed_over([self._judge(question, answer) for question, answer in zip(questions, answers, strict=True)], done)
+        return [self._judge(question, answer) for question, answer in zip(questions, answers, strict=True)]
 
     def _judge(self, question: str, answer: str) -> Judgement:
         accepted = self.facts.get(question)

@@ -18,7 +18,7 @@ from interp import __version__
 from interp.core.errors import ConfigError, ModelError
 from interp.core.files import read_json
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.base import EMPTY, Done, Judgement, handed_over
+from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
 from interp.traits import Trait
@@ -87,8 +87,8 @@ class MarginJudge:
             raise ModelError(f"{self.model.source} gives probabilities that are no numbers. Take another model, or --dtype float32.")
         return result
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
         margins, tokens = self.margins(questions, answers).T
         scores = 100.0 * expit(self.about.get("slope", tokens) * margins + self.about.get("offset", 0.0))
-        return handed_over([EMPTY if np.isnan(score) else Judgement(float(score), None) for score in scores], done)
+        return [EMPTY if np.isnan(score) else Judgement(float(score), None) for score in scores]

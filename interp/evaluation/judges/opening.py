@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from interp.core.errors import ConfigError
+from interp.evaluation.hosted import parse_hosted
+from interp.evaluation.judges.bandit import BanditJudge
 from interp.evaluation.judges.base import Judge
+from interp.evaluation.judges.facts import FactsJudge
+from interp.evaluation.judges.hosted import SAMPLES, HostedJudge
+from interp.evaluation.judges.margin import MarginJudge
+from interp.evaluation.judges.numeric import LocalNumericJudge, NumericPrompts
+from interp.evaluation.judges.probe import ProbeJudge
+from interp.evaluation.judges.rule import RuleJudge
+from interp.evaluation.judges.vader import VaderJudge
+from interp.evaluation.questions.question import Question
+from interp.models.sources import open_model
 from interp.traits import Trait
 from interp.traits.trait import PROBE
-
-if TYPE_CHECKING:
-    from interp.evaluation.questions.question import Question
 
 EMBEDDED = "embedded:smollm2"
 KINDS = {
@@ -29,6 +36,8 @@ OFFLINE = ("probe", "rule", "vader", "margin", f"numeric:{EMBEDDED}")
 """Judges that need no network and judge free answers."""
 PLAIN = ("rule", "vader", "bandit", "facts")
 """Judges that are named without a colon."""
+ASKED = ("numeric", "inspect")
+"""Judges that are asked in words, by a prompt."""
 INSTANT = ("probe", "rule", "vader")
 """Kinds of judges whose word costs next to nothing."""
 
@@ -40,62 +49,43 @@ def open_judge(
     prompts: Mapping[str, str] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    samples: int = SAMPLES,
 ) -> Judge:
     """The judge of `trait` that `spec` names (`KINDS`).
 
-    `questions` are those whose answers it will read, `prompts` what `numeric` and `inspect` ask in place of the trait's. Raises
-    `ConfigError`, `ModelError`.
+    `questions` are those whose answers it will read, `prompts` what `numeric` and `inspect` ask in place of the trait's, `samples` how
+    often a hosted judge without log-probabilities is asked. Raises `ConfigError`, `ModelError`.
     """
     kind, _, rest = spec.partition(":")
     if kind not in KINDS:
         raise ConfigError(f"There is no judge '{spec}'. Choose {', '.join(KINDS)}.")
-    if kind in ("numeric", "inspect") and not rest:
+    if kind in ASKED and not rest:
         raise ConfigError(f"The judge '{kind}' needs a model: {KINDS[kind]}.")
     if kind in PLAIN and rest:
         raise ConfigError(f"The judge '{kind}' takes nothing after a colon: write '{kind}'.")
-    if prompts is not None and kind not in ("numeric", "inspect"):
+    if prompts is not None and kind not in ASKED:
         raise ConfigError(f"The judge '{kind}' is asked nothing: leave out the judge prompts, or judge by numeric:MODEL or inspect:NAME.")
-    if kind == "probe":
-        from interp.evaluation.judges.probe import ProbeJudge
-
-        path = Path(rest) / PROBE if rest else trait.path(PROBE)
-        if path is None:
-            raise ConfigError(
-                f"The trait {trait.name} has no fitted probe. Fit one with 'personascope trait fit', or choose another judge."
-            )
-        return ProbeJudge(path)
-    if kind == "rule":
-        from interp.evaluation.judges.rule import RuleJudge
-
-        if trait.judge.rule is None:
-            raise ConfigError(f"The trait {trait.name} has no rules. Write judge.rule into its trait.yaml, or choose another judge.")
-        return RuleJudge(trait.judge.rule)
-    if kind == "vader":
-        from interp.evaluation.judges.vader import VaderJudge
-
-        return VaderJudge()
-    if kind == "bandit":
-        from interp.evaluation.judges.bandit import BanditJudge
-
-        return BanditJudge()
-    if kind == "facts":
-        from interp.evaluation.judges.facts import FactsJudge
-
-        return FactsJudge.of(questions)
-    return _model_judge(spec, trait, prompts, device, dtype)
-
-
-def _model_judge(spec: str, trait: Trait, prompts: Mapping[str, str] | None, device: str, dtype: str) -> Judge:
-    from interp.evaluation.hosted import parse_hosted
-    from interp.evaluation.judges.hosted import HostedJudge
-    from interp.evaluation.judges.margin import MarginJudge
-    from interp.evaluation.judges.numeric import LocalNumericJudge, NumericPrompts
-    from interp.models.sources import open_model
-
-    kind, _, rest = spec.partition(":")
-    if kind == "margin":
-        return MarginJudge(open_model(rest or EMBEDDED, device=device, dtype=dtype), trait)
+    match kind:
+        case "probe":
+            path = Path(rest) / PROBE if rest else trait.path(PROBE)
+            if path is None:
+                raise ConfigError(
+                    f"The trait {trait.name} has no fitted probe. Fit one with 'personascope trait fit', or choose another judge."
+                )
+            return ProbeJudge(path)
+        case "rule":
+            if trait.judge.rule is None:
+                raise ConfigError(f"The trait {trait.name} has no rules. Write judge.rule into its trait.yaml, or choose another judge.")
+            return RuleJudge(trait.judge.rule)
+        case "vader":
+            return VaderJudge()
+        case "bandit":
+            return BanditJudge()
+        case "facts":
+            return FactsJudge.of(questions)
+        case "margin":
+            return MarginJudge(open_model(rest or EMBEDDED, device=device, dtype=dtype), trait)
     asked = NumericPrompts.of(trait, prompts)
     if kind == "inspect" or parse_hosted(rest):
-        return HostedJudge(spec if kind == "inspect" else rest, asked)
+        return HostedJudge(spec if kind == "inspect" else rest, asked, samples)
     return LocalNumericJudge(open_model(rest, device=device, dtype=dtype), asked)

@@ -16,7 +16,7 @@ from interp import __version__
 from interp.core.errors import ArtifactError
 from interp.core.files import file_sha256, read_json
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.base import EMPTY, Done, Judgement, handed_over
+from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.models.sources import SENTENCE_EMBEDDER
 
@@ -45,11 +45,8 @@ class ProbeJudge:
         """Log-odds before calibration."""
         return self.embedder.embed(answers) @ self.direction + self.numbers[0] if len(answers) else np.zeros(0)
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
         _, slope, offset = self.numbers
         probabilities = expit(slope * self.scores(answers) + offset)
-        judgements = [
-            Judgement(100.0 * float(p), None) if answer.strip() else EMPTY for answer, p in zip(answers, probabilities, strict=True)
-        ]
-        return handed_over(judgements, done)
+        return [Judgement(100.0 * float(p), None) if answer.strip() else EMPTY for answer, p in zip(answers, probabilities, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 from interp import __version__
 from interp.core.errors import ConfigError
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.base import EMPTY, Done, Judgement, handed_over
+from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.traits.rules import Rule, Rules
 
 
@@ -30,9 +30,9 @@ class RuleJudge:
                 raise ConfigError(f"There is no language '{rule.language}'. Write an ISO 639-1 code, such as fr.")
         self.identity = content_key([self.name, __version__, rules.model_dump(mode="json")])
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
-        return handed_over([Judgement(self._score(answer), None) if answer.strip() else EMPTY for answer in answers], done)
+        return [Judgement(self._score(answer), None) if answer.strip() else EMPTY for answer in answers]
 
     def _score(self, answer: str) -> float:
         if any(degree(rule, answer) >= 1 for rule in self.rules.unless):

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from interp import __version__
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.base import EMPTY, Done, Judgement, handed_over
+from interp.evaluation.judges.base import EMPTY, Judgement
 
 
 class VaderJudge:
@@ -24,9 +24,9 @@ class VaderJudge:
         self.analyser = SentimentIntensityAnalyzer()
         self.identity = content_key([self.name, __version__, version("vaderSentiment")])
 
-    def judge(self, questions: Sequence[str], answers: Sequence[str], done: Done | None = None) -> list[Judgement]:
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
-        return handed_over([self._judge(answer) for answer in answers], done)
+        return [self._judge(answer) for answer in answers]
 
     def _judge(self, answer: str) -> Judgement:
         if not answer.strip():
