@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.text import Text
 
 from interp.cli.arguments import ChatArguments
 from interp.core.errors import ConfigError, PersonascopeError
@@ -20,7 +19,7 @@ from interp.models.chats import Chat, Message
 from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
-from interp.reports.terminal import side_by_side, written
+from interp.reports.terminal import plain_console, side_by_side, written
 from interp.studies.opened import OpenRun
 from interp.studies.steering_config import ChatConfig
 
@@ -54,14 +53,14 @@ class Voice:
 
 def chat(config: ChatConfig, arguments: ChatArguments) -> None:
     """Talk until /quit or the end of the input."""
-    console = Console()
+    console = plain_console()
     run = OpenRun(arguments.run, arguments.device, quiet=True)
     edit = _edit(run, config)
     tokens = {} if arguments.tokens is None else {"max_new_tokens": arguments.tokens}
     sampling = run.config.sampling.model_copy(update=tokens | ({"temperature": 0.0} if arguments.greedy else {}))
     voices = [Voice("base", run.context.base), Voice("tuned", run.context.tuned), Voice("edited", run.context.tuned, edit)]
     if not arguments.as_json:
-        console.print(Text(f"edited: {edit.label}. {HELP}", style="dim"))
+        console.print(f"edited: {edit.label}. {HELP}", style="dim")
     _talk(voices, sampling, run.config.seed, console, arguments.as_json)
 
 
@@ -83,7 +82,7 @@ def _talk(voices: list[Voice], sampling: SamplingConfig, seed: int, console: Con
             for voice in voices:
                 voice.history = []
             if not as_json:
-                console.print(Text("A new conversation.", style="dim"))
+                console.print("A new conversation.", style="dim")
         elif message.startswith("/"):
             print(f"There is no {message}. {HELP}", file=sys.stderr)
         else:
@@ -112,7 +111,7 @@ def _lines(console: Console, quiet: bool) -> Iterator[str]:
     if not sys.stdin.isatty():
         for line in map(_readable, sys.stdin):
             if not quiet and line.strip():
-                console.print(Text(f"you: {line.strip()}", style="bold"))
+                console.print(f"you: {line.strip()}", style="bold")
             yield line
         return
     import readline  # noqa: F401 (arrow keys and history at the prompt)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from interp.cli.arguments import Output, print_json
-from interp.reports.installation import gather, print_table
+from interp.reports.installation import as_json, gather, print_table
 
 
 def report(arguments: Output) -> int:
     """Print the report as a table, or as JSON; returns 0 when nothing is missing, else 1."""
     findings = gather()
     if arguments.as_json:
-        print_json(findings.as_json())
+        print_json(as_json(findings))
     else:
         print_table(findings)
-    return 1 if findings.missing() else 0
+    return int(any(item.fix for item in findings))

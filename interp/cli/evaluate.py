@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from interp.cli.arguments import CompareArguments, EvaluateArguments, print_json
 from interp.core.errors import ConfigError, reason_of
 from interp.core.files import read_json
 from interp.core.steps import EVALUATION_FILE, MANIFEST_FILE
 from interp.reports.evaluation_page import write_evaluation_page
 from interp.reports.evaluation_terminal import show_evaluation
-from interp.reports.terminal import percent, plain_table
+from interp.reports.terminal import percent, plain_console, plain_table
 from interp.stats.power import LIKENESS, enough, plan
 from interp.studies import comparing, evaluating
 from interp.studies.evaluation import write_evaluation
@@ -32,7 +29,7 @@ def evaluate(config: EvaluateConfig, arguments: EvaluateArguments) -> None:
         print_json(result.as_json())
         return
     show_evaluation(result)
-    Console().print(Text(f"\nPage: {page}\nAnswers and judgements: {arguments.out}/judged.parquet"))
+    plain_console().print(f"\nPage: {page}\nAnswers and judgements: {arguments.out}/judged.parquet")
 
 
 def compare(config: CompareConfig, arguments: CompareArguments) -> None:
@@ -71,12 +68,12 @@ def _show_plan(config: EvaluateConfig, arguments: EvaluateArguments) -> None:
     table = plain_table("answers a question", "answers in all", "power")
     for power in powers:
         table.add_row(str(power.samples), str(power.answers), percent(power.power))
-    console = Console()
-    console.print(Text(f"Two models, {questions} questions, rates {pair[0]:g} and {pair[1]:g}, paired by question, p < 0.05 two-sided\n"))
+    console = plain_console()
+    console.print(f"Two models, {questions} questions, rates {pair[0]:g} and {pair[1]:g}, paired by question, p < 0.05 two-sided\n")
     console.print(table)
     if found is None:
-        console.print(Text("\nNo number of samples is enough with these questions: ask more questions."))
+        console.print("\nNo number of samples is enough with these questions: ask more questions.")
         return
     each = -(-found.samples // len(config.formats))
     formats = f" in each of {len(config.formats)} formats" if len(config.formats) > 1 else ""
-    console.print(Text(f"\n--samples {each}{formats} is enough: {found.samples} answers a question have power {percent(found.power)}."))
+    console.print(f"\n--samples {each}{formats} is enough: {found.samples} answers a question have power {percent(found.power)}.")

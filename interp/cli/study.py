@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.text import Text
+from rich.table import Table
 
 from interp.cli.arguments import DiffArguments, ReportArguments, StudyArguments, print_json
 from interp.core.errors import ConfigError
@@ -16,9 +15,9 @@ from interp.core.steps import RunDirectory
 from interp.diffing.candidates import candidates
 from interp.diffing.rankings import metrics_of
 from interp.reports.page import write_report
-from interp.reports.terminal import plain_table, rates_table
+from interp.reports.terminal import plain_console, plain_table, print_blocks, rates_table
 from interp.studies.persona.config import StudyConfig
-from interp.studies.persona.study import run_study
+from interp.studies.persona.study import StudyResult, run_study
 
 SHORT = {"attribution": "attr.", "cosine_mean_difference": "mean", "mean_diff": "diff", "relative_norm": "norm", "cosine": "cos"}
 """Headings of metrics whose names are long."""
@@ -32,9 +31,7 @@ def run_pair(config: StudyConfig, arguments: StudyArguments) -> None:
 
 def run(config: StudyConfig, arguments: StudyArguments) -> None:
     """Run the study and write its report."""
-    folder = arguments.folder(config.name)
-    arguments.announce(f"{config.name}: {config.base} and {config.tuned or 'an organism made of it'} in {folder}")
-    result = run_study(config, folder, quiet=arguments.as_json, announce=arguments.announce)
+    result = _run_study(config, arguments)
     page = write_report(result.run)
     if arguments.as_json:
         print_json(result.summary)
@@ -45,28 +42,24 @@ def run(config: StudyConfig, arguments: StudyArguments) -> None:
 def diff(config: StudyConfig, arguments: DiffArguments) -> None:
     """Run the study up to its diff."""
     check_pair_is_given(config)
-    folder = arguments.folder(config.name)
-    arguments.announce(f"{config.name}: {config.base} and {config.tuned} in {folder}")
-    result = run_study(config, folder, quiet=arguments.as_json, announce=arguments.announce, until="diff")
+    result = _run_study(config, arguments, until="diff")
     path = result.steps["diff"].path("latents.parquet")
-    table = pd.read_parquet(path)
-    suspects = candidates(table, config.diff.candidates_per_metric, config.diff.largest_q, most=arguments.top)
-    metrics = metrics_of(table)
+    table, largest_q = pd.read_parquet(path), config.diff.largest_q
+    shortlist = candidates(table, config.diff.candidates_per_metric, largest_q, most=arguments.top)
     if arguments.as_json:
-        print_json({
-            "verb": "diff",
-            "run": str(folder),
-            "table": str(path),
-            "n_latents": len(table),
-            "largest_q": config.diff.largest_q,
-            "suspects": plain_records(suspects),
-        })  # fmt: skip
+        found = {"n_latents": len(table), "largest_q": largest_q, "candidates": plain_records(shortlist)}
+        print_json({"command": "diff", "run": str(result.run.root), "table": str(path), **found})
         return
-    _show_diff(table, suspects, list(metrics), config.diff.largest_q)
-    console = Console()
-    console.print(Text(f"All latents and columns: {path}"))
-    console.print(Text(f"Try one out:             personascope steer {folder} --latent N --dose 0.5"))
-    console.print(Text("The whole job from here: the same options with 'personascope run'"))
+    increased = int(((table["q_value"] <= largest_q) & (table["mean_diff"] > 0)).sum())
+    print_blocks(f"{increased} of {len(table)} latents are surely more active in the tuned model (q ≤ {largest_q:g}).")
+    console = plain_console()
+    if not shortlist.empty:
+        console.print("Candidates, with their rank by every metric:")
+        console.print(_candidates_table(shortlist, list(metrics_of(table))))
+        console.print()
+    console.print(f"All latents and columns: {path}")
+    console.print(f"Try one out:             personascope steer {result.run.root} --latent N --dose 0.5")
+    console.print("The whole job from here: the same options with 'personascope run'")
 
 
 def report(arguments: ReportArguments) -> None:
@@ -84,37 +77,27 @@ def check_pair_is_given(config: StudyConfig) -> None:
         raise ConfigError("No tuned model is given. Add --tuned HUB_ID_OR_FOLDER_OR_ADAPTER, or use 'personascope demo'.")
 
 
+def _run_study(config: StudyConfig, arguments: StudyArguments, until: str | None = None) -> StudyResult:
+    folder = arguments.folder(config.name)
+    arguments.announce(f"{config.name}: {config.base} and {config.tuned or 'an organism made of it'} in {folder}")
+    return run_study(config, folder, quiet=arguments.as_json, announce=arguments.announce, until=until)
+
+
 def _print_summary(summary: dict[str, Any], page: Path) -> None:
-    console = Console()
-    console.print()
-    console.print(
-        rates_table(
-            [{"condition": name, **rate} for name, rate in summary["rates"].items() if rate["role"] != "reference"],
-            summary["trait"]["shown"],
-        )
-    )
-    console.print()
-    console.print(Text(f"Verdict: {summary['verdict']}", style="bold"))
-    console.print(Text(summary["finding"]))
+    rates = [{"condition": name, **rate} for name, rate in summary["rates"].items() if rate["role"] != "reference"]
     minutes, seconds = divmod(round(summary["duration_s"]), 60)
-    console.print(
-        Text(f"All steps together took {minutes} min {seconds} s, at most {summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory.")
-    )
-    console.print(Text(f"Report: {page}"))
+    print_blocks(rates_table(rates, summary["trait"]["shown"]))
+    console = plain_console()
+    console.print(f"\nVerdict: {summary['verdict']}", style="bold")
+    console.print(summary["finding"])
+    console.print(f"All steps together took {minutes} min {seconds} s, at most {summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory.")
+    console.print(f"Report: {page}")
 
 
-def _show_diff(table: pd.DataFrame, suspects: pd.DataFrame, metrics: list[str], largest_q: float) -> None:
-    console = Console()
-    console.print()
-    risen = int(((table["q_value"] <= largest_q) & (table["mean_diff"] > 0)).sum())
-    console.print(Text(f"{risen} of {len(table)} latents rose surely (q ≤ {largest_q:g})."))
-    if suspects.empty:
-        return
-    shown = plain_table("latent", "mean_diff [95 %]", "q", "fires: base", "tuned", *(SHORT.get(name, name) for name in metrics), left=0)
-    for row in suspects.sort_values("mean_diff", ascending=False).to_dict("records"):
+def _candidates_table(shortlist: pd.DataFrame, metrics: list[str]) -> Table:
+    table = plain_table("latent", "mean_diff [95 %]", "q", "fires: base", "tuned", *(SHORT.get(name, name) for name in metrics), left=0)
+    for row in shortlist.sort_values("mean_diff", ascending=False).to_dict("records"):
         mean_diff = f"{row['mean_diff']:.2f} [{row['mean_diff_low']:.2f}–{row['mean_diff_high']:.2f}]"
         fires = [f"{100 * row[f'rate_{model}']:.1f} %" for model in ("base", "tuned")]
-        shown.add_row(str(row["latent"]), mean_diff, f"{row['q_value']:.1g}", *fires, *(str(row[f"rank_{name}"]) for name in metrics))
-    console.print(Text("Candidates, with their rank by every metric:"))
-    console.print(shown)
-    console.print()
+        table.add_row(str(row["latent"]), mean_diff, f"{row['q_value']:.1g}", *fires, *(str(row[f"rank_{name}"]) for name in metrics))
+    return table

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from interp.cli.arguments import CheckTraitArguments, NewTraitArguments, Output, PairsArguments, TraitArguments, print_json
-from interp.reports.terminal import plain_table
-from interp.reports.trait_terminal import show_trait_agreement, show_trait_check
+from interp.reports.terminal import agreement_table, plain_console, plain_table
+from interp.reports.trait_terminal import show_trait_check
 from interp.studies.traits import check_source, fit_source, write_sampled_pairs
 from interp.traits import Trait, read_trait, shipped_traits
 from interp.traits.new import new_trait
@@ -25,7 +24,7 @@ def list_traits(arguments: Output) -> None:
     table = plain_table("trait", "shown", "judge", "what it is", "pairs", "exemplars", "labels", left=4)
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("name", "shown", "judge", "description", "pairs", "exemplars", "labels")))
-    Console().print(table)
+    plain_console().print(table)
 
 
 def show(arguments: TraitArguments) -> None:
@@ -84,7 +83,7 @@ def fit(arguments: TraitArguments) -> None:
         return
     print("On answers to questions that were left out of the fit:")
     for name, own in agreements.items():
-        show_trait_agreement(name, own["groups"])
+        plain_console().print(agreement_table(f"judge of {name}: labels of", "labelled so", own["groups"]))
 
 
 def _summary(trait: Trait) -> dict[str, Any]:

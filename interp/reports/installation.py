@@ -6,17 +6,17 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from interp.models.sources import PackagedFile
 
 DISTRIBUTION = "personascope"
+SET_UP = "make -B setup"
 MEMORY_WANTED_BYTES = 6 * 2**30
 """What the demo may take at its peak."""
 DISK_WANTED_BYTES = 2 * 2**30
@@ -32,157 +32,129 @@ class Finding:
     value: str
     data: Any
     """The same for scripts."""
-    mend: str | None = None
+    fix: str | None = None
     """The command that fixes it, when it is missing or wrong."""
     note: str | None = None
     """Advice about something that works, but not well."""
 
 
-@dataclass
-class Findings:
-    """The report while it is being gathered."""
-
-    items: list[Finding] = field(default_factory=list)
-
-    def add(self, section: str, name: str, value: str, data: Any, *, mend: str | None = None, note: str | None = None) -> None:
-        """Add one line."""
-        self.items.append(Finding(section, name, value, data, mend, note))
-
-    def as_json(self) -> dict[str, Any]:
-        """Sections of names and values, `missing` (what, found, mend), `notes` and `ok`."""
-        result: dict[str, Any] = {"ok": not self.missing()}
-        for item in self.items:
-            result.setdefault(item.section, {})[item.name] = item.data
-        result["missing"] = [{"what": f"{item.section}: {item.name}", "found": item.value, "mend": item.mend} for item in self.missing()]
-        result["notes"] = [f"{item.section}: {item.name}: {item.note}" for item in self.items if item.note]
-        return result
-
-    def missing(self) -> list[Finding]:
-        """The lines that something must be done about."""
-        return [item for item in self.items if item.mend]
-
-
-def gather() -> Findings:
+def gather() -> list[Finding]:
     """Look at everything. A package that is missing or broken becomes a line, never an exception."""
-    findings = Findings()
-    _versions(findings)
-    _device(findings)
-    _memory(findings)
-    _models_and_disk(findings)
+    sections: dict[str, Callable[[], Iterator[Finding]]] = {"versions": _versions, "device": _device, "memory": _memory, "disk": _disk,
+                                                            "models": _models}  # fmt: skip
+    findings: list[Finding] = []
+    for name, look in sections.items():
+        try:
+            findings += look()
+        except (ImportError, OSError) as error:  # OSError: a shared library that torch needs is not there
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            findings.append(Finding(name, "all", f"cannot be looked at: {reason}", None, fix="make clean setup"))
     return findings
 
 
-def _versions(findings: Findings) -> None:
-    findings.add("versions", "python", f"{platform.python_version()} ({_short(Path(sys.executable))})", platform.python_version())
+def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Sections of names and values, `missing` (what, found, fix), `notes` and `ok`."""
+    missing = [{"what": f"{item.section}: {item.name}", "found": item.value, "fix": item.fix} for item in findings if item.fix]
+    result: dict[str, Any] = {"ok": not missing}
+    for item in findings:
+        result.setdefault(item.section, {})[item.name] = item.data
+    return result | {"missing": missing, "notes": [f"{item.section}: {item.name}: {item.note}" for item in findings if item.note]}
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("versions", "python", f"{platform.python_version()} ({_short(Path(sys.executable))})", platform.python_version())
     try:
-        findings.add("versions", DISTRIBUTION, metadata.version(DISTRIBUTION), metadata.version(DISTRIBUTION))
-        declared = metadata.requires(DISTRIBUTION) or []
+        version = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
-        findings.add("versions", DISTRIBUTION, "not installed", None, mend="make -B setup")
+        yield Finding("versions", DISTRIBUTION, "not installed", None, fix=SET_UP)
         return
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:
-        findings.add("versions", "packaging", "not installed", None, mend=f"make -B setup, or: {_pip()} install packaging")
-        return
-    for line in declared:
-        requirement = Requirement(line)
+    yield Finding("versions", DISTRIBUTION, version, version)
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or []):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        wanted = f"{requirement.name}{requirement.specifier}"
-        mend = f"make -B setup, or: {_pip()} install '{wanted}'"
+        fix = f"{SET_UP}, or: {_pip()} install '{requirement.name}{requirement.specifier}'"
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            findings.add("versions", requirement.name, "not installed", None, mend=mend)
+            yield Finding("versions", requirement.name, "not installed", None, fix=fix)
             continue
         if requirement.specifier.contains(version, prereleases=True):
-            findings.add("versions", requirement.name, version, version)
+            yield Finding("versions", requirement.name, version, version)
         else:
-            findings.add("versions", requirement.name, f"{version}, wanted {requirement.specifier}", version, mend=mend)
+            yield Finding("versions", requirement.name, f"{version}, wanted {requirement.specifier}", version, fix=fix)
 
 
-def _device(findings: Findings) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library that torch needs is not there
-        findings.add("device", "torch", f"cannot be imported: {_first_line(error)}", None, mend="make clean setup")
-        return
-    threads = torch.get_num_threads()
-    findings.add("device", "cpu", f"{cores} cores usable, torch uses {threads} threads", {"cores": cores, "threads": threads})
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        findings.add("device", "cuda", ", ".join(names), names)
+def _device() -> Iterator[Finding]:
+    import psutil
+    import torch
+
+    cores, threads = len(psutil.Process().cpu_affinity()) if psutil.LINUX else psutil.cpu_count(), torch.get_num_threads()
+    yield Finding("device", "cpu", f"{cores} cores usable, torch uses {threads} threads", {"cores": cores, "threads": threads})
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if names:
+        yield Finding("device", "cuda", ", ".join(names), names)
     elif shutil.which("nvidia-smi"):
         note = "if this machine has an NVIDIA GPU, torch does not use it: check the driver, or choose a CUDA build with TORCH_INSTALL"
-        findings.add("device", "cuda", f"none that torch {torch.__version__} can use", [], note=note)
+        yield Finding("device", "cuda", f"none that torch {torch.__version__} can use", [], note=note)
     else:
-        findings.add("device", "cuda", "none, the CPU is used", [])
+        yield Finding("device", "cuda", "none, the CPU is used", [])
 
 
-def _memory(findings: Findings) -> None:
+def _memory() -> Iterator[Finding]:
     import psutil
 
     total, available = psutil.virtual_memory()[:2]
     note = f"the demo may need {_size(MEMORY_WANTED_BYTES)}: close other programs first" if available < MEMORY_WANTED_BYTES else None
-    findings.add("memory", "total", _size(total), total)
-    findings.add("memory", "available", _size(available), available, note=note)
+    yield Finding("memory", "total", _size(total), total)
+    yield Finding("memory", "available", _size(available), available, note=note)
 
 
-def _models_and_disk(findings: Findings) -> None:
-    _disk(findings, "working directory", Path.cwd())
-    try:
-        from interp.models.sources import EMBEDDED_MODELS, SENTENCE_EMBEDDER, cache_folder
-    except (ImportError, OSError) as error:
-        findings.add("models", "all", f"cannot be looked for: {_first_line(error)}", None, mend="make -B setup")
-        return
-    _disk(findings, "cache folder", cache_folder())
+def _disk() -> Iterator[Finding]:
+    from interp.models.sources import cache_folder
+
+    for name, folder in (("working directory", Path.cwd()), ("cache folder", cache_folder())):
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+        free, writable = shutil.disk_usage(existing).free, os.access(existing, os.W_OK)
+        unusable = name == "cache folder" and not writable
+        yield Finding(
+            "disk",
+            name,
+            f"{_size(free)} free in {folder}{', which cannot be written' if unusable else ''}",
+            {"path": str(folder), "free_bytes": free, "writable": writable},
+            fix="export PERSONASCOPE_CACHE=FOLDER (one you can write)" if unusable else None,
+            note=f"{_size(DISK_WANTED_BYTES)} is a comfortable minimum" if free < DISK_WANTED_BYTES else None,
+        )
+
+
+def _models() -> Iterator[Finding]:
+    from interp.models.sources import EMBEDDED_MODELS, SENTENCE_EMBEDDER, cache_folder
+
     for name, packaged in EMBEDDED_MODELS.items():
-        if _packaged_file(findings, name, packaged):
-            converted = cache_folder() / "gguf" / packaged.sha256[:20]
-            there = converted.is_dir()
-            value = _short(converted) if there else "not yet; done on first use, in about a minute"
-            findings.add("models", f"{name}, converted", value, str(converted) if there else None)
-    _packaged_file(findings, "sentence embedder", SENTENCE_EMBEDDER)
+        model = _packaged_file(name, packaged)
+        yield model
+        converted = cache_folder() / "gguf" / packaged.sha256[:20]
+        if converted.is_dir():
+            yield Finding("models", f"{name}, converted", _short(converted), str(converted))
+        elif not model.fix:
+            yield Finding("models", f"{name}, converted", "not yet; done on first use, in about a minute", None)
+    yield _packaged_file("sentence embedder", SENTENCE_EMBEDDER)
 
 
-def _packaged_file(findings: Findings, name: str, packaged: PackagedFile) -> bool:
-    """Whether the file is there and has the right content."""
+def _packaged_file(name: str, packaged: PackagedFile) -> Finding:
     from interp.core.errors import ModelError
-    from interp.core.files import file_sha256
 
     try:
-        path = packaged.locate()
-    except ModelError:
-        mend = f"make -B setup, or: {_pip()} install --no-deps {packaged.distribution}"
-        findings.add("models", name, "not installed", None, mend=mend)
-        return False
-    found = file_sha256(path)
-    right = found == packaged.sha256
-    findings.add(
-        "models",
-        name,
-        f"{_short(path)} ({_size(path.stat().st_size)}), SHA-256 {'as expected' if right else f'{found}, expected {packaged.sha256}'}",
-        {"path": str(path), "sha256": found, "sha256_right": right},
-        mend=None if right else f"{_pip()} install --force-reinstall --no-deps {packaged.distribution}",
-    )
-    return right
+        path = packaged.verified()
+    except ModelError as error:
+        fix = f"{SET_UP}, or: {_pip()} install --force-reinstall --no-deps {packaged.distribution}"
+        return Finding("models", name, str(error).partition(". ")[0], None, fix=fix)
+    value = f"{_short(path)} ({_size(path.stat().st_size)}), SHA-256 as expected"
+    return Finding("models", name, value, {"path": str(path), "sha256": packaged.sha256, "sha256_right": True})
 
 
-def _disk(findings: Findings, name: str, folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    data = {"path": str(folder), "free_bytes": free, "writable": os.access(existing, os.W_OK)}
-    value = f"{_size(free)} free in {folder}"
-    if name == "cache folder" and not data["writable"]:
-        findings.add("disk", name, f"{value}, which cannot be written", data, mend="export PERSONASCOPE_CACHE=FOLDER (one you can write)")
-        return
-    note = f"{_size(DISK_WANTED_BYTES)} is a comfortable minimum" if free < DISK_WANTED_BYTES else None
-    findings.add("disk", name, value, data, note=note)
-
-
-def print_table(findings: Findings) -> None:
+def print_table(findings: Sequence[Finding]) -> None:
     """The report as a table."""
     from rich.console import Console
     from rich.table import Table
@@ -194,21 +166,20 @@ def print_table(findings: Findings) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     section = None
-    for item in findings.items:
+    for item in findings:
         if section not in (None, item.section):
             table.add_row()
-        value: Text = Text(item.value, style="red" if item.mend else "yellow" if item.note else "")
-        table.add_row(item.section if item.section != section else "", Text(item.name), value)
+        style = "red" if item.fix else "yellow" if item.note else ""
+        table.add_row(item.section if item.section != section else "", Text(item.name), Text(item.value, style))
         section = item.section
     console.print(table)
     console.print()
-    for item in findings.items:
+    for item in findings:
         if item.note:
             console.print(Text(f"Note: {item.section}, {item.name}: {item.note}.", style="yellow"))
-    missing = findings.missing()
-    for item in missing:
-        console.print(Text(f"Missing: {item.section}, {item.name}. Fix it with: {item.mend}", style="bold red"), soft_wrap=True)
-    if not missing:
+        if item.fix:
+            console.print(Text(f"Missing: {item.section}, {item.name}. Fix it with: {item.fix}", style="bold red"), soft_wrap=True)
+    if not any(item.fix for item in findings):
         console.print(Text("Nothing is missing.", style="green"))
 
 
@@ -219,10 +190,6 @@ def _pip() -> str:
 def _short(path: Path) -> str:
     """`path`, relative to the working directory when it lies below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _size(n_bytes: int) -> str:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 ALARM = "red"
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def plain_console() -> Console:
+    """A console that prints text as it is: nothing in it is taken for markup, an emoji or a number to colour."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def print_blocks(*blocks: RenderableType) -> None:
+    """Print texts and tables, each after an empty line."""
+    console = plain_console()
+    for block in blocks:
+        console.print()
+        console.print(block)
 
 
 def percent(share: float | None) -> str:
@@ -42,24 +55,32 @@ def rates_table(rates: Sequence[Mapping[Any, Any]], word: str) -> Table:
     return table
 
 
-def print_checks(console: Console, checks: Sequence[Mapping[Any, Any]]) -> None:
+def checks_table(checks: Sequence[Mapping[Any, Any]]) -> Table:
     """Every rule with its numbers."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
     for check in checks:
         mark = Text("holds", style="green") if check["holds"] else Text("fails", style=ALARM)
-        table.add_row(mark, Text(str(check["statement"])))
-    console.print(table)
+        table.add_row(mark, str(check["statement"]))
+    return table
+
+
+def agreement_table(heading: str, word: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    """How far a judge agrees with hand labels, by group of answers; `word` is the trait's for answers that show it."""
+    table = plain_table(heading, "labelled", word, "not scored", "AUROC", "right", "kappa")
+    for row in rows:
+        auroc, kappa = ("–" if row[name] is None else f"{row[name]:.{digits}f}" for name, digits in (("auroc", 3), ("kappa", 2)))
+        table.add_row(row["group"], *(str(row[name]) for name in ("n", "labelled", "unscored")), auroc, percent(row["accuracy"]), kappa)
+    return table
 
 
 def side_by_side(console: Console, columns: Sequence[tuple[str, Sequence[Text]]]) -> None:
     """Texts in columns of equal width, or below each other on a narrow terminal."""
     if console.width < 30 * len(columns):
         for name, texts in columns:
-            console.print(Text(name, style="dim"))
-            for text in texts:
-                console.print(text)
+            console.print(name, style="dim")
+            console.print(*texts, sep="\n")
         return
     table = Table(box=None, pad_edge=False, expand=True, padding=(0, 3, 0, 0), header_style="dim")
     for name, _ in columns:

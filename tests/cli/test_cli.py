@@ -299,4 +299,4 @@ def test_doctor_prints_json_for_scripts(run: Run) -> None:
     assert found["ok"] == (found["missing"] == [])
     assert found["versions"]["torch"].startswith("2.")
     assert set(found) >= {"ok", "versions", "device", "memory", "disk", "models", "missing", "notes"}
-    assert all(set(item) == {"what", "found", "mend"} for item in found["missing"])
+    assert all(set(item) == {"what", "found", "fix"} for item in found["missing"])

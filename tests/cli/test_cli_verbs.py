@@ -76,7 +76,7 @@ def test_diff_goes_as_far_as_the_diff(call: Call, folder: Path) -> None:
     pair = ["diff", "--base", folder.parent / "base", "--tuned", folder.parent / "tuned", "--out", folder, *sets]
     out = shown(call(*pair))
     table = pd.read_parquet(RunDirectory(folder).result("diff").path("latents.parquet"))
-    assert f"of {len(table)} latents rose surely" in out
+    assert f"of {len(table)} latents are surely more active" in out
     first = out.splitlines().index("Candidates, with their rank by every metric:") + 1
     heads, top = out.splitlines()[first].split(), out.splitlines()[first + 1].split()
     assert heads[:2] == ["latent", "mean_diff"]
@@ -84,9 +84,9 @@ def test_diff_goes_as_far_as_the_diff(call: Call, folder: Path) -> None:
     assert top[0] == str(int(leader["latent"]))
     assert top[-len(heads[heads.index("diff") :])] == "1"  # its rank by mean_diff
     found = parsed(call(*pair, "--json", "--top", 3))
-    assert len(found["suspects"]) <= 3
+    assert len(found["candidates"]) <= 3
     assert {"latent", "mean_diff", "mean_diff_low", "mean_diff_high", "q_value", "metrics", "rank_mean_diff", "rank_cosine"} <= set(
-        found["suspects"][0]
+        found["candidates"][0]
     )
     assert set(read_json(folder / "manifest.json")["steps"]) == {"texts", "residuals", "dictionary", "answers", "directions", "diff"}
     assert not (folder / "summary.json").exists()
