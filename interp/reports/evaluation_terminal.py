@@ -46,7 +46,7 @@ def _table(part: pd.DataFrame, by: str, short: dict[str, str], word: str) -> Tab
     whole = by == "all"
     table = plain_table("model" if whole else by, word, "95 %", "of", "unscored", "incoherent", "refused", *["AUROC"] * whole)
     table.columns[0].min_width = 12
-    for model, own in part.groupby("model", sort=False):
+    for model, own in ((str(name), rows) for name, rows in part.groupby("model", sort=False)):
         if not whole:
             table.add_row(short[model], style="bold")
         for row in own.to_dict("records"):

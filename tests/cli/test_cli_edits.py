@@ -28,13 +28,13 @@ from tests.helpers.small_run import SMALL, small_run, use_letter_judge
 
 Call = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "sklearn", "sae_lens")
-VERBS = ("diff", "steer", "ablate", "sweep", "verdict", "export", "chat")
+COMMANDS = ("diff", "steer", "ablate", "sweep", "verdict", "export", "chat")
 WIDTH = 100
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("verbs"))
+    return small_run(tmp_path_factory.mktemp("edits"))
 
 
 @pytest.fixture
@@ -252,19 +252,19 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     script = f"""
 import sys
 from interp.cli.main import main
-for verb in {VERBS!r}:
-    sys.argv = ["personascope", verb, "--help"]
+for command in {COMMANDS!r}:
+    sys.argv = ["personascope", command, "--help"]
     try:
         main()
     except SystemExit as left:
-        print(verb, [name for name in {HEAVY!r} if name in sys.modules], left.code)
+        print(command, [name for name in {HEAVY!r} if name in sys.modules], left.code)
 """
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     took = time.monotonic() - started
     assert done.stderr == ""
-    for verb in VERBS:
-        assert f"{verb} [] 0" in done.stdout
+    for command in COMMANDS:
+        assert f"{command} [] 0" in done.stdout
     assert took < 5.0  # all of them; the bound leaves room for a busy machine
     assert "--latents" in done.stdout
 
