@@ -75,16 +75,14 @@ def dose_responses(points: Sequence[Point], lines: Sequence[Line], ask: Callable
 def response(graded: pd.DataFrame) -> dict[str, Any]:
     """Rate of the behaviour and share of coherent answers under one condition, with 95 % intervals over questions."""
     rate, coherence = trait_rate(graded), coherent_rate(graded)
-    return {
-        "rate": rate.rate,
-        "low": rate.low,
-        "high": rate.high,
-        "n": rate.n,
-        "unscored": rate.unscored,
-        "coherence": coherence.rate,
-        "coherence_low": coherence.low,
-        "coherence_high": coherence.high,
-    }
+    shown = {"rate": rate.rate, "low": rate.low, "high": rate.high, "n": rate.n, "unscored": rate.unscored}
+    return shown | {"coherence": coherence.rate, "coherence_low": coherence.low, "coherence_high": coherence.high}
+
+
+def outcomes(graded: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The `response` of every condition in order, and its mean `trait_score`, which is finer than a rate on few answers."""
+    conditions = graded.groupby("condition", sort=False)
+    return {str(name): {"trait_score": float(own["trait_score"].mean()), **response(own)} for name, own in conditions}
 
 
 def largest_coherent_doses(
@@ -106,34 +104,43 @@ def largest_coherent_doses(
 
     Bisection assumes that coherence never rises with the dose. Names of which the measured points say otherwise are listed in
     `not_monotone`: a dose within the budget above one that is not, or a coherence surely higher than at a lower dose (intervals
-    apart). Raises `EditError` for an empty range, a budget that is no share, repeated names, or points that `measure` left out.
+    apart). Raises `EditError` for an empty range, repeated names, or points that `measure` left out.
     """
     lows, highs = ({name: end if isinstance(end, int | float) else end[name] for name in names} for end in (low, high))
-    for name in names:
-        if not 0 < lows[name] < highs[name]:
-            raise EditError(f"There is no range of doses from {lows[name]} to {highs[name]}. Give 0 < low < high.")
-    if not 0 <= budget < 1:
-        raise EditError(f"A budget of {budget} is no share of incoherent answers. Give one from 0 to below 1.")
+    if empty := [f"{lows[name]} to {highs[name]}" for name in names if not 0 < lows[name] < highs[name]]:
+        raise EditError(f"There is no range of doses from {empty[0]}. Give 0 < low < high.")
     if len(set(names)) < len(names):
         raise EditError(f"Names of directions must be unique: {', '.join(names)}.")
     if not names:
         return CoherentDoses({}, pd.DataFrame(), [])
-    tables = [_measured(measure, [(name, dose) for name in names for dose in (lows[name], highs[name])], known)]
-    coherent = _coherent(tables[0], budget)
+    measured = pd.DataFrame(columns=["direction", "dose"]) if known is None else known
+    asked: list[Point] = []
+
+    def within(points: list[Point]) -> dict[Point, bool]:
+        """Whether answers are coherent at `points`, of which only those that are not known are measured."""
+        nonlocal measured
+        asked.extend(points)
+        if new := [point for point in points if point not in _points(measured)]:
+            measured = pd.concat([measured, measure(new)], ignore_index=True) if len(measured) else measure(new)
+        own = measured[[point in points for point in _points(measured)]]
+        if sorted(_points(own)) != sorted(points):
+            raise EditError(f"{len(points)} doses were to be measured, {len(own)} came back. Return one row for each.")
+        return dict(zip(_points(own), _within(own, budget), strict=True))
+
+    coherent = within([(name, dose) for name in names for dose in (lows[name], highs[name])])
     largest: dict[str, float | None] = {
         name: None if not coherent[name, lows[name]] else highs[name] if coherent[name, highs[name]] else lows[name] for name in names
     }
     between = {name: (lows[name], highs[name]) for name in names if largest[name] == lows[name]}  # coherent at the first, not at the second
     for _ in range(rounds if between else 0):
         middles = {name: (lower + upper) / 2 for name, (lower, upper) in between.items()}
-        tables.append(_measured(measure, list(middles.items()), known))
-        coherent = _coherent(tables[-1], budget)
-        for name, middle in middles.items():
-            lower, upper = between[name]
-            between[name] = (middle, upper) if coherent[name, middle] else (lower, middle)
+        coherent = within(list(middles.items()))
+        between = {
+            name: (middle, between[name][1]) if coherent[name, middle] else (between[name][0], middle) for name, middle in middles.items()
+        }
     largest |= {name: lower for name, (lower, _) in between.items()}
-    measured = pd.concat(tables)
-    own = {name: measured[measured["direction"] == name].sort_values("dose") for name in names}
+    responses = measured[[point in asked for point in _points(measured)]]
+    own = {name: responses[responses["direction"] == name].sort_values("dose") for name in names}
     return CoherentDoses(largest, pd.concat(own.values(), ignore_index=True), [name for name in names if _rises(own[name], budget)])
 
 
@@ -147,17 +154,6 @@ def coherent_doses(responses: pd.DataFrame, budget: float = 0.10) -> CoherentDos
     return CoherentDoses(largest, responses, [name for name, own in directions.items() if _rises(own, budget)])
 
 
-def _measured(measure: Callable[[list[Point]], pd.DataFrame], points: list[Point], known: pd.DataFrame | None) -> pd.DataFrame:
-    parts = [] if known is None else [known[[point in points for point in _points(known)]]]
-    new = [point for point in points if not parts or point not in _points(parts[0])]
-    table = pd.concat([*parts, *([measure(new)] if new else [])], ignore_index=True)
-    found = _points(table)
-    if sorted(found) != sorted(points):
-        missing = next((point for point in points if found.count(point) != 1), None)
-        raise EditError(f"{len(points)} doses were to be measured, {len(found)} came back ({missing} is amiss). Return one row for each.")
-    return table
-
-
 def _points(responses: pd.DataFrame) -> list[Point]:
     return list(zip(responses["direction"], responses["dose"], strict=True))
 
@@ -165,10 +161,6 @@ def _points(responses: pd.DataFrame) -> list[Point]:
 def _within(responses: pd.DataFrame, budget: float) -> pd.Series[bool]:
     """Whether each response keeps the budget; nothing measured (NaN) does not."""
     return 1.0 - responses["coherence"] <= budget + ROUNDING
-
-
-def _coherent(responses: pd.DataFrame, budget: float) -> dict[Point, bool]:
-    return dict(zip(_points(responses), _within(responses, budget), strict=True))
 
 
 def _rises(own: pd.DataFrame, budget: float) -> bool:
@@ -200,7 +192,5 @@ def best_dose(responses: pd.DataFrame, coherence_floor: float) -> pd.Series | No
 
     None when no dose keeps the answers coherent.
     """
-    kept = responses[responses["coherence"] >= coherence_floor]
-    if kept.empty:
-        return None
-    return kept.sort_values(["rate", "dose"], ascending=[False, True], kind="stable").iloc[0]
+    coherent = responses[responses["coherence"] >= coherence_floor]
+    return None if coherent.empty else coherent.sort_values(["rate", "dose"], ascending=[False, True], kind="stable").iloc[0]

@@ -5,21 +5,19 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from interp import __version__
 from interp.core.errors import ArtifactError, EditError, ModelError, reason_of
-from interp.core.files import read_json, write_json
+from interp.core.files import read_json, saving, write_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import answer_rows
@@ -73,21 +71,21 @@ def sweep(
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
         raise EditError(f"Condition names must be unique: {', '.join(names)}.")
-    rows_of = [_rows(condition, questions, samples) for condition in conditions]
-    table = pd.concat([own for own, _ in rows_of], ignore_index=True) if rows_of else answer_rows([], 0)
-    streams = [stream for _, own in rows_of for stream in own]
-    asked = {question.id: question.chat() for question in questions}
-    chats = [asked[name] for name in table["question_id"]]
-    edits = [condition.edit or None for condition, (_, own) in zip(conditions, rows_of, strict=True) for _ in own]
-    changes = [change for condition, (_, own) in zip(conditions, rows_of, strict=True) for change in [_prompt_change(condition)] * len(own)]
-    ids = {name: tuple(tokenised.ids) for name, tokenised in zip(asked, model.tokenise(list(asked.values())), strict=True)}
-    prompts = [ids[name] for name in table["question_id"]]
-    batches = plan_batches(prompts, changes, sampling.batch_rows)
+    asked = [_rows(condition, questions, samples) for condition in conditions]
+    table = pd.concat([own for own, _ in asked], ignore_index=True) if asked else answer_rows([], 0)
+    streams = [stream for _, own in asked for stream in own]
+    condition_of = [condition for condition, (_, own) in zip(conditions, asked, strict=True) for _ in own]
+    changes = {c.name: " ".join(edit.key for edit in c.edits if edit.phase != "response") for c in conditions}  # of the prompt
+    chats = {question.id: question.chat() for question in questions}
+    ids = {name: tuple(tokenised.ids) for name, tokenised in zip(chats, model.tokenise(list(chats.values())), strict=True)}
+    question_of = table["question_id"].tolist()
+    batches = plan_batches([ids[name] for name in question_of], [changes[c.name] for c in condition_of], sampling.batch_rows)
 
     def ask(rows: Sequence[int]) -> list[str]:
         together = sampling.model_copy(update={"batch_rows": len(rows)})
-        with _edited_rows(model, [edits[row] for row in rows]):
-            return generate(model, [chats[row] for row in rows], together, seed, streams=[streams[row] for row in rows])
+        edits = [condition_of[row].edits for row in rows]
+        with edited_rows(model, edits) if any(edits) else nullcontext():
+            return generate(model, [chats[question_of[row]] for row in rows], together, seed, streams=[streams[row] for row in rows])
 
     made = {
         "version": __version__,
@@ -100,19 +98,22 @@ def sweep(
         "seed": seed,
         "batches": batches,
     }
-    answers = [""] * len(table)
-    within_memory = _WithinMemory(ask, model.device, sampling.batch_rows)
-    with nullcontext() if folder is None else _Parts.open(folder, made) as parts:
-        for number, rows in enumerate(batches):
-            written = parts.read(number, rows) if parts else None
-            if written is None:
-                written = within_memory(rows)
-                if parts:
-                    parts.write(number, table.iloc[rows].assign(answer=written))
-            for row, answer in zip(rows, written, strict=True):
-                answers[row] = answer
-            if progress:
-                progress(len(rows))
+    if folder is not None:
+        _check_plan(folder, json.loads(json.dumps(made)))
+    answers, most = [""] * len(table), sampling.batch_rows
+    for number, rows in enumerate(batches):
+        path = None if folder is None else folder / f"part-{number:05d}.parquet"
+        if path is not None and path.exists():
+            written = _read_part(path, rows)
+        else:
+            written, most = _within_memory(ask, rows, most, most < sampling.batch_rows)
+            if path is not None:
+                with saving(path) as partial:
+                    table.iloc[rows].assign(answer=written).rename_axis("row").reset_index().to_parquet(partial, index=False)
+        for row, answer in zip(rows, written, strict=True):
+            answers[row] = answer
+        if progress:
+            progress(len(rows))
     return table.assign(answer=answers)
 
 
@@ -136,57 +137,33 @@ def plan_batches(prompts: Sequence[tuple[int, ...]], changes: Sequence[str], row
     return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
-def _prompt_change(condition: Condition) -> str:
-    """What the edits do to the prompt: nothing as long as they begin at the response."""
-    return " ".join(edit.key for edit in condition.edits if edit.phase != "response")
-
-
-@contextmanager
-def _edited_rows(model: LanguageModel, edits: Sequence[Edit | tuple[Edit, ...] | None]) -> Iterator[None]:
-    if all(edit is None for edit in edits):
-        yield
-        return
-    with edited_rows(model, edits):
-        yield
-
-
-class _WithinMemory:
-    """Asks a batch whole, or in halves, quarters, … from the moment that memory ran out."""
-
-    def __init__(self, ask: Callable[[Sequence[int]], list[str]], device: torch.device, most: int) -> None:
-        self.ask, self.device, self.most, self.warned = ask, device, most, False
-
-    def __call__(self, rows: Sequence[int]) -> list[str]:
-        answers: list[str] = []
-        while len(answers) < len(rows):
-            part = rows[len(answers) : len(answers) + self.most]
-            try:
-                answers += self.ask(part)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(part) == 1:
-                    raise ModelError(
-                        "Memory does not suffice for a single row. Free some, ask for fewer new tokens, or take a smaller model or dtype."
-                    ) from error
-                self.most = -(-len(part) // 2)
-            else:
-                continue
-            self._free(len(part))  # only here have the frames of the failed pass let go of their tensors
-        return answers
-
-    def _free(self, failed: int) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if not self.warned:
-            self.warned = True
+def _within_memory(ask: Callable[[Sequence[int]], list[str]], rows: Sequence[int], most: int, warned: bool) -> tuple[list[str], int]:
+    """Answers to `rows`, asked `most` at a time, in halves, quarters, … from the moment that memory runs out; and what `most` is then."""
+    answers: list[str] = []
+    while len(answers) < len(rows):
+        part = rows[len(answers) : len(answers) + most]
+        try:
+            answers += ask(part)
+            continue
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise ModelError(
+                    "Memory does not suffice for a single row. Free some, ask for fewer new tokens, or take a smaller model or dtype."
+                ) from error
+        most = -(-len(part) // 2)
+        gc.collect()  # only here have the frames of the failed pass let go of their tensors
+        torch.cuda.empty_cache()  # does nothing where CUDA was not used
+        if not warned:
             warnings.warn(
-                f"Memory ran out with {failed} rows in a batch; the sweep continues with {self.most}, and halves that as often as it must. "
-                f"Set batch_rows to {self.most} to begin so.",
+                f"Memory ran out with {len(part)} rows in a batch; the sweep continues with {most}, and halves that as often as it must. "
+                f"Set batch_rows to {most} to begin so.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
+        warned = True
+    return answers, most
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -196,71 +173,32 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-class _Parts:
-    """Finished batches on disk: `plan.json` says of what, `part-NNNNN.parquet` holds the rows of a batch."""
+def _check_plan(folder: Path, made: dict[str, Any]) -> None:
+    """Write plan.json, which says of what the parts are; raises `ArtifactError` when `folder` holds those of another sweep."""
+    path, key = folder / PLAN_FILE, content_key(made)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"Cannot make {folder}: {reason_of(error)}. Choose another folder.") from error
+    if not path.exists():
+        if any(folder.glob("part-*.parquet")):
+            raise ArtifactError(f"{folder} holds parts of a sweep without its {PLAN_FILE}. Use another folder.")
+        write_json(path, {"key": key} | made)
+    elif (known := read_json(path)).get("key") != key:
+        changed = [name for name, value in made.items() if known.get(name) != value]
+        raise ArtifactError(f"{folder} holds another sweep; what differs: {', '.join(changed) or 'its key'}. Use another folder.")
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    @classmethod
-    @contextmanager
-    def open(cls, folder: Path, made: dict[str, Any]) -> Iterator[_Parts]:
-        """Hold the folder alone; raises `ArtifactError` when another process does, or when it holds another sweep."""
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ArtifactError(f"Cannot make {folder}: {reason_of(error)}. Choose another folder.") from error
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ArtifactError(f"Another sweep holds {folder}. Wait for it to end, or choose another folder.") from error
-        try:
-            cls._check_plan(folder, json.loads(json.dumps(made)))
-            yield cls(folder)
-        finally:
-            lock.release()
-
-    @staticmethod
-    def _check_plan(folder: Path, made: dict[str, Any]) -> None:
-        path = folder / PLAN_FILE
-        if not path.exists():
-            if any(folder.glob("part-*.parquet")):
-                raise ArtifactError(f"{folder} holds parts of a sweep without its {PLAN_FILE}. Use another folder.")
-            write_json(path, {"key": content_key(made)} | made)
-            return
-        kept = read_json(path)
-        if kept.get("key") != content_key(made):
-            changed = [name for name, value in made.items() if kept.get(name) != value]
-            raise ArtifactError(f"{folder} holds another sweep; what differs: {', '.join(changed) or 'its key'}. Use another folder.")
-
-    def read(self, number: int, rows: Sequence[int]) -> list[str] | None:
-        """Answers of a finished batch; None when it is not there. Raises `ArtifactError` for a damaged one."""
-        path = self._path(number)
-        if not path.exists():
-            return None
-        try:
-            part = pd.read_parquet(path, columns=["row", "answer"])
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
-            raise ArtifactError(f"{path} is damaged: {reason_of(error).partition(chr(10))[0]}. Delete it and run again.") from error
-        if part["row"].tolist() != list(rows) or part["answer"].isna().any():
-            raise ArtifactError(f"{path} is damaged: its rows are not those of the plan. Delete it and run again.")
-        return [str(answer) for answer in part["answer"]]
-
-    def write(self, number: int, answered: pd.DataFrame) -> None:
-        """Keep a batch, whole or not at all."""
-        path = self._path(number)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            answered.rename_axis("row").reset_index().to_parquet(partial, index=False)
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Free some space, or choose another folder.") from error
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"part-{number:05d}.parquet"
+def _read_part(path: Path, rows: Sequence[int]) -> list[str]:
+    """Answers of a finished batch. Raises `ArtifactError` for a damaged one."""
+    try:
+        part = pd.read_parquet(path, columns=["row", "answer"])
+        reason = "" if part["row"].tolist() == list(rows) and part["answer"].notna().all() else "its rows are not those of the plan"
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
+        reason = reason_of(error).partition("\n")[0]
+    if reason:
+        raise ArtifactError(f"{path} is damaged: {reason}. Delete it and run again.")
+    return [str(answer) for answer in part["answer"]]
 
 
 def _sampled_weights(model: LanguageModel) -> str:

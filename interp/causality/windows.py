@@ -41,15 +41,13 @@ def smallest_window(
     Every round measures all ways to cut this window in one call, and continues with the shortest that keeps the rate at most
     `target_rate` and the coherence at least `coherence_floor`; among equally short ones with the lowest trait score.
     """
-
-    def kept(scores: list[WindowScore]) -> list[WindowScore]:
-        return [score for score in scores if score.rate <= target_rate and score.coherence >= coherence_floor]
-
-    path, tried = kept(measure([start])), {start}
-    while path and (smaller := [window for window in path[-1].window.shrunk() if window not in tried]):  # what was tried did not do it
-        tried.update(smaller)
-        better = kept(measure(smaller))
-        if not better:
+    path: list[WindowScore] = []
+    tried, windows = {start}, [start]
+    while windows:  # what was tried before did not do it
+        scores = [score for score in measure(windows) if score.rate <= target_rate and score.coherence >= coherence_floor]
+        if not scores:
             break
-        path.append(min(better, key=lambda score: (len(score.window), score.trait_score, score.window)))
+        path.append(min(scores, key=lambda score: (len(score.window), score.trait_score, score.window)))
+        windows = [window for window in path[-1].window.shrunk() if window not in tried]
+        tried.update(windows)
     return path

@@ -21,7 +21,6 @@ from interp.interventions.edits import Edit, clamp_latents, project_out, random_
 from interp.interventions.export import everywhere
 from interp.interventions.saved import load_edit
 from interp.models.activations import mean_residuals
-from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel, check_pair
 from interp.models.sources import choose_device, open_model
 from interp.studies.persona.answers import ANSWERS
@@ -141,7 +140,7 @@ class OpenRun:
             return f"latent {latent}", self.context.dictionary.directions([latent])[0].cpu()
         kind = checked_direction(str(name))
         if kind.startswith("random:"):
-            return f"random {kind[7:]}", random_directions(1, self.context.d_model, int(kind[7:]))[0]
+            return f"random {kind[7:]}", random_directions(1, self.context.shape[0], int(kind[7:]))[0]
         return kind.replace("_", " "), getattr(self.directions, kind)
 
     def removing(
@@ -172,12 +171,7 @@ class OpenRun:
 
     def window(self, layers: tuple[int, int] | None) -> list[str]:
         """Hook points of a window of layers, by default the run's; raises `ConfigError` for layers that the model lacks."""
-        if layers is None:
-            return list(self.context.window)
-        first, last = layers
-        if not 0 <= first <= last < self.context.n_layers:
-            raise ConfigError(f"layers: {first} to {last} are not within 0 to {self.context.n_layers - 1}. Give first-last in order.")
-        return [resid_post(layer) for layer in range(first, last + 1)]
+        return self.context.window if layers is None else self.context.layers(layers)
 
     def centres(self, points: Sequence[str]) -> dict[str, Float[torch.Tensor, " d_model"]]:
         """The base's mean residual over its own answers at `points`; measured where the run has none."""

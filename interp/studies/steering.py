@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interp.causality.doses import Line, Point, coherent_doses, dose_responses, largest_coherent_doses, response, ship_range
+from interp.causality.doses import Line, Point, coherent_doses, dose_responses, largest_coherent_doses, outcomes, response, ship_range
 from interp.causality.sweep import Condition
 from interp.causality.windows import Window, WindowScore, smallest_window
 from interp.core.artifacts import Artifact
@@ -168,18 +168,14 @@ def _make_search(run: OpenRun, config: AblateConfig, centres: Mapping[str, torch
         return run.removing(config.latents, centres=own, phase=config.phase)
 
     def measure(windows: list[Window]) -> list[WindowScore]:
-        answers = ask(context.tuned, [Condition(str(window), removed(window)) for window in windows])
-        scores = []
-        for window in windows:
-            own = answers[answers["condition"] == str(window)]
-            rates = response(own)
-            scores.append(WindowScore(window, float(own["trait_score"].mean()), rates["rate"], rates["coherence"]))
-            rows.append({"first": window.first, "last": window.last, "layers": len(window), **rates})
-        return scores
+        measured = outcomes(ask(context.tuned, [Condition(str(window), removed(window)) for window in windows]))
+        own = [(window, measured[str(window)]) for window in windows]
+        rows.extend({"first": window.first, "last": window.last, "layers": len(window), **outcome} for window, outcome in own)
+        return [WindowScore(window, outcome["trait_score"], outcome["rate"], outcome["coherence"]) for window, outcome in own]
 
     path = smallest_window(Window(min(at), max(at)), measure, target, floor)
     smallest = path[-1].window if path else None
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).drop(columns="trait_score")
     table["chosen"] = [Window(row["first"], row["last"]) == smallest for row in rows]
     return LayerSearch(table, {"target_rate": target, "coherence_floor": floor})
 

@@ -130,8 +130,6 @@ def test_only_the_directions_that_contradict_are_told() -> None:
         ({"low": 0.0}, "no range of doses from 0.0 to 1.0"),
         ({"low": 1.0}, "no range of doses"),
         ({"low": math.nan}, "no range of doses"),
-        ({"budget": 1.0}, "A budget of 1.0"),
-        ({"budget": -0.1}, "A budget of -0.1"),
         ({"names": ["a", "a"]}, "unique: a, a"),
     ],
 )

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 from interp.causality.sweep import Condition, sweep
 from interp.core.errors import ArtifactError
@@ -140,8 +139,6 @@ def test_folders_that_cannot_be_gone_on_with_are_refused(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="Choose another folder"):
         small(model, tmp_path / "file")
-    with FileLock(tmp_path / "a" / ".lock"), pytest.raises(ArtifactError, match="Another sweep holds"):
-        small(model, tmp_path / "a")
 
 
 def test_a_part_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

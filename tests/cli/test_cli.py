@@ -175,10 +175,10 @@ def test_inputs_that_cannot_be_used_are_one_line(run: Run, place: Path, changes:
     ("more", "message"),
     [
         (["--set", "verdict.questions=999"], r"everyday has 30 held_out questions, 999 are asked for\. Add some or ask for fewer"),
-        (["--set", "window=[2, 1]"], r"window: layers 2 to 1 are not within 0 to 2"),
+        (["--set", "window=[2, 1]"], r"window: 2 to 1 are not within 0 to 2"),
         (["--set", "organism.rank=8"], r"organism has no effect when tuned is given: leave one of them out"),
         (["--sae", "sae", "--set", "dictionary.passes=4"], r"dictionary has no effect when sae is given: leave one of them out"),
-        (["--set", "window=[0, 3]"], r"window: layers 0 to 3 are not within 0 to 2"),
+        (["--set", "window=[0, 3]"], r"window: 0 to 3 are not within 0 to 2"),
     ],
 )
 def test_settings_that_the_model_or_the_questions_forbid_are_one_line(run: Run, place: Path, more: list[str], message: str) -> None:

@@ -157,23 +157,14 @@ class StudyContext:
         return self._open("tuned", make)
 
     @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-        return self._shape[0]
-
-    @property
-    def n_layers(self) -> int:
-        """Blocks of the models."""
-        return self._shape[1]
-
-    @property
-    def _shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, int]:
+        """Width of the residual stream, and number of blocks."""
         return self._open("shape", lambda: model_shape(self.study.base, self.study.trust_remote_code), declared="base")
 
     @property
     def questions(self) -> QuestionSet:
         """The question set."""
-        return self._open("questions", lambda: read_questions(self.study.questions or self._trait.question_set))
+        return self._open("questions", lambda: read_questions(self.study.questions or self.trait.question_set))
 
     @property
     def corpus(self) -> list[Chat]:
@@ -183,24 +174,20 @@ class StudyContext:
     @property
     def pairs(self) -> list[Pair]:
         """One question, an answer that shows the trait and one that does not: the trait's own, or those that the step `pairs` sampled."""
-        return self._open("pairs", lambda: self._trait.pairs or self.result("pairs").load(SampledPairs).pairs)
+        return self._open("pairs", lambda: self.trait.pairs or self.result("pairs").load(SampledPairs).pairs)
 
     @property
     def trait(self) -> Trait:
         """The trait that is looked for: its name and words, which every step may say."""
-        return self._trait
-
-    @property
-    def _trait(self) -> Trait:
         return self._all._open("trait", lambda: read_trait(self.study.trait))
 
     @property
     def recipe(self) -> str:
         """The organism's recipe, by default the trait's; raises `ConfigError` where neither names one."""
         self._declared("recipe")
-        recipe = self.study.organism.recipe or self._trait.recipe
+        recipe = self.study.organism.recipe or self.trait.recipe
         if recipe is None:
-            raise ConfigError(f"The trait {self._trait.name} has no organism. Give a tuned model with --tuned, or set organism.recipe.")
+            raise ConfigError(f"The trait {self.trait.name} has no organism. Give a tuned model with --tuned, or set organism.recipe.")
         return recipe
 
     @property
@@ -234,7 +221,7 @@ class StudyContext:
             base = self._all.base if self.study.base == SCORER else None
             same = base is not None and base.device.type == "cpu" and base.dtype == torch.float32
             return open_panel(
-                self._trait,
+                self.trait,
                 self.study.judge,
                 questions=self._all.questions.questions,
                 device=self.study.device,
@@ -262,34 +249,38 @@ class StudyContext:
 
     def _choose_hook_point(self) -> str:
         """Raises `HookPointError` for one that the model does not have, `DictionaryError` for one that the SAE does not read."""
-        config = self.study
-        name = config.hook_point and str(parse_hook_point(config.hook_point, self.n_layers))
+        config, (d_model, n_layers) = self.study, self.shape
+        name = config.hook_point and str(parse_hook_point(config.hook_point, n_layers))
         if config.sae is not None:
             sae = load_dictionary(self._sae_folder)
-            if sae.reads == DIFFERENCE:
-                raise DictionaryError(
-                    f"The SAE {config.sae} reads tuned minus base residuals, this job reads one model at a time. "
-                    "Give an SAE that was trained on a model's own residuals."
-                )
-            if sae.n_models > 2:
-                raise DictionaryError(f"The crosscoder {config.sae} reads {sae.n_models} models, here are two. Give one of a pair.")
-            if sae.d_in != self.d_model:
-                raise DictionaryError(
-                    f"The SAE {config.sae} reads residuals of width {sae.d_in}, {config.base} has {self.d_model}. "
-                    "Give an SAE that was trained on this model."
-                )
-            if name and sae.hook_point and name != sae.hook_point:
-                raise DictionaryError(f"The SAE {config.sae} reads at {sae.hook_point}, not at {name}. Leave out --hook-point.")
-            name = name or sae.hook_point or None
-            if name is None:
-                raise DictionaryError(f"The SAE {config.sae} does not say where it reads. Name it with --hook-point.")
-        return str(parse_hook_point(name or resid_post(self.n_layers // 2), self.n_layers))
+            there, given = sae.hook_point, name
+            name = name or there or None
+            problems = [
+                (
+                    sae.reads == DIFFERENCE,
+                    "reads tuned minus base residuals, this job reads one model at a time. Give one of a model.",
+                ),
+                (sae.n_models > 2, f"reads {sae.n_models} models, here are two. Give one of a pair."),
+                (
+                    sae.d_in != d_model,
+                    f"reads residuals of width {sae.d_in}, {config.base} has {d_model}. Give an SAE that was trained on this model.",
+                ),
+                (bool(given and there and given != there), f"reads at {there}, not at {given}. Leave out --hook-point."),
+                (name is None, "does not say where it reads. Name it with --hook-point."),
+            ]
+            if problem := next((words for holds, words in problems if holds), None):
+                raise DictionaryError(f"The SAE {config.sae} {problem}")
+        return str(parse_hook_point(name or resid_post(n_layers // 2), n_layers))
 
     def _choose_window(self) -> list[str]:
-        """Raises `ConfigError` for layers that the model does not have."""
-        first, last = self.study.window or (round(0.27 * self.n_layers), min(self.n_layers - 1, round(0.75 * self.n_layers)))
-        if not 0 <= first <= last < self.n_layers:
-            raise ConfigError(f"window: layers {first} to {last} are not within 0 to {self.n_layers - 1}. Give first,last in order.")
+        _, n_layers = self.shape
+        return self.layers(self.study.window or (round(0.27 * n_layers), min(n_layers - 1, round(0.75 * n_layers))), "window")
+
+    def layers(self, ends: tuple[int, int], setting: str = "layers") -> list[str]:
+        """Hook points after the blocks from a first to a last one; raises `ConfigError` for layers that the model does not have."""
+        (first, last), (_, n_layers) = ends, self.shape
+        if not 0 <= first <= last < n_layers:
+            raise ConfigError(f"{setting}: {first} to {last} are not within 0 to {n_layers - 1}. Give first and last in order.")
         return [resid_post(layer) for layer in range(first, last + 1)]
 
     def check(self) -> None:
@@ -297,8 +288,8 @@ class StudyContext:
         config = self.study
         self.questions.split("selection", max(config.diff.questions, config.screen.questions))
         self.questions.split("held_out", config.verdict.questions)
-        if not self._trait.pairs:
-            elicitation_of(self._trait)
+        if not self.trait.pairs:
+            elicitation_of(self.trait)
         _ = self.hook_point, self.window
 
     def data_key(self, name: str) -> str:
@@ -310,7 +301,7 @@ class StudyContext:
             "corpus": lambda: file_sha256(corpus_path()),
             "questions": lambda: content_key(self.questions.model_dump(mode="json", exclude_defaults=True)),
             "pairs": lambda: content_key([pair.model_dump() for pair in self.pairs]),
-            "panel": lambda: content_key([self._trait.key, self.study.judge]),
+            "panel": lambda: content_key([self.trait.key, self.study.judge]),
             "sae": lambda: dictionary_key(self._sae_folder),
             "hook_point": lambda: self.hook_point,
             "window": lambda: " ".join(self.window),

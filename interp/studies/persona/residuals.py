@@ -41,7 +41,7 @@ def make_residuals(context: StudyContext) -> Residuals:
     }
     tokens = dict.fromkeys(sources, 0)
     total = sum(len(chats) for _, chats in sources.values())
-    with context.progress("reading text", total) as advance, StoreWriter(context.folder, [hook_point], context.d_model) as writer:
+    with context.progress("reading text", total) as advance, StoreWriter(context.folder, [hook_point], context.shape[0]) as writer:
         for name, (model, chats) in sources.items():
             for captured in capture(model, chats, [hook_point]):
                 rows = captured.residuals[hook_point][content_tokens(captured.batch)]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, response
+from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, outcomes
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
 from interp.causality.sweep import Condition
 from interp.core.artifacts import Artifact
@@ -48,35 +48,30 @@ def make_screen(context: StudyContext) -> Screen:
     config, directions = context.config, context.load(DIRECTIONS)
     chosen = candidates(context.load(DIFF).latents, config.diff.candidates_per_metric, config.diff.largest_q)
     latents = [int(latent) for latent in chosen["latent"]]
-    table = chosen[["latent", "metrics", "rank_mean_diff", "rank_cosine"]].rename(
-        columns={"rank_mean_diff": "mean_diff_rank", "rank_cosine": "cosine_rank"}
-    )
-    sets: list[SetScore] = []
-    persona: list[int] = []
-    doses, best = pd.DataFrame(), None
-    if latents:
-        base = _ask(context, context.base, "the base", [Condition("base")], config.diff.questions, "base")
-        unedited = coherent_rate(base).rate
-        ablated, sets = _screen_ablation(context, directions, latents, config.rules.kept_coherence * unedited)
-        persona = list(sets[-1].latents) if sets else []
-        steered = _screen_steering(context, directions, latents)
-        strongest = steered.sort_values("trait_score", ascending=False, kind="stable")["latent"].head(REFERENCES)
-        # both directions are claimed of the same latents: what is added is one of those that are removed
-        floor = max(unedited - config.screen.coherence_budget, config.rules.steered_coherence)
-        doses = _dose_response(context, directions, persona or [int(latent) for latent in strongest], floor)
-        best = best_dose(doses[doses["kind"] == "latent"], floor) if persona else None
-        table = table.merge(ablated, on="latent").merge(
-            steered.rename(columns={"rate": "steered_rate", "dose": "steered_dose", "coherence": "steered_coherence"})[
-                ["latent", "steered_rate", "steered_dose", "steered_coherence"]
-            ],
-            on="latent",
-        )
-        table["chosen"] = table["latent"].isin(persona)
-    choice = {
-        "persona_latents": persona,
-        "steering_latent": int(best["latent"]) if best is not None else None,
-        "steering_dose": float(best["dose"]) if best is not None else None,
-    }
+    names = {"rank_mean_diff": "mean_diff_rank", "rank_cosine": "cosine_rank"}
+    table = chosen[["latent", "metrics", *names]].rename(columns=names)
+    choice: dict[str, Any] = {"persona_latents": [], "steering_latent": None, "steering_dose": None}
+    if not latents:
+        return Screen(table, pd.DataFrame(), [], choice)
+    unedited = coherent_rate(_ask(context, context.base, "the base", [Condition("base")], config.diff.questions, "base")).rate
+    removed, sets = _screen_ablation(context, directions, latents, config.rules.kept_coherence * unedited)
+    persona = list(sets[-1].latents) if sets else []
+    added = _screen_steering(context, directions, latents)
+    by_score = pd.Series({latent: added[latent]["trait_score"] for latent in latents}).sort_values(ascending=False, kind="stable")
+    strongest = [int(latent) for latent in by_score.index[:REFERENCES]]
+    # both directions are claimed of the same latents: what is added is one of those that are removed
+    floor = max(unedited - config.screen.coherence_budget, config.rules.steered_coherence)
+    doses = _dose_response(context, directions, persona or strongest, floor)
+    best = best_dose(doses[doses["kind"] == "latent"], floor) if persona else None
+    for column in ("rate", "low", "high", "n", "coherence"):
+        table[f"ablated_{column}"] = [removed[(latent,)][column] for latent in latents]
+    table["steered_rate"] = [added[latent]["rate"] for latent in latents]
+    table["steered_dose"] = config.screen.steering_dose
+    table["steered_coherence"] = [added[latent]["coherence"] for latent in latents]
+    table["chosen"] = table["latent"].isin(persona)
+    choice["persona_latents"] = persona
+    if best is not None:
+        choice |= {"steering_latent": int(best["latent"]), "steering_dose": float(best["dose"])}
     return Screen(table, doses, [asdict(score) for score in sets], choice)
 
 
@@ -94,58 +89,43 @@ def _ask(
 
 def _screen_ablation(
     context: StudyContext, directions: Directions, latents: list[int], floor: float
-) -> tuple[pd.DataFrame, list[SetScore]]:
+) -> tuple[dict[LatentSet, dict[str, Any]], list[SetScore]]:
     """Every candidate removed alone on a few questions; the best of them again on all selection questions, and sets grown from there.
 
     The best of many noisy measurements looks better than it is, so the shortlist is measured again, with fresh random numbers.
     """
     config, every = context.config.screen, context.config.diff.questions
     first = _remove(context, directions, [(latent,) for latent in latents], config.questions, "candidates")
-    speaking = [(score, row) for score, row in first if score.coherence >= floor - COHERENCE_MARGIN]
-    shortlist = sorted((score for score, _ in speaking), key=lambda score: score.trait_score)[: config.width]
+    coherent = [latents for latents, own in first.items() if own["coherence"] >= floor - COHERENCE_MARGIN]
+    shortlist = sorted(coherent, key=lambda latents: first[latents]["trait_score"])[: config.width]
 
     def measure(sets: list[LatentSet]) -> list[SetScore]:
-        return [score for score, _ in _remove(context, directions, sets, every, "shortlist")]
+        outcomes = _remove(context, directions, sets, every, "shortlist")
+        return [SetScore(latents, own["trait_score"], own["rate"], own["coherence"]) for latents, own in outcomes.items()]
 
-    singles = measure([score.latents for score in shortlist]) if shortlist else []
+    singles = measure(shortlist) if shortlist else []
     path = greedy_set(singles, measure, config.target_rate, floor, config.max_set, config.width)
     path += minimal_set(path[-1], measure, config.target_rate, floor)[1:] if path else []
-    columns = ("rate", "low", "high", "n", "coherence")
-    table = pd.DataFrame([{"latent": score.latents[0]} | {f"ablated_{column}": row[column] for column in columns} for score, row in first])
-    return table, path
+    return first, path
 
 
 def _remove(
-    context: StudyContext, directions: Directions, sets: list[LatentSet], questions: int, stream: str
-) -> list[tuple[SetScore, dict[str, Any]]]:
-    """Each set projected out of the tuned model: its score, and its outcome as columns."""
-    conditions = [
-        Condition(str(latents), directions.ablation(context.dictionary.directions(list(latents)), f"ablate {latents}")) for latents in sets
-    ]
-    graded = _ask(context, context.tuned, "removing latents", conditions, questions, stream)
-    results = []
-    for latents in sets:
-        own = graded[graded["condition"] == str(latents)]
-        row = response(own)
-        results.append((SetScore(latents, float(own["trait_score"].mean()), row["rate"], row["coherence"]), row))
-    return results
+    context: StudyContext, directions: Directions, sets: Sequence[LatentSet], questions: int, stream: str
+) -> dict[LatentSet, dict[str, Any]]:
+    """Each set projected out of the tuned model: its outcome."""
+    rows = {latents: context.dictionary.directions(list(latents)) for latents in sets}
+    conditions = [Condition(str(latents), directions.ablation(own, f"ablate {latents}")) for latents, own in rows.items()]
+    scored = _ask(context, context.tuned, "removing latents", conditions, questions, stream)
+    return dict(zip(sets, outcomes(scored).values(), strict=True))
 
 
-def _screen_steering(context: StudyContext, directions: Directions, latents: list[int]) -> pd.DataFrame:
-    """Every candidate added to the base at one dose."""
+def _screen_steering(context: StudyContext, directions: Directions, latents: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Every candidate added to the base at one dose: its outcome."""
     config = context.config.screen
-    conditions = [
-        Condition(str(latent), directions.steering(context.dictionary.directions([latent])[0], config.steering_dose, f"add {latent}"))
-        for latent in latents
-    ]
-    graded = _ask(context, context.base, "adding latents", conditions, config.questions, "steering")
-    return pd.DataFrame(
-        [
-            {"latent": latent, "dose": config.steering_dose, "trait_score": float(own["trait_score"].mean()), **response(own)}
-            for latent in latents
-            for own in [graded[graded["condition"] == str(latent)]]
-        ]
-    )
+    rows = {latent: context.dictionary.directions([latent])[0] for latent in latents}
+    conditions = [Condition(str(latent), directions.steering(row, config.steering_dose, f"add {latent}")) for latent, row in rows.items()]
+    scored = _ask(context, context.base, "adding latents", conditions, config.questions, "steering")
+    return dict(zip(latents, outcomes(scored).values(), strict=True))
 
 
 def _dose_response(context: StudyContext, directions: Directions, latents: list[int], floor: float) -> pd.DataFrame:
@@ -159,7 +139,7 @@ def _dose_response(context: StudyContext, directions: Directions, latents: list[
         return Line(name, kind, lambda dose: directions.steering(row, dose, f"add {name}"), directions.median_norm, latent)
 
     lines = [line(f"latent {latent}", context.dictionary.directions([latent])[0], "latent", latent) for latent in latents]
-    random = random_directions(REFERENCES, context.d_model, stream_seed(context.config.seed, "screen", "random directions"))
+    random = random_directions(REFERENCES, context.shape[0], stream_seed(context.config.seed, "screen", "random directions"))
     references = [line("persona vector", directions.persona_vector, "persona_vector")]
     references += [line(f"random {i + 1}", row, "random") for i, row in enumerate(random)]
 
@@ -174,15 +154,11 @@ def _dose_response(context: StudyContext, directions: Directions, latents: list[
     coherent = {name: dose for name, dose in coherent_doses(latent_doses, 1 - floor).largest.items() if dose is not None}
     edges = {name: (dose, min(beyond)) for name, dose in coherent.items() if (beyond := [other for other in config.doses if other > dose])}
     low, high = ({name: edge[end] for name, edge in edges.items()} for end in (0, 1))
-    finer = (
-        latent_doses.iloc[:0]
-        if not edges
-        else largest_coherent_doses(
-            lambda points: measure(lines, points, every), list(edges), low, high, 1 - floor, config.bisections, latent_doses
-        ).responses
-    )
+    budget, rounds = 1 - floor, config.bisections
+    finer = largest_coherent_doses(lambda points: measure(lines, points, every), list(edges), low, high, budget, rounds, latent_doses)
     reference_doses = measure(references, [(one.name, dose) for one in references for dose in config.doses], config.questions)
-    table = pd.concat([latent_doses, finer, reference_doses], ignore_index=True).drop_duplicates(["direction", "dose"])
+    tables = [latent_doses, *([finer.responses] if edges else []), reference_doses]
+    table = pd.concat(tables, ignore_index=True).drop_duplicates(["direction", "dose"])
     places = {one.name: place for place, one in enumerate([*lines, *references])}
     return table.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
 
