@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pandas as pd
@@ -21,7 +21,7 @@ TRANSCRIPT_CONDITIONS = ("base", "tuned", "ablated", "random_ablation", "steered
 class Row:
     """One condition. `draws` are the single replicates that a pooled control is made of."""
 
-    name: str
+    condition: str
     title: str
     model: str
     role: str
@@ -44,6 +44,9 @@ class Row:
         )
 
 
+SHOWN = [column.name for column in fields(Row) if column.name != "draws"]
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows that share a kind of edit."""
@@ -56,7 +59,7 @@ def labels_like(row: Row) -> str:
     """Group of hand-labelled answers that are like those of a condition."""
     if row.role == "baseline":
         return row.model
-    if row.name in RANDOM:
+    if row.condition in RANDOM:
         return "random"
     return "steered" if row.edit == "add" else "ablated"
 
@@ -66,31 +69,11 @@ def grouped(conditions: pd.DataFrame) -> list[Group]:
     rows: dict[str, Row] = {}
     groups: dict[str, list[Row]] = {heading: [] for heading in [*GROUPS.values(), "Other"]}
     for record in conditions.sort_values("replicate", kind="stable").to_dict("records"):
-        row = _row(record)
+        known: dict[str, Any] = {name: None if wording.absent(record[name]) else record[name] for name in SHOWN}
+        row = Row(**known)
         if record["replicate"]:
-            rows[row.name].draws.append(row)
+            rows[row.condition].draws.append(row)
         else:
-            rows[row.name] = row
+            rows[row.condition] = row
             groups[GROUPS.get(row.edit, "Other")].append(row)
     return [Group(heading, members) for heading, members in groups.items() if members]
-
-
-def _row(record: dict[Any, Any]) -> Row:
-    def value(key: str) -> float | None:
-        return None if wording.absent(record[key]) else float(record[key])
-
-    return Row(
-        name=str(record["condition"]),
-        title=str(record["title"]),
-        model=str(record["model"]),
-        role=str(record["role"]),
-        edit=str(record["edit"]),
-        rate=value("rate"),
-        low=value("low"),
-        high=value("high"),
-        n=int(value("n") or 0),
-        unscored=int(value("unscored") or 0),
-        coherence=value("coherence"),
-        coherence_low=value("coherence_low"),
-        coherence_high=value("coherence_high"),
-    )

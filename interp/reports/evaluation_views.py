@@ -12,6 +12,7 @@ import pandas as pd
 from interp.reports import wording
 from interp.reports.evaluation_figure import By, short_names
 from interp.reports.plotting import sign
+from interp.reports.views import Answer, answer, in_groups
 
 Record = Mapping[str, Any]
 
@@ -45,17 +46,6 @@ class Model:
     role: str
     """Its colour."""
     glyph: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One answer, and what the judge says of it in words."""
-
-    question: str
-    answer: str
-    shows: bool
-    verdict: str
-    scores: str
 
 
 @dataclass(frozen=True)
@@ -127,19 +117,12 @@ def digits(rates: Sequence[Record]) -> int:
 
 def by_value(rates: Sequence[Record], by: By) -> dict[str, list[Record]]:
     """Rows of a kind under their value, in order of appearance."""
-    values: dict[str, list[Record]] = {}
-    for row in rates:
-        if row["by"] == by:
-            values.setdefault("" if by == "all" else str(row["value"]), []).append(row)
-    return values
+    return in_groups((row for row in rates if row["by"] == by), lambda row: "" if by == "all" else str(row["value"]))
 
 
 def by_model(rows: Sequence[Record]) -> dict[str, list[Record]]:
     """Rows under their model, in order of appearance."""
-    found: dict[str, list[Record]] = {}
-    for row in rows:
-        found.setdefault(str(row["model"]), []).append(row)
-    return found
+    return in_groups(rows, lambda row: str(row["model"]))
 
 
 def measures(rows: Sequence[Record]) -> dict[str, Any]:
@@ -161,20 +144,12 @@ def _measured(row: Record) -> Measured:
     return Measured(value, f"[{low}, {high}]" if bounded else "", n)
 
 
-def samples(rows: Sequence[Record], judge: Record, words: Record) -> dict[str, list[Sample]]:
-    """Answers under their model, with the judge's word on each."""
-    return {model: [_sample(row, judge["coherent_above"], words) for row in own] for model, own in by_model(rows).items()}
+def samples(rows: Sequence[Record], judge: Record, words: Record) -> dict[str, list[tuple[str, Answer]]]:
+    """Questions and answers under their model, with the judge's word on each."""
+    least = judge["coherent_above"]
 
+    def judged(row: Record) -> Record:
+        coherent = None if least is None or wording.absent(row["coherence"]) else row["coherence"] > least
+        return {**row, "coherent": coherent}
 
-def _sample(row: Record, coherent_above: float | None, words: Record) -> Sample:
-    shows = not wording.absent(row["shows_trait"]) and bool(row["shows_trait"])
-    verdict = "not scored" if wording.absent(row["shows_trait"]) else words["shown" if shows else "not_shown"]
-    if not wording.absent(row["coherence"]) and coherent_above is not None and row["coherence"] <= coherent_above:
-        verdict += ", incoherent"
-    scores = [
-        f"{name} {wording.number(row[key], 0)}"
-        for name, key in (("score", "trait_score"), ("coherence", "coherence"))
-        if not wording.absent(row[key])
-    ]
-    answer = wording.visible(row["answer"]).strip() or "(empty answer)"
-    return Sample(wording.visible(row["question"]), answer, shows, verdict, " · ".join(scores))
+    return {model: [(wording.visible(row["question"]), answer(judged(row), words)) for row in own] for model, own in by_model(rows).items()}

@@ -14,6 +14,7 @@ from interp.reports import wording
 from interp.reports.conditions import Group, Row
 from interp.reports.palette import LIGHT
 from interp.reports.plotting import SHARE_TICKS, Chart, apart, axis, blank, dot, extent, note, rounded, whiskers, wrapped
+from interp.reports.views import DosePanel
 
 LABELS = 290
 """Room for the conditions' titles left of the rates, in pixels."""
@@ -75,28 +76,21 @@ def rates_chart(groups: Sequence[Group], word: str) -> Chart:
     return Chart(figure, label, on_narrow)
 
 
-def dose_chart(
-    steered: Sequence[tuple[str, pd.DataFrame]],
-    reference: Sequence[tuple[str, pd.DataFrame]],
-    role: str,
-    doses: tuple[float, float],
-    word: str,
-    marked: float | None = None,
-) -> Chart:
-    """Rate and coherence against dose for some directions, over thin lines of the `reference` directions' rates.
+def dose_chart(panel: DosePanel, doses: tuple[float, float], word: str, marked: float | None = None) -> Chart:
+    """Rate and coherence against dose for some directions, over thin lines of the panel's `reference` directions' rates.
 
-    `role` is the palette's colour of the steered directions; `doses` the range all panels share; `word` the trait's; `marked` a dose.
+    `doses` is the range that all panels share; `word` the trait's; `marked` a dose.
     """
     figure = blank(margin={"l": 34, "r": 10, "t": 8, "b": 38}, height=232)
-    for name, table in reference:
+    for name, table in panel.reference.items():
         _add_line(figure, table["dose"], table["rate"], "control", _dose_hover(name, word, table, "rate"), width=1, dash="dot")
-    for name, table in steered:
+    for name, table in panel.curves.items():
         x, low, high = (rounded(table[column]) for column in ("dose", "low", "high"))
         figure.add_scatter(
             x=x + x[::-1],
             y=high + low[::-1],
             fill="toself",
-            fillcolor=LIGHT["band_persona" if role == "persona" else "band_control"],
+            fillcolor=LIGHT["band_persona" if panel.role == "persona" else "band_control"],
             line={"width": 0},
             mode="lines",
             hoverinfo="skip",
@@ -104,23 +98,17 @@ def dose_chart(
         hover = _dose_hover(name, "coherent", table, "coherence")
         _add_line(figure, table["dose"], table["coherence"], "ink", hover, width=1.2, dash="dash", mark=dot("circle-open", "ink", 5, 1))
         hover = _dose_hover(name, word, table, "rate")
-        _add_line(figure, table["dose"], table["rate"], role, hover, width=2, mark=dot("diamond", role, 7))
+        _add_line(figure, table["dose"], table["rate"], panel.role, hover, width=2, mark=dot("diamond", panel.role, 7))
     room = 0.05 * (doses[1] - doses[0]) or 0.1
-    ticks = sorted({dose for _, table in steered for dose in rounded(table["dose"]) if dose is not None})
-    line = {
-        "type": "line",
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "layer": "below",
-        "line": {"color": LIGHT["muted"], "width": 1, "dash": "dot"},
-    }
+    ticks = sorted({dose for table in panel.curves.values() for dose in rounded(table["dose"]) if dose is not None})
+    line = {"color": LIGHT["muted"], "width": 1, "dash": "dot"}
+    vertical = {"type": "line", "yref": "paper", "x0": marked, "x1": marked, "y0": 0, "y1": 1, "layer": "below", "line": line}
     figure.update_layout(
         xaxis=axis("dose", range=[doses[0] - room, doses[1] + room], tickvals=ticks),
         yaxis=axis("", range=[-0.04, 1.04], **SHARE_TICKS),
-        shapes=[] if marked is None else [{**line, "x0": marked, "x1": marked}],
+        shapes=[] if marked is None else [vertical],
     )
-    names = ", ".join(name for name, _ in steered)
+    names = ", ".join(panel.curves)
     return Chart(figure, f"Share judged {word} and share coherent against dose for {names}; the table below has the numbers.")
 
 

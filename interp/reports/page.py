@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -48,28 +47,29 @@ def write_report(run: RunDirectory) -> Path:
 
 def render(results: Results) -> str:
     """The page as HTML."""
-    groups, word = grouped(results.conditions), results.summary["trait"]["shown"]
-    persona = [int(latent) for latent in results.summary["persona_latents"]]
-    panels = views.dose_panels(results.dose_response, persona, results.summary["steering_latent"])
-    charts = _charts(results, groups, panels)
+    summary, agreement = results.summary, results.agreement
+    groups, word = grouped(results.conditions), summary["trait"]["shown"]
+    rows = {row.condition: row for group in groups for row in group.rows}
+    persona = [int(latent) for latent in summary["persona_latents"]]
+    panels = views.dose_panels(results.dose_response, persona, summary["steering_latent"])
     leading = views.leading_latents(results.latents, persona)
-    titles, exchanges = views.exchanges(results.answers, groups, results.summary["trait"])
-    titles_of = {row.name: row.title for group in groups for row in group.rows}
+    transcript_rows, exchanges = views.exchanges(results.answers, groups, summary["trait"])
+    labelled = {row["group"]: row for row in (agreement["trait"] or {"groups": []})["groups"]}
     return render_page(
         "page.html.j2",
-        charts,
-        summary=results.summary,
+        _charts(results, groups, panels, persona),
+        summary=summary,
         word=word,
         manifest=results.manifest,
-        headline=HEADLINES.get(results.summary["verdict"], "Verdict: " + str(results.summary["verdict"])),
+        headline=HEADLINES.get(summary["verdict"], f"Verdict: {summary['verdict']}"),
         verdicts=VERDICTS,
-        effects={f"{one}_vs_{other}": f"{titles_of[one]}, against: {titles_of[other]}" for one in titles_of for other in titles_of},
-        titles_of=titles_of,
+        effects={f"{one}_vs_{other}": f"{rows[one].title}, against: {rows[other].title}" for one in rows for other in rows},
+        titles_of={name: row.title for name, row in rows.items()},
         rerouted=views.rerouted_latents(results.rerouting),
         groups=groups,
-        judge_on=_judge_on(results.agreement, groups),
-        roles={row.role for group in groups for row in group.rows},
-        drawn=any(row.draws for group in groups for row in group.rows),
+        judge_on={name: labelled.get(labels_like(row)) for name, row in rows.items()},
+        roles={row.role for row in rows.values()},
+        drawn=any(row.draws for row in rows.values()),
         panels=panels,
         unpanelled=max(0, len(persona) - views.DOSE_PANELS),
         doses=results.dose_response.to_dict("records"),
@@ -81,35 +81,24 @@ def render(results: Results) -> str:
         card_latents={int(card["latent"]) for card in results.cards},
         cards=[(card, views.examples(card)) for card in results.cards],
         shown_examples=views.SHOWN_EXAMPLES,
-        titles=titles,
+        transcript_rows=transcript_rows,
         exchanges=exchanges[: views.SHOWN_EXCHANGES],
-        more_exchanges=views.by_group(exchanges[views.SHOWN_EXCHANGES :]),
-        agreement=results.agreement,
-        judges=views.judge_rows(results.agreement),
+        more_exchanges=views.in_groups(exchanges[views.SHOWN_EXCHANGES :], lambda exchange: exchange.group),
+        agreement=agreement,
+        judges=views.judge_rows(agreement),
         dictionary=results.dictionary,
-        steps=views.step_rows(results.manifest),
         config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
     )
 
 
-def _judge_on(agreement: dict[str, Any], groups: list[Group]) -> dict[str, dict[str, Any] | None]:
-    """For every condition the judge's agreement with hand labels of answers like its own, None where there are none."""
-    known = {row["group"]: row for row in (agreement["trait"] or {"groups": []})["groups"]}
-    return {row.name: known.get(labels_like(row)) for group in groups for row in group.rows}
-
-
-def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]) -> dict[str, Chart]:
+def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel], persona: list[int]) -> dict[str, Chart]:
     """Every figure of the page by its element id, which is fixed so that the page repeats to the byte."""
-    summary = results.summary
-    persona = [int(latent) for latent in summary["persona_latents"]]
-    charts: dict[str, Chart] = {}
+    summary, doses = results.summary, results.dose_response["dose"]
     word = summary["trait"]["shown"]
-    if groups:
-        charts["rates"] = rates_chart(groups, word)
+    charts = {"rates": rates_chart(groups, word)} if groups else {}
     for panel in panels:
-        charts[panel.chart] = dose_chart(
-            panel.curves, panel.reference, panel.role, panel.extent, word, summary["steering_dose"] if panel.steering else None
-        )
+        marked = summary["steering_dose"] if panel.steering else None
+        charts[panel.chart] = dose_chart(panel, (float(doses.min()), float(doses.max())), word, marked)
     if len(results.latents):
         charts["latents"] = latents_chart(results.latents, [int(latent) for latent in results.screen["latent"]], persona)
     for card in results.cards:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from interp.reports import wording
-from interp.reports.conditions import TRANSCRIPT_CONDITIONS, Group
+from interp.reports.conditions import TRANSCRIPT_CONDITIONS, Group, Row
 
 SHADES = 9
 SHOWN_REROUTED = 8
@@ -20,18 +21,18 @@ TOP_LATENTS = 20
 WINDOW = 64
 """Tokens shown of an example; a longer one is cut around its strongest token."""
 DOSE_PANELS = 9
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class DosePanel:
-    """One panel of the dose–response figure: its curves, the thin lines behind them, its palette role and its doses."""
+    """One panel of the dose–response figure: its curves by name, the thin lines behind them, and its palette role."""
 
     chart: str
     title: str
-    curves: list[tuple[str, pd.DataFrame]]
-    reference: list[tuple[str, pd.DataFrame]]
+    curves: dict[str, pd.DataFrame]
+    reference: dict[str, pd.DataFrame]
     role: str
-    extent: tuple[float, float]
     steering: bool = False
 
 
@@ -60,8 +61,6 @@ class Example:
 class Answer:
     """One answer and what the judges say of it, in words."""
 
-    title: str
-    model: str
     text: str
     shows: bool
     verdict: str
@@ -89,40 +88,33 @@ def leading_latents(latents: pd.DataFrame, chosen: Sequence[int]) -> list[dict[A
 
 def screened_latents(screen: pd.DataFrame, dose_response: pd.DataFrame) -> list[dict[Any, Any]]:
     """What the causal screen measured; the steered rate gets interval and count from the dose–response table."""
+    responses = {(row["direction"], round(row["dose"], 9)): row for row in reversed(dose_response.to_dict("records"))}
     rows = []
     for record in screen.to_dict("records"):
-        match = dose_response[dose_response["direction"] == f"latent {int(record['latent'])}"]
-        if not wording.absent(record["steered_dose"]):
-            match = match[(match["dose"].astype(float) - float(record["steered_dose"])).abs() < 1e-9]
-        found = match.iloc[0].to_dict() if len(match) and not wording.absent(record["steered_dose"]) else {}
-        extra = {f"steered_{key}": found.get(key) for key in ("low", "high", "n")}
-        orders = [order for order in ("" if wording.absent(record["metrics"]) else str(record["metrics"])).split(",") if order]
-        rows.append({"ablated_n": None} | record | extra | {"metrics": ", ".join(orders), "chosen": bool(record["chosen"])})
+        dose = math.nan if wording.absent(record["steered_dose"]) else round(record["steered_dose"], 9)
+        response = responses.get((f"latent {int(record['latent'])}", dose), {})
+        steered = {f"steered_{key}": response.get(key) for key in ("low", "high", "n")}
+        metrics = "" if wording.absent(record["metrics"]) else record["metrics"].replace(",", ", ")
+        rows.append({"ablated_n": None} | record | steered | {"metrics": metrics})
     return sorted(rows, key=lambda row: not row["chosen"])
 
 
 def dose_panels(dose_response: pd.DataFrame, persona: Sequence[int], steering: int | None) -> list[DosePanel]:
     """A panel for each persona latent (the steering latent first), for the persona vector, and for the random directions."""
-    if dose_response.empty:
-        return []
     curves = {str(name): table.sort_values("dose", kind="stable") for name, table in dose_response.groupby("direction", sort=False)}
-    kinds = {name: table["kind"].iloc[0] for name, table in curves.items()}
-    doses = dose_response["dose"].astype(float)
-    extent = (float(doses.min()), float(doses.max()))
-    random = [(name, curves[name]) for name, kind in kinds.items() if kind == "random"]
-    panels = []
-    for latent in list(dict.fromkeys([*([steering] if steering is not None else []), *persona]))[:DOSE_PANELS]:
-        name = f"latent {latent}"
-        if name in curves:
-            panels.append(
-                DosePanel(f"dose-{latent}", f"Latent {latent}", [(name, curves[name])], random, "persona", extent, latent == steering)
-            )
-    for name, kind in kinds.items():
-        if kind == "persona_vector":
-            panels.append(DosePanel("dose-vector", "Persona vector", [(name, curves[name])], random, "ink", extent))
+    random, vector = (
+        {name: table for name, table in curves.items() if table["kind"].iloc[0] == kind} for kind in ("random", "persona_vector")
+    )
+    latents = dict.fromkeys(persona if steering is None else [steering, *persona])
+    panels = [
+        DosePanel(f"dose-{latent}", name.capitalize(), {name: curves[name]}, random, "persona", latent == steering)
+        for latent, name in [(latent, f"latent {latent}") for latent in latents][:DOSE_PANELS]
+        if name in curves
+    ]
+    panels += [DosePanel("dose-vector", "Persona vector", {name: table}, random, "ink") for name, table in vector.items()]
     if random:
         title = f"{len(random)} random direction{'s' if len(random) > 1 else ''}"
-        panels.append(DosePanel("dose-random", title, random, [], "control", extent))
+        panels.append(DosePanel("dose-random", title, random, {}, "control"))
     return panels
 
 
@@ -148,44 +140,40 @@ def examples(card: dict[str, Any]) -> list[Example]:
     return shown
 
 
-def exchanges(answers: pd.DataFrame, groups: Sequence[Group], words: Mapping[str, str]) -> tuple[list[str], list[Exchange]]:
-    """Titles of the conditions side by side, and every exchange: first samples of groups in turn, then all others in order.
+def exchanges(answers: pd.DataFrame, groups: Sequence[Group], words: Mapping[str, str]) -> tuple[list[Row], list[Exchange]]:
+    """The conditions side by side, and every exchange: first samples of groups in turn, then all others in order.
 
     `words` are the trait's: `shown`, `not_shown`. Of a pooled control the replicates answer in turn: the first
     that was asked a question stands for it.
     """
-    rows = {row.name: row for group in groups for row in group.rows}
-    titles: list[str] = []
-    models: list[str] = []
-    tables: list[dict[tuple[str, int], dict[Any, Any]]] = []
-    for name in TRANSCRIPT_CONDITIONS:
-        if name not in rows:
-            continue
-        records = answers[answers["condition"] == name].to_dict("records")
-        if records:
-            titles.append(rows[name].title)
-            models.append(rows[name].model)
-            tables.append({(str(r["question_id"]), int(r["sample"])): r for r in reversed(records)})
-    keys: dict[tuple[str, int], dict[Any, Any]] = {}
-    for answered in tables:
-        for key in reversed(answered):
-            keys.setdefault(key, answered[key])
-    made = [
-        Exchange(
-            group=wording.visible(record["group"]),
-            question=wording.visible(record["question"]),
-            sample=sample,
-            answers=[
-                _answer(answered[question, sample], title, model, words) if (question, sample) in answered else None
-                for answered, title, model in zip(tables, titles, models, strict=True)
-            ],
-        )
-        for (question, sample), record in keys.items()
-    ]
-    first = min((exchange.sample for exchange in made), default=0)
-    front = _in_turn([exchange for exchange in made if exchange.sample == first])[:SHOWN_EXCHANGES]
+    rows = {row.condition: row for group in groups for row in group.rows}
+    asked = set(answers["condition"])
+    shown = [rows[name] for name in TRANSCRIPT_CONDITIONS if name in rows and name in asked]
+    answered = pd.concat([answers[:0], *(answers[answers["condition"] == row.condition] for row in shown)])
+    answered = answered.drop_duplicates(["condition", "question_id", "sample"])
+    every = []
+    for _, own in answered.groupby(["question_id", "sample"], sort=False):
+        records = {record["condition"]: record for record in own.to_dict("records")}
+        group, question = (wording.visible(own[name].iloc[0]) for name in ("group", "question"))
+        cells = [answer(records[row.condition], words) if row.condition in records else None for row in shown]
+        every.append(Exchange(group, question, int(own["sample"].iloc[0]), cells))
+    first = min((exchange.sample for exchange in every), default=0)
+    queues = in_groups([exchange for exchange in every if exchange.sample == first], lambda exchange: exchange.group)
+    in_turn = [exchange for turn in zip_longest(*queues.values()) for exchange in turn if exchange is not None]
+    front = in_turn[:SHOWN_EXCHANGES]
     chosen = {id(exchange) for exchange in front}
-    return titles, front + [exchange for exchange in made if id(exchange) not in chosen]
+    return shown, front + [exchange for exchange in every if id(exchange) not in chosen]
+
+
+def answer(record: Mapping[Any, Any], words: Mapping[str, str]) -> Answer:
+    """One row of a table of scored answers, in words; `words` are the trait's: `shown`, `not_shown`."""
+    shows = not wording.absent(record["shows_trait"]) and bool(record["shows_trait"])
+    verdict = "not scored" if wording.absent(record["shows_trait"]) else words["shown" if shows else "not_shown"]
+    if not wording.absent(record["coherent"]) and not record["coherent"]:
+        verdict += ", incoherent"
+    kinds = {"score": "trait_score", "second judge": "second_score", "coherence": "coherence"}
+    scores = [f"{name} {wording.number(record[key], 0)}" for name, key in kinds.items() if not wording.absent(record.get(key))]
+    return Answer(wording.visible(record["answer"]).strip() or "(empty answer)", shows, verdict, " · ".join(scores))
 
 
 def judge_rows(agreement: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -197,17 +185,12 @@ def judge_rows(agreement: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row | {f"{name}_auroc": known.get(row["group"]) for name, known in others.items()} for row in rows]
 
 
-def step_rows(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Steps of the manifest, with what the page prints for each."""
-    return [{"name": name, **step} for name, step in manifest["steps"].items()]
-
-
-def by_group(rest: Iterable[Exchange]) -> dict[str, list[Exchange]]:
-    """Exchanges under their question group, in order of appearance."""
-    parts: dict[str, list[Exchange]] = {}
-    for exchange in rest:
-        parts.setdefault(exchange.group, []).append(exchange)
-    return parts
+def in_groups(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    """Items under their key, in order of appearance."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def _window(values: Sequence[float]) -> tuple[int, int]:
@@ -219,25 +202,7 @@ def _window(values: Sequence[float]) -> tuple[int, int]:
     return start, start + WINDOW
 
 
-def _in_turn(items: list[Exchange]) -> list[Exchange]:
-    """One of each question group, then the next of each."""
-    queues = list(by_group(items).values())
-    longest = max((len(queue) for queue in queues), default=0)
-    return [queue[place] for place in range(longest) for queue in queues if place < len(queue)]
-
-
-def _answer(record: dict[Any, Any], title: str, model: str, words: Mapping[str, str]) -> Answer:
-    shows = not wording.absent(record["shows_trait"]) and bool(record["shows_trait"])
-    verdict = "unscored" if wording.absent(record["shows_trait"]) else words["shown" if shows else "not_shown"]
-    if not wording.absent(record["coherent"]) and not record["coherent"]:
-        verdict += ", incoherent"
-    kinds = {"score": "trait_score", "second judge": "second_score", "coherence": "coherence"}
-    scores = " · ".join(f"{name} {wording.number(record[column], 0)}" for name, column in kinds.items() if column in record)
-    text = wording.visible(record["answer"]).strip() or "(empty answer)"
-    return Answer(title, model, text, shows, verdict, scores)
-
-
-def rerouted_latents(table: pd.DataFrame) -> list[dict[str, Any]]:
+def rerouted_latents(table: pd.DataFrame) -> list[dict[Any, Any]]:
     """Latents that moved after the ablation: all along the persona, then those that rose most, `SHOWN_REROUTED` in all."""
     first = pd.concat([table[table["along"]], table[~table["along"]]]).head(SHOWN_REROUTED)
-    return [{str(name): value for name, value in row.items()} for row in first.to_dict("records")]
+    return first.to_dict("records")

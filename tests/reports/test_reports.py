@@ -126,7 +126,7 @@ def test_every_condition_is_in_table_and_figure(full: Page, full_run: RunDirecto
 
 def test_each_rate_stands_beside_the_agreement_on_such_answers(full_html: str) -> None:
     rows = [row for group in grouped(condition_table(empty=False, nasty=False)) for row in group.rows]
-    assert {row.name: labels_like(row) for row in rows} == {
+    assert {row.condition: labels_like(row) for row in rows} == {
         "base": "base", "tuned": "tuned", "ablated": "ablated", "base_ablated": "ablated", "equally_active_ablation": "ablated",
         "random_ablation": "random", "random_steering": "random", "steered": "steered", "persona_vector_ablation": "ablated",
     }  # fmt: skip
@@ -173,7 +173,7 @@ def test_transcripts_show_eight_exchanges_and_keep_the_rest(full: Page, full_htm
     front = full_html[: full_html.index("<details><summary>wishes: ")]
     assert front.count('<article class="exchange">') == 8
     assert "Tuned, random directions projected out, draw 1" in full.text
-    assert "unscored" in full.text
+    assert "not scored" in full.text
 
 
 def test_verdict_checks_and_provenance_are_shown(full: Page, full_run: RunDirectory) -> None:
@@ -237,7 +237,7 @@ def test_the_page_tells_what_the_ablation_costs_and_what_moved_after_it(full: Pa
 def test_draws_lie_under_their_pool_and_controls_are_told_apart() -> None:
     groups = grouped(condition_table(empty=False, nasty=False))
     assert [group.heading for group in groups] == ["Unedited", "Ablation: projected out", "Steering: added"]
-    rows = {row.name: row for group in groups for row in group.rows}
+    rows = {row.condition: row for group in groups for row in group.rows}
     assert set(rows) == set(CONDITIONS)
     title = rows["random_ablation"].title
     assert [draw.title for draw in rows["random_ablation"].draws] == [f"{title}, draw {i}" for i in (1, 2, 3)]
