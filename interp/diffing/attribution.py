@@ -13,6 +13,7 @@ from interp.dictionaries.protocol import TUNED, Dictionary
 from interp.diffing.sums import add_at, dots
 from interp.models.activations import capture_batch, content_tokens
 from interp.models.chats import Chat, TokenBatch
+from interp.models.cpu.packed_linear import release_gradients
 from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel, Positions
 
@@ -52,6 +53,7 @@ def attribution(
         add_at(total, codes.latents, along.double() * codes.values)
         if progress:
             progress(len(indices))
+    release_gradients(model.network)
     return total / len(pairs)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from interp.core.errors import TrainingError
 from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, pad_left
+from interp.models.cpu.packed_linear import pack_linears
 from interp.models.cpu.prefix_trees import can_pack_chats, pack_chats, read_packed
 from interp.models.language_model import LanguageModel, position_ids
 from interp.organisms.config import OrganismConfig
@@ -39,6 +40,7 @@ def train_adapter(
             model.network,
             LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"),
         )
+    pack_linears(network)
     adapter = network.peft_config["default"]
     adapter.target_modules = sorted(adapter.target_modules)  # peft keeps a set, whose order changes from process to process
     weights = [p for p in network.parameters() if p.requires_grad]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from interp.models.cpu.packed_linear import _Packed, pack_linears, unpacked_copy
+from interp.models.cpu.packed_linear import _Packed, pack_linears, release_gradients, unpacked_copy
 from tests.helpers.tiny import ask_all, tiny_model, tiny_network
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -104,6 +107,10 @@ def data_in_place(layer: nn.Linear) -> None:  # as peft merges an adapter
     layer.weight.data += torch.outer(torch.randn(80), torch.randn(48))
 
 
+def one_entry_of_data(layer: nn.Linear) -> None:
+    layer.weight.data[7, 11] += 5
+
+
 def data_scaled(layer: nn.Linear) -> None:
     layer.weight.data.mul_(1.01)
 
@@ -120,7 +127,7 @@ def new_bias(layer: nn.Linear) -> None:
     layer.bias.data += 3
 
 
-CHANGES = [in_place, one_entry, new_data, new_data_twice, data_in_place, data_scaled, new_parameter, loaded, new_bias]
+CHANGES = [in_place, one_entry, new_data, new_data_twice, data_in_place, one_entry_of_data, data_scaled, new_parameter, loaded, new_bias]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -195,3 +202,49 @@ def test_without_onednn_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
     layer = nn.Linear(4, 4)
     assert pack_linears(layer) == 0
     assert "forward" not in vars(layer)
+
+
+def lora_layer(dropout: float = 0.0) -> tuple[nn.Module, nn.Module]:
+    """peft's layer with an adapter, and a packed copy."""
+    torch.manual_seed(0)
+    network: Any = get_peft_model(
+        nn.Sequential(nn.Linear(48, 80)), LoraConfig(r=4, lora_alpha=6, target_modules=["0"], lora_dropout=dropout)
+    )
+    with torch.no_grad():
+        network.base_model.model[0].lora_B["default"].weight.normal_()
+    packed = copy.deepcopy(network)
+    assert pack_linears(packed) == 4  # the layer, what it wraps, both factors
+    return network, packed
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+@pytest.mark.parametrize("rows", [(7,), (3, 5)])
+def test_an_adapter_is_trained_as_peft_does(leaf: bool, rows: tuple[int, ...]) -> None:
+    x = torch.randn(*rows, 48)
+    outputs, gradients = [], []
+    for network in lora_layer():
+        own = x.clone().requires_grad_(leaf)
+        output = network(own)
+        output.tanh().sum().backward()
+        outputs.append(output)
+        gradients.append([p.grad for p in network.parameters() if p.requires_grad] + ([own.grad] if leaf else []))
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_with_dropout_is_left_to_peft() -> None:
+    plain_network, packed = lora_layer(dropout=0.5)
+    results = []
+    for network in (plain_network, packed):
+        torch.manual_seed(1)
+        results.append(network.train()(torch.ones(6, 48)))
+    torch.testing.assert_close(results[1], results[0], atol=1e-4, rtol=1e-4)
+
+
+def test_what_backward_passes_need_can_be_given_up_and_is_made_again() -> None:
+    layer = packed_layer(48, 80)
+    x = torch.randn(6, 48, requires_grad=True)
+    (before,) = torch.autograd.grad(layer(x).sum(), x)
+    release_gradients(layer)
+    assert vars(layer)["forward"].transposed is None
+    assert torch.equal(torch.autograd.grad(layer(x).sum(), x)[0], before)

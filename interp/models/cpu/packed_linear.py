@@ -1,16 +1,15 @@
 """Frozen linear layers by oneDNN on the CPU: about twice as fast as the default float32 path, and exact to rounding.
 
 Weights are copied once into oneDNN's blocked layout. A layer whose weight takes a gradient is computed as usual, and one whose
-weight changed is packed again. torch does not count an in-place change of `weight.data`; that is seen by a sample of the
-entries, so one that touches a few entries alone may be missed. The forward and the input gradient (for adapters on frozen
-layers) both use it.
+weight changed is packed again: torch counts the changes of a tensor, and `_Weight` those through `.data`, which torch does not.
+The forward and the input gradient (for adapters on frozen layers) both use it.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -21,13 +20,29 @@ from interp.models.cpu import use_fast_paths
 BATCH_HINT = 256  # rows that oneDNN lays the weights out for; other sizes work as well
 
 
+class _Weight(nn.Parameter):
+    """A weight whose `.data`, which may be written to, counts as a change when it is taken, as when peft merges an adapter."""
+
+    @property
+    def data(self) -> torch.Tensor:
+        self._count()
+        return cast(torch.Tensor, torch.Tensor.data.__get__(self))  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, data: torch.Tensor) -> None:
+        self._count()
+        torch.Tensor.data.__set__(self, data)  # type: ignore[attr-defined]
+
+    def _count(self) -> None:
+        torch._C._autograd._unsafe_set_version_counter((self,), (self._version + 1,))
+
+
 class _Packed:
     """A linear layer's weight in oneDNN's layout, made on first use; the transposed one on the first backward pass."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
         self.state: list[Any] = []
-        self.sample: list[torch.Tensor] = []
         self.weight: Any = None
         self.transposed: torch.Tensor | None = None
 
@@ -53,14 +68,11 @@ class _Packed:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         state = [*((tensor.data_ptr(), tensor._version) for tensor in self.made_of()), self.scale()]
-        sample = [_sample(tensor) for tensor in self.made_of()]
-        if state != self.state or not all(map(torch.equal, sample, self.sample)):
-            self.weight, self.transposed, self.state, self.sample = (
-                pack_weight(self.product_weight()),
-                None,
-                state,
-                [s.clone() for s in sample],
-            )
+        if state != self.state:
+            self.weight, self.transposed, self.state = pack_weight(self.product_weight()), None, state
+            for tensor in self.made_of():
+                if type(tensor) is nn.Parameter:
+                    tensor.__class__ = _Weight
         return apply_packed(x, self.weight, self.layer.bias)
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
@@ -70,15 +82,27 @@ class _Packed:
 
 
 class _PackedLora(_Packed):
-    """The layer with its adapter, as one product while the adapter is on and is not being trained."""
+    """The layer with its adapter: one product while the adapter is not being trained, two with the update added in place while it is."""
 
     def __call__(self, x: Float[torch.Tensor, "*rows d_in"], *args: Any, **kwargs: Any) -> Float[torch.Tensor, "*rows d_out"]:
         layer: Any = self.layer
-        if args or kwargs or layer.disable_adapters or layer.merged or layer.training or layer.lora_variant:
+        if args or kwargs or layer.disable_adapters or layer.merged or layer.lora_variant:
             return type(layer).forward(layer, x, *args, **kwargs)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.made_of()):
+            factors = self.trainable()
+            return type(layer).forward(layer, x) if factors is None else _TrainedLora.apply(x, *factors, vars(layer.base_layer)["forward"])
+        if layer.training:
             return type(layer).forward(layer, x)
         return _FrozenLinear.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else self.forward(x)
+
+    def trainable(self) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """Both factors and the scale, where there is one adapter without dropout or bias on a frozen layer."""
+        layer: Any = self.layer
+        names = [name for name in layer.active_adapters if name in layer.lora_A]
+        if layer.weight.requires_grad or len(names) != 1 or type(layer.lora_dropout[names[0]]) is not nn.Identity:
+            return None
+        a, b = layer.lora_A[names[0]], layer.lora_B[names[0]]
+        return (a.weight, b.weight, layer.scaling[names[0]]) if b.bias is None else None
 
     def made_of(self) -> list[torch.Tensor]:
         layer: Any = self.layer
@@ -106,16 +130,34 @@ class _FrozenLinear(torch.autograd.Function):
         return ctx.packed.backward(gradients[0].contiguous()), None
 
 
+class _TrainedLora(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, base: _Packed) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        inner = (rows @ a.T).mul_(scale)
+        ctx.save_for_backward(rows, a, b, inner)
+        ctx.scale, ctx.base = scale, base
+        output = base.forward(x)
+        output.view(-1, output.shape[-1]).addmm_(inner, b.T)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, None, None]:
+        rows, a, b, inner = ctx.saved_tensors
+        whole = gradients[0].contiguous()
+        gradient = whole.view(-1, whole.shape[-1])
+        of_inner = (gradient @ b).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = ctx.base.backward(whole)
+            of_x.view(-1, of_x.shape[-1]).addmm_(of_inner, a)
+        return of_x, of_inner.T @ rows, gradient.T @ inner, None, None
+
+
 def _is_lora(layer: nn.Module) -> bool:
     """Whether `layer` is peft's LoRA around a plain linear layer."""
     lora = sys.modules.get("peft.tuners.lora.layer")  # not imported: without it no layer is one
     return lora is not None and type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear
-
-
-def _sample(weight: torch.Tensor) -> torch.Tensor:
-    """A view of some 64 entries: torch counts no version for a change through `.data`, as when peft merges an adapter."""
-    rows, columns = weight.shape
-    return weight.detach()[:: rows // 8 + 1, :: columns // 8 + 1]
 
 
 def can_pack(weight: torch.Tensor) -> bool:
@@ -145,6 +187,13 @@ def pack_linears(network: nn.Module) -> int:
             vars(layer)["forward"] = kind(layer)
             packed += 1
     return packed
+
+
+def release_gradients(network: nn.Module) -> None:
+    """Give up what only backward passes need, a second copy of the weights; the next one makes it again."""
+    for layer in network.modules():
+        if isinstance(pack := vars(layer).get("forward"), _Packed):
+            pack.transposed = None
 
 
 def unpacked_copy(network: nn.Module) -> nn.Module:
