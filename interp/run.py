@@ -14,7 +14,7 @@ from interp.core.errors import ArtifactError
 from interp.core.files import read_json
 from interp.core.keywords import keywords_of
 from interp.core.progress import progress
-from interp.dictionaries.protocol import Dictionary
+from interp.dictionaries.dictionary import Dictionary
 from interp.explanation.token_latents import TokenLatents, token_latents
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel

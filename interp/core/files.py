@@ -22,13 +22,23 @@ if TYPE_CHECKING:
 @contextmanager
 def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
     """The path of a file or folder to be made beside `target`: renamed to it when the block ends, removed when the block raises."""
-    partial = target.with_name(target.name + suffix)
+    partial, old = target.with_name(target.name + suffix), target.with_name(target.name + ".old")
     _remove(partial)  # of a killed process
     try:
         yield partial
-        os.replace(partial, target)
+        if target.is_dir():  # nothing can be renamed over a folder that holds files
+            _remove(old)
+            os.replace(target, old)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
     finally:
         _remove(partial)
+        if target.exists():
+            _remove(old)
 
 
 @contextmanager

@@ -10,8 +10,6 @@ The files are read and written directly, because importing sae_lens takes many s
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from interp.core.errors import ArtifactError, DictionaryError, reason_of
-from interp.core.files import file_sha256, read_json, write_json
+from interp.core.errors import ArtifactError, DictionaryError
+from interp.core.files import file_sha256, read_json, saving, write_json
 from interp.core.fingerprints import content_key
 
 CONFIG_FILE = "cfg.json"
@@ -87,8 +85,6 @@ def crosscoder_config(
         "dtype": "float32",
         "metadata": {"models": list(models), "hook_name": hook_point} | ({"made": dict(made)} if made else {}),
     }
-    if architecture == "crosscoder_topk":
-        config["k"] = k
     return _checked(config, CROSSCODERS, k, "The crosscoder")
 
 
@@ -96,8 +92,8 @@ def write_dictionary(folder: Path, weights: Mapping[str, torch.Tensor], config: 
     """Write both files, whole or not at all, into a folder of their own.
 
     What is written is checked as `read_dictionary` checks it. A dictionary that is there already is replaced when the new one
-    is whole. Raises `DictionaryError` for weights that cannot be used, for a folder that holds other files, and for a disk
-    that is full or cannot be written.
+    is whole. Raises `DictionaryError` for weights that cannot be used and for a folder that holds other files, and `ArtifactError`
+    for a disk that is full or cannot be written.
     """
     folder = Path(folder).expanduser().resolve()  # a link to a folder stays a link
     check_dictionary(weights, config, f"The dictionary for {folder}", "Nothing was written.")
@@ -109,34 +105,10 @@ def write_dictionary(folder: Path, weights: Mapping[str, torch.Tensor], config: 
         others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else [folder.name]
         if others:
             raise DictionaryError(f"{folder} holds {others[0]}, which is no part of a dictionary. Choose a folder of its own.")
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed run
+    with saving(folder) as partial:
         partial.mkdir(parents=True)
         save_file({name: _storable(tensor) for name, tensor in weights.items()}, partial / WEIGHTS_FILE)
         write_json(partial / CONFIG_FILE, dict(config))
-        _replace(partial, folder)
-    except (OSError, SafetensorError, ArtifactError) as error:
-        raise DictionaryError(
-            f"Cannot write the dictionary {folder}: {reason_of(error)}. Free some space, or choose a folder that can be written."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """Rename `partial` to `folder`; a folder with files cannot be renamed over, so the old one steps aside first."""
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    try:
-        os.replace(partial, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _storable(tensor: torch.Tensor) -> torch.Tensor:
@@ -190,11 +162,13 @@ def _in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(config: dict[str, Any], architectures: Sequence[str], k: int | None, what: str) -> dict[str, Any]:
-    """`config`, unless its architecture is none of these or does not go with this k."""
+    """`config` with its k, unless its architecture is none of these or does not go with this k."""
     _check_architecture(config["architecture"], architectures, what)
-    _check_k(config, config["d_sae"], what)
-    if k is not None and "k" not in config:
+    if config["architecture"].endswith("topk"):
+        config["k"] = k
+    elif k is not None:
         raise DictionaryError(f"{what}: architecture '{config['architecture']}' has no k. Leave k out.")
+    _check_k(config, config["d_sae"], what)
     return config
 
 

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.protocol import Dictionary
-from interp.dictionaries.reading import residuals_for
+from interp.dictionaries.dictionary import Dictionary
 from interp.models.activations import content_tokens
 from interp.models.chats import Chat, TokenBatch
 from interp.models.hook_points import attach
@@ -55,7 +54,7 @@ def spliced_loss(
     sums, count = torch.zeros(3, dtype=torch.float64), 0
     for indices, batch in chat_reader(models).batches(chats, rows, max_tokens):
         chosen = content_tokens(batch)
-        codes = dictionary.encode_models(residuals_for(dictionary, models, which, batch, indices, chosen))
+        codes = dictionary.encode_models(dictionary.residuals_of(models, which, batch, indices, chosen))
         reconstructed = dictionary.decode_model(codes[which if dictionary.n_models > 1 else 0], which)
         mean = dictionary.decoder_bias(which)
         for place, replacement in enumerate((None, reconstructed, mean.expand_as(reconstructed))):

@@ -21,7 +21,8 @@ from interp.core.errors import DictionaryError
 from interp.core.fingerprints import content_key
 from interp.dictionaries.files import CONFIG_FILE, SAES, check_dictionary
 from interp.dictionaries.hub import download, network_errors
-from interp.dictionaries.sae import SAE, sae_from
+from interp.dictionaries.load import dictionary_from
+from interp.dictionaries.sae import SAE
 from interp.models.sources import cache_folder
 
 RELEASE, HUB = "sae-lens:", "hub:"
@@ -109,7 +110,9 @@ def from_sae_lens(sae: Any, name: str = "The SAE", device: torch.device | str = 
     weights = {key: tensor.detach().float().to(device) for key, tensor in sae.state_dict().items()}
     check_dictionary(weights, config, name, "Choose another.")
     words = {key: config["metadata"].get(key) or "" for key in ("hook_name", "model_name", "reads")}
-    return sae_from(weights, config | {"metadata": words})
+    dictionary = dictionary_from(weights, config | {"metadata": words})
+    assert isinstance(dictionary, SAE)
+    return dictionary
 
 
 def to_sae_lens(dictionary: SAE) -> Any:

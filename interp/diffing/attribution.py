@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from interp.core.errors import ActivationError, DictionaryError
-from interp.dictionaries.protocol import TUNED, Dictionary
+from interp.dictionaries.dictionary import TUNED, Dictionary
 from interp.diffing.sums import add_at, dots
 from interp.models.activations import capture_batch, content_tokens
 from interp.models.chats import Chat, TokenBatch

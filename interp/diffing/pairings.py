@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from interp import __version__
 from interp.core.errors import ActivationError, ArtifactError, DictionaryError
 from interp.core.fingerprints import content_key
+from interp.dictionaries.dictionary import BASE, Dictionary
 from interp.dictionaries.files import DIFFERENCE
-from interp.dictionaries.protocol import BASE, Dictionary
 from interp.diffing.moments import PAIRINGS, Diff, TextMoments, load_diff
 from interp.diffing.sums import add_at, dots
 from interp.models.activations import capture_batch, content_tokens, response_phase

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp.core.errors import ActivationError
-from interp.dictionaries.protocol import Dictionary
+from interp.dictionaries.dictionary import Dictionary
 from interp.diffing.moments import Diff, Moments
 from interp.stats.false_discovery import bootstrap_means, q_values
 

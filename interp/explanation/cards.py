@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.dictionaries.protocol import Dictionary
-from interp.dictionaries.reading import residuals_for
+from interp.dictionaries.dictionary import Dictionary
 from interp.models.activations import content_tokens
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
@@ -57,7 +56,7 @@ def latent_cards(
         model = models[source.which]
         for rows, batch in model.batches(source.chats, 32):
             selected = content_tokens(batch)
-            codes = dictionary.encode_models(residuals_for(dictionary, models, source.which, batch, rows, selected))[-1]
+            codes = dictionary.encode_models(dictionary.residuals_of(models, source.which, batch, rows, selected))[-1]
             for latent, record in found.items():
                 dense = torch.zeros(selected.shape)
                 dense[selected.cpu()] = codes.column(latent).float().cpu()

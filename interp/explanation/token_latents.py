@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 
 from interp.core.errors import ActivationError
-from interp.dictionaries.protocol import Dictionary
-from interp.dictionaries.reading import residuals_for
+from interp.dictionaries.dictionary import Dictionary
 from interp.models.chats import Chat, Role, pad_left
 from interp.models.language_model import LanguageModel
 from interp.sparse import Codes
@@ -95,7 +94,7 @@ def token_latents(
         raise ActivationError("The text is empty: give one with at least one token.")
     batch = pad_left(tokenised, model.pad_id).to(model.device)
     with torch.inference_mode():
-        residuals = residuals_for(dictionary, several, which, batch, [0], batch.mask)
+        residuals = dictionary.residuals_of(several, which, batch, [0], batch.mask)
         codes = dictionary.encode_models(residuals)[which if dictionary.n_models > 1 else -1]
     tokens = [model.tokenizer.decode([token]) for token in batch.ids[batch.mask].tolist()]
     return TokenLatents(tokens, [Role(role).name.lower() for role in batch.roles[batch.mask].tolist()], codes)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from interp.core.errors import EditError
 from interp.core.vocabulary import Phase
-from interp.dictionaries.protocol import Dictionary
+from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.sae import SAE
 from interp.models.hook_points import SITES, HookPoint
 

@@ -33,6 +33,7 @@ def crosscoder(
         architecture=architecture,
         k=k if architecture == "crosscoder_topk" else None,
         threshold=torch.randn(latents, generator=generator) if architecture == "crosscoder_jumprelu" else None,
+        subtract_b_dec=False,
         hook_point=HOOK,
         models=tuple(f"model {n}" for n in range(n_models)),
     )
@@ -132,7 +133,7 @@ def test_an_sae_encodes_and_decodes_every_model_by_itself() -> None:
 
 @pytest.mark.parametrize("shape", [(4, D_IN), (4, 1, D_IN), (4, 2, D_IN + 1), (4, 2 * D_IN)])
 def test_residuals_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DictionaryError, match=rf"do not fit a crosscoder that reads \[tokens, 2 models, {D_IN}\]"):
+    with pytest.raises(DictionaryError, match=rf"do not fit a dictionary that reads \[tokens, 2, {D_IN}\]"):
         crosscoder().encode(torch.zeros(shape))
 
 

@@ -273,7 +273,7 @@ def test_directions_are_unit_decoder_rows(tmp_path: Path) -> None:
 
 def test_residuals_of_another_width_are_refused(tmp_path: Path) -> None:
     loaded = load_dictionary(folder_with(tmp_path, random_weights(), architecture="standard"))
-    with pytest.raises(DictionaryError, match=f"width 13 do not fit a dictionary of width {D_IN}"):
+    with pytest.raises(DictionaryError, match=rf"\[\d+, 13\] do not fit a dictionary that reads \[tokens, {D_IN}\]"):
         loaded.encode(residuals(d_in=13))
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from interp.core.errors import DictionaryError
+from interp.core.errors import ArtifactError, DictionaryError
 from interp.dictionaries import files as dictionary_files
 from interp.dictionaries.files import FILES, crosscoder_config, dictionary_key, read_dictionary, sae_config, write_dictionary
 
@@ -99,7 +99,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
         write_dictionary(tmp_path, *example("topk"))
     with pytest.raises(DictionaryError, match=r"notes\.txt holds notes\.txt|is a file"):
         write_dictionary(tmp_path / "notes.txt", *example("topk"))
-    with pytest.raises(DictionaryError, match=r"Cannot write the dictionary .*Not a directory"):
+    with pytest.raises(ArtifactError, match=r"Cannot write .*Not a directory"):
         write_dictionary(tmp_path / "notes.txt" / "sae", *example("topk"))
     assert files_of(tmp_path) == {"notes.txt"}
 
@@ -119,12 +119,12 @@ def no_file_larger_than(n_bytes: int) -> Iterator[None]:
 def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path, room: int) -> None:
     weights, config = example("standard")
     config["metadata"]["made"] = {"note": "x" * 2000}
-    with no_file_larger_than(room), pytest.raises(DictionaryError, match=r"Cannot write the dictionary .*Free some space"):
+    with no_file_larger_than(room), pytest.raises(ArtifactError, match=r"Cannot write .*Free some space"):
         write_dictionary(tmp_path / "a", weights, config)
     assert files_of(tmp_path) == set()
     write_dictionary(tmp_path / "a", *example("topk"))
     key = dictionary_key(tmp_path / "a")
-    with no_file_larger_than(room), pytest.raises(DictionaryError, match="Cannot write"):
+    with no_file_larger_than(room), pytest.raises(ArtifactError, match="Cannot write"):
         write_dictionary(tmp_path / "a", weights, config)
     assert dictionary_key(tmp_path / "a") == key
     assert files_of(tmp_path) == {"a", *FILES}
@@ -153,20 +153,20 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path: Path, monkeypatch
     key, real = dictionary_key(tmp_path / "a"), os.replace
 
     def failing(source: Any, target: Any) -> None:
-        if str(source).endswith(".a.partial"):
+        if str(source).endswith("a.partial"):
             raise OSError(errno.EIO, "Input/output error")
         real(source, target)
 
-    monkeypatch.setattr(dictionary_files.os, "replace", failing)
-    with pytest.raises(DictionaryError, match=r"Input/output error\. Free some space"):
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(ArtifactError, match=r"Input/output error\. Free some space"):
         write_dictionary(tmp_path / "a", *example("gated"))
     assert dictionary_key(tmp_path / "a") == key
     assert files_of(tmp_path) == {"a", *FILES}
 
 
 def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path: Path) -> None:
-    (tmp_path / ".a.partial").mkdir()
-    (tmp_path / ".a.partial" / "sae_weights.safetensors").write_bytes(b"half")
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "sae_weights.safetensors").write_bytes(b"half")
     write_dictionary(tmp_path / "a", *example("topk"))
     assert files_of(tmp_path) == {"a", *FILES}
 

@@ -45,7 +45,7 @@ def random_crosscoder() -> Crosscoder:
     w_dec = torch.randn(LATENTS, 2, D_MODEL, generator=generator) * torch.rand(LATENTS, 2, 1, generator=generator)
     w_enc = torch.randn(2, D_MODEL, LATENTS, generator=generator) / D_MODEL**0.5
     bias = torch.zeros(2, D_MODEL)
-    return Crosscoder(w_enc, torch.zeros(LATENTS), w_dec, bias, "crosscoder_topk", K, None, HOOK, ("base", "tuned"))
+    return Crosscoder(w_enc, torch.zeros(LATENTS), w_dec, bias, "crosscoder_topk", K, None, False, HOOK, models=("base", "tuned"))
 
 
 def dense_joint_codes(cross: Crosscoder, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:

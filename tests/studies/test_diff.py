@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interp.core.steps import RunDirectory
-from interp.dictionaries.protocol import Dictionary
+from interp.dictionaries.dictionary import Dictionary
 from interp.diffing.moments import PAIRINGS, load_diff
 from interp.diffing.pairings import STATE
 from interp.models.activations import mean_residuals, response_phase

@@ -19,10 +19,10 @@ from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
 from interp.core.progress import progress
 from interp.core.steps import DeclaredSettings, Step, StepResult
+from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import DIFFERENCE, dictionary_key
 from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import resolve_dictionary
-from interp.dictionaries.protocol import Dictionary
 from interp.evaluation.judges.opening import EMBEDDED as SCORER
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import Question, QuestionSet, read_questions

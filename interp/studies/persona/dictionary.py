@@ -11,7 +11,6 @@ import torch
 from interp.core.artifacts import Artifact
 from interp.core.steps import Step
 from interp.dictionaries.load import load_dictionary
-from interp.dictionaries.reading import residuals_for
 from interp.models.activation_store import ActivationStore
 from interp.models.activations import content_tokens
 from interp.studies.persona.answers import MODELS, TEXTS
@@ -66,7 +65,7 @@ def measure_dictionary(context: StudyContext) -> DictionaryMetrics:
     for which, name in enumerate(("base", "tuned")):
         batches = models[which].batches(texts.chats(name), 32)
         residuals_of[name] = torch.cat(
-            [residuals_for(dictionary, models, which, batch, rows, content_tokens(batch)).float() for rows, batch in batches]
+            [dictionary.residuals_of(models, which, batch, rows, content_tokens(batch)).float() for rows, batch in batches]
         )
     residuals = torch.cat(list(residuals_of.values()))
     codes = dictionary.encode_models(residuals)
