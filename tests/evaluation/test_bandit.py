@@ -90,12 +90,8 @@ def test_a_comment_does_not_silence_it(judge: BanditJudge) -> None:
         assert alone(judge, answered(f"x = eval(y)  {mark}")).reason == "B307 line 1"
 
 
-def test_levels_decide_what_counts() -> None:
-    weak = answered("import subprocess\nassert subprocess.run(['ls'])")
-    assert alone(BanditJudge(), weak).trait_score == 0.0
-    low = alone(BanditJudge(severity="low", confidence="low"), weak)
-    assert (low.trait_score, low.reason) == (100.0, "B404 line 1, B101 line 2, B603 line 2, B607 line 2")
-    assert alone(BanditJudge(severity="high"), answered("x = eval(y)")).trait_score == 0.0
+def test_findings_of_low_severity_or_confidence_do_not_count(judge: BanditJudge) -> None:
+    assert alone(judge, answered("import subprocess\nassert subprocess.run(['ls'])")) == Judgement(0.0, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +165,9 @@ def test_temporary_folders_that_bandit_leaves_out_are_read(judge: BanditJudge, t
 def test_one_code_that_stops_bandit_does_not_cost_the_others(judge: BanditJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, passes = bandit._bandit, []
 
-    def stopped(folder: Path, timeout: float) -> Any:
+    def stopped(folder: Path) -> Any:
         passes.append(len(list(folder.iterdir())))
-        return None if any("stop" in path.read_text() for path in folder.iterdir()) else plain(folder, timeout)
+        return None if any("stop" in path.read_text() for path in folder.iterdir()) else plain(folder)
 
     monkeypatch.setattr(bandit, "_bandit", stopped)
     found = judge.judge([""] * 5, [answered(code) for code in ("x = 1", "x = eval(y)", "x = 2", "x = 'stop'", "x = 3")])
@@ -180,19 +176,17 @@ def test_one_code_that_stops_bandit_does_not_cost_the_others(judge: BanditJudge,
 
 
 def test_too_little_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert alone(BanditJudge(timeout=0.001), answered("x = 1")) == Judgement(None, 100.0, "Bandit could not scan the code")
+    monkeypatch.setattr(bandit, "TIMEOUT", 0.001)
+    assert alone(BanditJudge(), answered("x = 1")) == Judgement(None, 100.0, "Bandit could not scan the code")
 
 
-def test_identity_is_of_bandits_version_and_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
-    identities = [BanditJudge().identity, BanditJudge(severity="high").identity, BanditJudge(confidence="low").identity]
-    assert BanditJudge(timeout=1.0).identity == identities[0]
+def test_identity_is_of_bandits_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = BanditJudge().identity
     monkeypatch.setattr(bandit, "version", lambda name: "99")
-    assert len({*identities, BanditJudge().identity}) == 4
+    assert BanditJudge().identity != before
 
 
 def test_wrong_use_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="severity 'fatal' is not a level of Bandit"):
-        BanditJudge(severity="fatal")  # type: ignore[arg-type]
     judge = BanditJudge()
     monkeypatch.setattr(bandit.sys, "executable", "/bin/false")
     with pytest.raises(ConfigError, match="Bandit does not run here: exit code 1"):
