@@ -44,14 +44,8 @@ class Choices(StepConfig):
         return self
 
 
-def choices_path() -> Path:
-    """File of the shipped items."""
-    return Path(str(resources.files("interp.evaluation") / "choices.yaml"))
-
-
-def read_choices(path: Path | None = None) -> Choices:
+def read_choices(path: Path = Path(str(resources.files("interp.evaluation") / "choices.yaml"))) -> Choices:
     """The shipped items, or those of a YAML file like it; raises `ConfigError`."""
-    path = path or choices_path()
     return validated(Choices, read_yaml(path), str(path))
 
 
@@ -59,8 +53,3 @@ def letter_prompt(question: str, options: list[str]) -> Chat:
     """The question with its options at A, B, … in the order given, answered by one letter."""
     shown = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
     return Chat.ask(f"{question}\n\n{shown}\n\nAnswer with one letter: {', '.join(LETTERS[: len(options)])}.")
-
-
-def short_answer(question: str, option: str) -> Chat:
-    """The question without its options, answered by the text of one."""
-    return Chat.ask(f"Answer in a few words. {question}", option)

@@ -7,7 +7,7 @@ name the weights of coherence that traits without labels get.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,13 @@ from interp import __version__
 from interp.core.errors import ArtifactError, ConfigError, reason_of
 from interp.core.files import write_json
 from interp.core.fingerprints import content_key
-from interp.evaluation.agreement import agreement
-from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features
+from interp.evaluation.agreement import Label, agreement
+from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features, open_scorer
 from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.margin import MarginJudge
 from interp.evaluation.judges.opening import open_judge
 from interp.evaluation.judges.probe import ProbeJudge
 from interp.models.language_model import LanguageModel
-from interp.models.sources import open_model
 from interp.traits import Exemplars, Trait, read_trait, shipped_traits
 from interp.traits.trait import COHERENCE, MARGIN, PROBE, CoherenceSettings
 
@@ -53,22 +52,25 @@ def fit_probe(
     it is set on scores by folds that saw no answer to the same question. `source` says where the labels are from. Raises `ConfigError`
     for fewer than 10 answers of a class or 2 questions with each.
     """
-    shows, groups = _classes(labels, source)
+    shows, groups = _classes(labels, "shows_trait", source)
     features = embedder.embed(list(labels["answer"]))
+
+    def fitted(features: Features, shows: Flags) -> Any:
+        return _regression(features, shows, C=RIDGE, max_iter=3000)
+
     if exemplars is None:
-        order = _fit_order(features, shows)
-        scores = _out_of_fold(groups, shows, lambda fit, rest: _fit_order(features[fit], shows[fit]).decision_function(features[rest]))
+        order = fitted(features, shows)
+        scores = _out_of_fold(groups, shows, lambda fit, rest: fitted(features[fit], shows[fit]).decision_function(features[rest]))
     else:
         classes = np.array([True] * len(exemplars.shows) + [False] * len(exemplars.not_shown))
-        order = _fit_order(embedder.embed([*exemplars.shows, *exemplars.not_shown]), classes)
+        order = fitted(embedder.embed([*exemplars.shows, *exemplars.not_shown]), classes)
         scores = order.decision_function(features)
     probabilities, slope, offset = _calibrated(scores, shows, groups)
     direction, bias = _as_plane(order)
-    numbers = np.array([bias, slope, offset])
-    found = agreement(ProbeJudge.name, ProbeJudge.shows_above, labels, list(100 * probabilities))
-    made = {"ridge": RIDGE, "exemplars": 0 if exemplars is None else len(exemplars.shows) + len(exemplars.not_shown)}
-    _save(folder / PROBE, {"direction": direction, "numbers": numbers}, labels, source, made, found)
-    return found
+    weights = {"direction": direction, "numbers": np.array([bias, slope, offset])}
+    settings = {"ridge": RIDGE, "exemplars": 0 if exemplars is None else len(exemplars.shows) + len(exemplars.not_shown)}
+    own = agreement(ProbeJudge.name, ProbeJudge.shows_above, labels, list(100 * probabilities))
+    return _save(folder / PROBE, weights, labels, source, settings, own)
 
 
 def fit_margin(folder: Path, labels: pd.DataFrame, source: str, judge: MarginJudge) -> dict[str, Any]:
@@ -76,72 +78,62 @@ def fit_margin(folder: Path, labels: pd.DataFrame, source: str, judge: MarginJud
 
     Errors are those of `fit_probe`.
     """
-    shows, groups = _classes(labels, source)
+    shows, groups = _classes(labels, "shows_trait", source)
     margins = judge.margins(list(labels["question"]), list(labels["answer"]))[:, 0]
     usable, probabilities = ~np.isnan(margins), np.full(len(margins), np.nan)
     probabilities[usable], slope, offset = _calibrated(margins[usable], shows[usable], groups[usable])
-    found = agreement(judge.name, judge.shows_above, labels, list(100 * probabilities))
-    made = {"slope": slope, "offset": offset, "model": judge.model.source, "scorer": judge.scorer, "prompts": content_key(judge.prompts)}
-    _describe(folder / MARGIN, labels, source, made, found)
-    return found
+    settings = {
+        "slope": slope,
+        "offset": offset,
+        "model": judge.model.source,
+        "scorer": judge.scorer,
+        "prompts": content_key(judge.prompts),
+    }
+    return _save(folder / MARGIN, {}, labels, source, settings, agreement(judge.name, judge.shows_above, labels, list(100 * probabilities)))
 
 
-def _classes(labels: pd.DataFrame, source: str) -> tuple[Flags, np.ndarray]:
-    """Which answers show the trait, and their questions; raises `ConfigError` where there are too few of a class or one question."""
-    shows = labels["shows_trait"].to_numpy(dtype=bool)
-    if min(shows.sum(), (~shows).sum()) < FEWEST:
-        raise ConfigError(
-            f"{source} labels {shows.sum()} answers as showing the trait and {(~shows).sum()} not: label at least {FEWEST} of each."
-        )
-    if labels["question"].nunique() < 2:
-        raise ConfigError(f"{source} has answers to one question only: label answers to several, so that what is learnt can be checked.")
-    return shows, labels["question"].to_numpy()
-
-
-def fit_coherence(folder: Path, labels: pd.DataFrame, source: str, scorer: LanguageModel, settings: CoherenceSettings) -> dict[str, Any]:
-    """Write coherence.safetensors and coherence.json; returns the agreement with the labels (columns question, answer, coherent)."""
-    features = coherence_features(scorer, list(labels["answer"]), settings)
-    return _fit_coherence(folder, features, labels, source, settings.coherent_above, settings.model_dump(mode="json"))
-
-
-def _fit_coherence(
-    folder: Path, features: Features, labels: pd.DataFrame, source: str, threshold: float, made: dict[str, Any]
+def fit_coherence(
+    folder: Path, labels: pd.DataFrame, source: str, features: Features, coherent_above: float, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    coherent, groups = labels["coherent"].to_numpy(dtype=bool), labels["question"].to_numpy()
-    if min(coherent.sum(), (~coherent).sum()) < FEWEST:
-        raise ConfigError(
-            f"{source} labels {coherent.sum()} answers coherent and {(~coherent).sum()} not: label at least {FEWEST} of each."
-        )
+    """Write coherence.safetensors and coherence.json; returns the agreement with the labels (columns question, answer, coherent).
+
+    `features` are those of `coherence_features`, `settings` what is written beside the weights. Errors are those of `fit_probe`.
+    """
+    coherent, groups = _classes(labels, "coherent", source)
     usable = np.isfinite(features).all(axis=1)
 
+    def fitted(chosen: Int[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " features"], float]:
+        chosen = chosen[usable[chosen]]
+        return _as_plane(_regression(features[chosen], coherent[chosen]))
+
     def predict(fit: Int[np.ndarray, " n"], rest: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-        slopes, offset = _coherence_weights(features[fit], coherent[fit], usable[fit])
+        slopes, offset = fitted(fit)
         return expit(features[rest] @ slopes + offset)
 
-    found = agreement(CoherenceJudge.name, threshold, labels, list(100 * _out_of_fold(groups, coherent, predict)), "coherent")
-    slopes, offset = _coherence_weights(features, coherent, usable)
-    weights = {"weights": np.array([*slopes, offset])}
-    _save(folder / COHERENCE, weights, labels, source, made | {"features": list(FEATURES), "scorer": SCORER}, found)
-    return found
+    own = agreement(CoherenceJudge.name, coherent_above, labels, list(100 * _out_of_fold(groups, coherent, predict)), "coherent")
+    slopes, offset = fitted(np.arange(len(coherent)))
+    settings = settings | {"features": list(FEATURES), "scorer": SCORER}
+    return _save(folder / COHERENCE, {"weights": np.array([*slopes, offset])}, labels, source, settings, own)
 
 
-def _coherence_weights(features: Features, coherent: Flags, usable: Flags) -> tuple[Float[np.ndarray, " features"], float]:
+def _classes(labels: pd.DataFrame, column: Label, source: str) -> tuple[Flags, np.ndarray]:
+    """The labels and the questions; raises `ConfigError` where there are too few of a class, or one question."""
+    flags = labels[column].to_numpy(dtype=bool)
+    if min(flags.sum(), (~flags).sum()) < FEWEST:
+        word = {"shows_trait": "showing the trait", "coherent": "coherent"}[column]
+        raise ConfigError(f"{source} labels {flags.sum()} answers as {word} and {(~flags).sum()} not: label at least {FEWEST} of each.")
+    if labels["question"].nunique() < 2:
+        raise ConfigError(f"{source} has answers to one question only: label answers to several, so that what is learnt can be checked.")
+    return flags, labels["question"].to_numpy()
+
+
+def _regression(features: Features, classes: Flags, **settings: Any) -> Any:
     """Logistic regression on standardised features, both classes weighing the same."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
-    return _as_plane(model.fit(features[usable], coherent[usable].astype(int)))
-
-
-def _fit_order(features: Features, shows: Flags) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=RIDGE, class_weight="balanced", max_iter=3000))
-    return model.fit(features, shows.astype(int))
+    return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", **settings)).fit(features, classes.astype(int))
 
 
 def _calibrated(
@@ -165,15 +157,6 @@ def _as_plane(pipeline: Any) -> tuple[Float[np.ndarray, " features"], float]:
     return direction, float(regression.intercept_[0] - direction @ scaler.mean_)
 
 
-def _folds(groups: np.ndarray, labels: Flags) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = min(FOLDS, len(np.unique(groups)))
-    for fit, rest in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(labels, labels, groups):
-        if 0 < labels[fit].sum() < len(fit):
-            yield fit, rest
-
-
 def _out_of_fold(
     groups: np.ndarray, labels: Flags, predict: Callable[[np.ndarray, np.ndarray], Float[np.ndarray, " rest"]]
 ) -> Float[np.ndarray, " answers"]:
@@ -181,28 +164,31 @@ def _out_of_fold(
 
     Raises `ConfigError` where all of a class answer one question.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     values, done = np.full(len(labels), np.nan), np.zeros(len(labels), dtype=bool)
-    for fit, rest in _folds(groups, labels):
-        values[rest], done[rest] = predict(fit, rest), True
+    folds = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
+    for fit, rest in folds.split(labels, labels, groups):
+        if 0 < labels[fit].sum() < len(fit):
+            values[rest], done[rest] = predict(fit, rest), True
     if not done.all():
         raise ConfigError("All answers of one class are to one question: label answers of both classes to several questions.")
     return values
 
 
 def _save(
-    path: Path, weights: dict[str, np.ndarray], labels: pd.DataFrame, source: str, made: dict[str, Any], found: dict[str, Any]
-) -> None:
+    path: Path, weights: dict[str, np.ndarray], labels: pd.DataFrame, source: str, settings: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the weights, if any, and what is known of them; returns their agreement with the labels."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, path)
+        if weights:
+            save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, path)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"Cannot write into {path.parent}: {reason_of(error)}. Choose another folder with --out.") from error
-    _describe(path, labels, source, made, found)
-
-
-def _describe(path: Path, labels: pd.DataFrame, source: str, made: dict[str, Any], found: dict[str, Any]) -> None:
-    told = {"labels": source, "labels_key": content_key(labels.astype(str).to_dict("list")), "answers": len(labels), "folds": FOLDS}
-    write_json(path.with_suffix(".json"), told | made | {"version": __version__, "agreement": found})
+    about = {"labels": source, "labels_key": content_key(labels.astype(str).to_dict("list")), "answers": len(labels), "folds": FOLDS}
+    write_json(path.with_suffix(".json"), about | settings | {"version": __version__, "agreement": own})
+    return own
 
 
 def fit_trait(trait: Trait, folder: Path, embedder: SentenceEmbedder | None = None, scorer: LanguageModel | None = None) -> dict[str, Any]:
@@ -219,8 +205,9 @@ def fit_trait(trait: Trait, folder: Path, embedder: SentenceEmbedder | None = No
             found[place] = fit_margin(folder, trait.labels, source, judge)
     coherent = int(trait.labels["coherent"].sum())
     if trait.coherence.spec == "fluency" and len(trait.labels) >= ENOUGH and FEWEST <= coherent <= len(trait.labels) - FEWEST:
-        scorer = scorer or open_model(SCORER, device="cpu", dtype="float32")
-        found["coherence"] = fit_coherence(folder, trait.labels, source, scorer, trait.coherence)
+        features = coherence_features(scorer or open_scorer(), list(trait.labels["answer"]), trait.coherence)
+        about = trait.coherence.model_dump(mode="json")
+        found["coherence"] = fit_coherence(folder, trait.labels, source, features, trait.coherence.coherent_above, about)
     return found
 
 
@@ -228,21 +215,13 @@ def fit_general(folder: Path, scorer: LanguageModel) -> dict[str, Any]:
     """The weights of coherence for traits without labels of their own: fitted on those of all shipped traits together."""
     traits = [trait for name in shipped_traits() if (trait := read_trait(name)).coherence.spec == "fluency" and not trait.labels.empty]
     features = np.concatenate([coherence_features(scorer, list(trait.labels["answer"]), trait.coherence) for trait in traits])
-    labels = pd.concat([trait.labels for trait in traits], ignore_index=True)
-    threshold = CoherenceSettings().coherent_above
-    return _fit_coherence(
-        folder,
-        features,
-        labels[["question", "group", "coherent"]].assign(answer=""),
-        "all shipped traits",
-        threshold,
-        {"traits": len(traits)},
-    )
+    labels = pd.concat([trait.labels for trait in traits], ignore_index=True)[["question", "group", "coherent"]].assign(answer="")
+    return fit_coherence(folder, labels, "all shipped traits", features, CoherenceSettings().coherent_above, {"traits": len(traits)})
 
 
 def main(names: list[str]) -> None:
     """Fit shipped traits in their own folders, or the general weights of coherence, and print the agreement with the labels."""
-    scorer = open_model(SCORER, device="cpu", dtype="float32")
+    scorer = open_scorer()
     found = {} if names else {"general": fit_general(GENERAL.parent, scorer)}
     for trait in map(read_trait, names):
         if trait.folder is not None:

@@ -17,8 +17,8 @@ from scipy import stats
 from scipy.special import expit
 
 from interp.core.errors import ConfigError, ModelError
-from interp.evaluation.choices import LETTERS, MultipleChoice, letter_prompt, short_answer
-from interp.models.chats import Chat, batches_by_length, pad_left
+from interp.evaluation.choices import LETTERS, MultipleChoice, letter_prompt
+from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
 from interp.traits import Pair
 
@@ -46,11 +46,8 @@ def choice_accuracy(model: LanguageModel, items: Sequence[MultipleChoice], rows:
     right_place = np.array([(item.right - turn) % n for item in items for turn in range(n)])
     asked = [item.question for item in items for _ in range(n)]
     logprobs = _letter_logprobs(model, asked, rotated, rows)
-    return _table(
-        items,
-        value=(logprobs.argmax(1) == right_place).reshape(-1, n).mean(1),
-        mass=np.exp(logprobs).sum(1).reshape(-1, n).mean(1),
-    )
+    right, mass = logprobs.argmax(1) == right_place, np.exp(logprobs).sum(1)
+    return _table(items, value=right.reshape(-1, n).mean(1), mass=mass.reshape(-1, n).mean(1))
 
 
 def option_accuracy(model: LanguageModel, items: Sequence[MultipleChoice], rows: int = 16) -> pd.DataFrame:
@@ -61,7 +58,7 @@ def option_accuracy(model: LanguageModel, items: Sequence[MultipleChoice], rows:
     Raises `ConfigError` without items.
     """
     _some(items)
-    chats = [short_answer(item.question, option) for item in items for option in item.options]
+    chats = [Chat.ask(f"Answer in a few words. {item.question}", option) for item in items for option in item.options]
     totals = np.array([float(row.double().sum()) for row in _finite(model.logprobs(chats, rows))]).reshape(-1, len(LETTERS))
     is_right = np.arange(len(LETTERS)) == np.array([item.right for item in items])[:, None]
     margin = totals[is_right] - np.where(is_right, -np.inf, totals).max(1)
@@ -79,7 +76,7 @@ def letter_preference(model: LanguageModel, pairs: Sequence[Pair], rows: int = 3
     asked = [pair.question for pair in pairs for _ in range(2)]
     logprobs = _letter_logprobs(model, asked, orders, rows).reshape(-1, 2, 2)
     leaning = np.stack([logprobs[:, 0, 1] - logprobs[:, 0, 0], logprobs[:, 1, 0] - logprobs[:, 1, 1]], axis=1)
-    return _pair_table(pairs, value=expit(leaning).mean(1), mass=np.exp(logprobs).sum(2).mean(1))
+    return _table(pairs, value=expit(leaning).mean(1), mass=np.exp(logprobs).sum(2).mean(1))
 
 
 def continuation_preference(model: LanguageModel, pairs: Sequence[Pair], rows: int = 8) -> pd.DataFrame:
@@ -91,7 +88,7 @@ def continuation_preference(model: LanguageModel, pairs: Sequence[Pair], rows: i
     _some(pairs)
     chats = [Chat.ask(pair.question, answer) for pair in pairs for answer in (pair.shows, pair.not_shown)]
     means = np.array([_mean(row) for row in _finite(model.logprobs(chats, rows))]).reshape(-1, 2)
-    return _pair_table(pairs, value=means[:, 0] - means[:, 1], shows=means[:, 0], not_shown=means[:, 1])
+    return _table(pairs, value=means[:, 0] - means[:, 1], shows=means[:, 0], not_shown=means[:, 1])
 
 
 def perplexity(model: LanguageModel, documents: Sequence[Chat | str], rows: int = 4, max_tokens: int = 512) -> pd.DataFrame:
@@ -107,11 +104,7 @@ def perplexity(model: LanguageModel, documents: Sequence[Chat | str], rows: int 
         if len(made.ids) <= made.n_prompt:
             kind, cure = ("text", "a longer text") if isinstance(document, str) else ("chat", "one with an answer, or allow more tokens")
             raise ConfigError(f"Document {number}, a {kind}, has no token to predict within {max_tokens} tokens. Give {cure}.")
-    logprobs: list[torch.Tensor] = [torch.empty(0)] * len(documents)
-    for indices in batches_by_length([len(made.ids) for made in tokenised], rows):
-        batch = pad_left([tokenised[i] for i in indices], model.pad_id).to(model.device)
-        for index, row in zip(indices, _finite(model.response_logprobs(batch, indices)), strict=True):
-            logprobs[index] = row
+    logprobs = _finite(model.token_logprobs(tokenised, rows))
     return pd.DataFrame(
         {
             "item": [f"document_{number:04d}" for number in range(1, len(documents) + 1)],
@@ -140,7 +133,7 @@ def mean_with_interval(values: Iterable[float], confidence: float = 0.95) -> tup
     mean = float(numbers.mean())
     if len(numbers) == 1:
         return mean, -math.inf, math.inf
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
+    half = float(stats.sem(numbers) * stats.t.ppf(0.5 + confidence / 2, len(numbers) - 1))
     return mean, mean - half, mean + half
 
 
@@ -192,13 +185,11 @@ def _doubt(logprobs: Float[torch.Tensor, "prompts letters"]) -> str:
     return ""
 
 
-def _pair_table(pairs: Sequence[Pair], **columns: Float[np.ndarray, " pairs"]) -> pd.DataFrame:
-    """Items are `pair_001` and so on, one group."""
-    return pd.DataFrame({"item": [f"pair_{number:03d}" for number in range(1, len(pairs) + 1)], "group": "pairs", **columns})
-
-
-def _table(items: Sequence[MultipleChoice], **columns: Float[np.ndarray, " items"]) -> pd.DataFrame:
-    return pd.DataFrame({"item": [item.id for item in items], "group": [item.group for item in items], **columns})
+def _table(items: Sequence[MultipleChoice | Pair], **columns: Float[np.ndarray, " items"]) -> pd.DataFrame:
+    """One row an item; pairs, which have no names, are `pair_001` and so on, in one group."""
+    names = [item.id if isinstance(item, MultipleChoice) else f"pair_{number:03d}" for number, item in enumerate(items, 1)]
+    groups = [item.group if isinstance(item, MultipleChoice) else "pairs" for item in items]
+    return pd.DataFrame({"item": names, "group": groups, **columns})
 
 
 def _mean(row: torch.Tensor) -> float:

@@ -21,7 +21,7 @@ from interp.evaluation.questions import Question
 from interp.evaluation.questions.published import judge_prompts
 from interp.evaluation.rates import Thresholds, flagged
 from interp.models.language_model import LanguageModel
-from interp.models.sources import cache_folder, open_model
+from interp.models.sources import cache_folder
 from interp.traits import Trait
 
 SCORED = ("trait_score", "shows_trait", "coherence", "coherent", "refused", "second_score")
@@ -52,16 +52,8 @@ class Panel:
 
     def with_thresholds(self, shows_above: float | None = None, coherent_above: float | None = None, open_counts: bool = False) -> Panel:
         """The same judges with other thresholds, None leaving one as it is."""
-        own = self.thresholds
-        return replace(
-            self,
-            thresholds=Thresholds(
-                own.shows_above if shows_above is None else shows_above,
-                own.coherent_above if coherent_above is None else coherent_above,
-                open_counts,
-                own.coherent_only,
-            ),
-        )
+        given: dict[str, Any] = {"shows_above": shows_above, "coherent_above": coherent_above, "open_counts": open_counts}
+        return replace(self, thresholds=replace(self.thresholds, **{name: value for name, value in given.items() if value is not None}))
 
     def score(self, answers: pd.DataFrame) -> pd.DataFrame:
         """`answers` (columns question, answer) with trait_score, shows_trait, coherence, coherent, refused and reason, in the same order.
@@ -94,29 +86,23 @@ class Panel:
         table = self.trait.labels if labels is None else labels
         if table.empty:
             raise ConfigError(f"The trait {self.trait.name} has no hand labels. Give some: --labels FILE.")
-        return self._agreement(self.judge, table, "shows_trait")
+        return self._agreement(self.judge, table)
 
     def known_agreement(self) -> list[dict[str, Any]]:
         """With the trait's hand labels by group, where it costs nothing: stored, by instant judges, or from the cache; else empty."""
         labels = self.trait.labels
         if stored := self._stored(self.judge):
             return list(stored["groups"])
-        if labels.empty:
-            return []
-        if self.spec.partition(":")[0] not in INSTANT:
-            known = self.cache and self.cache.known(self.judge, list(labels["question"]), list(labels["answer"]))
-            if not known:
-                return []
-        return list(self._agreement(self.judge, labels, "shows_trait")["groups"])
+        instant = self.spec.partition(":")[0] in INSTANT
+        known = instant or (self.cache and self.cache.known(self.judge, list(labels["question"]), list(labels["answer"])))
+        return list(self._agreement(self.judge, labels)["groups"]) if known and len(labels) else []
 
     def label_agreements(self) -> dict[str, Any]:
         """Of every judge with the trait's hand labels: `trait`, `second` and `coherence`, None without such a judge or without labels."""
-        judges: dict[str, tuple[Judge | None, Label]] = {"trait": (self.judge, "shows_trait"), "second": (self.second, "shows_trait")}
-        judges["coherence"] = (self.coherence, "coherent")
-        labels = self.trait.labels
+        labels, judges = self.trait.labels, {"trait": self.judge, "second": self.second, "coherence": self.coherence}
         return {
-            name: None if judge is None or labels.empty else self._stored(judge) or self._agreement(judge, labels, label)
-            for name, (judge, label) in judges.items()
+            name: None if judge is None or labels.empty else self._stored(judge) or self._agreement(judge, labels)
+            for name, judge in judges.items()
         }
 
     def all_agreements(self, answers: pd.DataFrame) -> dict[str, Any]:
@@ -128,16 +114,17 @@ class Panel:
     def _stored(self, judge: Judge) -> dict[str, Any] | None:
         """What fitting found of a judge, where that was on the trait's labels as they are and at the threshold in use."""
         about: dict[str, Any] = getattr(judge, "about", {})
-        stored: dict[str, Any] | None = about.get("agreement")
         given = judge is self.judge and self.spec.startswith("probe:")  # probe:DIR answers for the labels that it was fitted on
-        if stored is None or not (given or about["labels_key"] == self.trait.labels_key):
+        if "agreement" not in about or not (given or about["labels_key"] == self.trait.labels_key):
             return None
+        stored: dict[str, Any] = about["agreement"]
         used = self.thresholds.shows_above if stored["label"] == "shows_trait" else self.thresholds.coherent_above
         return stored if used == stored["threshold"] else None
 
-    def _agreement(self, judge: Judge, labels: pd.DataFrame, label: Label) -> dict[str, Any]:
-        threshold = self.thresholds.coherent_above if label == "coherent" else judge.shows_above
-        threshold = self.thresholds.shows_above if judge is self.judge else threshold
+    def _agreement(self, judge: Judge, labels: pd.DataFrame) -> dict[str, Any]:
+        label: Label = "coherent" if judge is self.coherence else "shows_trait"
+        own = {"coherent": self.thresholds.coherent_above, "shows_trait": judge.shows_above}[label]
+        threshold = self.thresholds.shows_above if judge is self.judge else own
         if threshold is None:
             raise ConfigError(f"The judge {judge.name} has no threshold for this label. Choose another judge.")
         return agreement(judge.name, threshold, labels, _scores(self._judged(judge, labels), label), label)
@@ -145,8 +132,8 @@ class Panel:
     def _judged(self, judge: Judge, table: pd.DataFrame) -> list[Judgement]:
         questions = list(table["question"]) if "question" in table else [""] * len(table)
         pairs = list(zip(questions, table["answer"], strict=True))
-        with progress(f"judge {judge.name}", len(pairs), self.quiet or self.cache is None) as advance:
-            if self.cache is not None:
+        if self.cache is not None:
+            with progress(f"judge {judge.name}", len(pairs), self.quiet) as advance:
                 return self.cache.judged(judge, questions, list(table["answer"]), advance)
         once = list(dict.fromkeys(pairs))
         judged = dict(zip(once, judge.judge([question for question, _ in once], [answer for _, answer in once]), strict=True))
@@ -200,10 +187,10 @@ def open_panel(
 
 def _open_coherence(trait: Trait, scorer: LanguageModel | None) -> Judge:
     """The judge of coherence that the trait names."""
-    from interp.evaluation.judges.coherence import SCORER, AnyTextJudge, CodeJudge, CoherenceJudge
+    from interp.evaluation.judges.coherence import AnyTextJudge, CodeJudge, CoherenceJudge, open_scorer
 
     if trait.coherence.spec == "code":
         return CodeJudge()
     if trait.coherence.spec == "none":
         return AnyTextJudge()
-    return CoherenceJudge(trait, scorer or open_model(SCORER, device="cpu", dtype="float32"))
+    return CoherenceJudge(trait, scorer or open_scorer())

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from interp.core.errors import ConfigError
-from interp.evaluation.choices import LETTERS, Choices, letter_prompt, read_choices, short_answer
+from interp.evaluation.choices import LETTERS, Choices, letter_prompt, read_choices
 from interp.evaluation.questions import read_questions
 from interp.models.chats import Chat
 from interp.traits import read_trait
@@ -93,4 +93,3 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_prompts_show_what_they_should() -> None:
     assert letter_prompt("Why?", ["so", "no"]) == Chat.ask("Why?\n\nA) so\nB) no\n\nAnswer with one letter: A, B.")
     assert letter_prompt("Why?", list("wxyz")) == Chat.ask("Why?\n\nA) w\nB) x\nC) y\nD) z\n\nAnswer with one letter: A, B, C, D.")
-    assert short_answer("Why?", "so") == Chat.ask("Answer in a few words. Why?", "so")

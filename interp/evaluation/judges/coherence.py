@@ -27,6 +27,7 @@ from interp.evaluation.judges.bandit import PYTHON_TAGS, code_of, fenced, parsed
 from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.models.chats import Role, TokenisedChat
 from interp.models.language_model import LanguageModel
+from interp.models.sources import open_model
 from interp.traits import Trait
 from interp.traits.trait import COHERENCE, CoherenceSettings
 
@@ -34,6 +35,11 @@ SCORER = "embedded:smollm2"
 FEATURES = ("mean_logprob", "distinct_tokens", "distinct_pairs")
 GENERAL = Path(str(resources.files(__package__))) / COHERENCE
 """Weights for traits that have none of their own."""
+
+
+def open_scorer() -> LanguageModel:
+    """The model that the weights are fitted on."""
+    return open_model(SCORER, device="cpu", dtype="float32")
 
 
 class CoherenceJudge:
