@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from interp.core.errors import ConfigError
 from interp.reports import wording
 from interp.reports.palette import LIGHT
-from interp.reports.plotting import Chart, axis, blank, dot, note, rounded, sign, whiskers, wrapped
+from interp.reports.plotting import HOVER, ROWS, Chart, axis, blank, dot, note, rounded, sign, whiskers, wrapped
 from interp.reports.wording import absent
 
 By = Literal["all", "format", "group"]
@@ -113,9 +113,7 @@ def _wide(blocks: _Blocks) -> dict[str, Any]:
             "ticktext": labels,
             "tickfont": {"size": 13, "color": LIGHT["ink"]},
             "showgrid": blocks.rows == 1,
-            "gridcolor": LIGHT["grid"],
-            "griddash": "dot",
-            "zeroline": False,
+            **ROWS,
         },
         "shapes": blocks.lines(above=1.0),
     }
@@ -145,7 +143,7 @@ def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: s
         marker=dot(symbol, role, 10, 1.2),
         error_x=whiskers(x, low, high, LIGHT[role]),
         text=[_hover(name, row, word) for row in own.to_dict("records")],
-        hovertemplate="%{text}<extra></extra>",
+        hovertemplate=HOVER,
     )
 
 

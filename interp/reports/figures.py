@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from interp.reports import wording
 from interp.reports.conditions import Group, Row
 from interp.reports.palette import LIGHT
-from interp.reports.plotting import SHARE_TICKS, Chart, apart, axis, blank, dot, extent, note, rounded, whiskers, wrapped
+from interp.reports.plotting import HOVER, ROWS, SHARE_TICKS, Chart, apart, axis, blank, dot, extent, note, rounded, whiskers, wrapped
 from interp.reports.views import DosePanel
 
 LABELS = 290
@@ -25,23 +25,24 @@ MARKS = {"baseline": ("circle", 9), "treatment": ("diamond", 11), "reference": (
 def rates_chart(groups: Sequence[Group], word: str) -> Chart:
     """A dot and interval for each condition: share judged `word` (the trait's), then share coherent, then the count."""
     figure = blank(margin={"l": LABELS, "r": 0, "t": 42, "b": 8})
-    wide: list[dict[str, Any]] = []
-    narrow: list[dict[str, Any]] = []
-    places = []
+    wide, narrow, places = [], [], []
     depth = 0.0
+
+    def label(text: str, x: float = 0, anchor: str = "left", **style: Any) -> dict[str, Any]:
+        return note(text, x, -depth, anchor, xref="paper", **style)
+
     for group in groups:
         depth += 1
         heading = f"<b>{html.escape(group.heading)}</b>"
-        wide.append(note(heading, 0, -depth, xref="paper", xshift=-LABELS, role="muted"))
-        narrow.append(note(heading, 0, -depth, xref="paper", xshift=-4, yshift=-8, role="muted"))
+        wide.append(label(heading, xshift=-LABELS, role="muted"))
+        narrow.append(label(heading, xshift=-4, yshift=-8, role="muted"))
         for row in group.rows:
             depth += 1
             places.append(-depth)
             _add_condition(figure, row, -depth, word)
             counts = wording.hits(row.rate, row.n)
-            wide.append(note(wrapped(row.title, 44), 0, -depth, xref="paper", xshift=-LABELS, size=13))
-            wide.append(note(counts, 1, -depth, "right", xref="paper", size=13))
-            narrow.append(note(wrapped(f"{row.title} · {counts}", 54), 0, -depth, xref="paper", xshift=-4, yshift=16))
+            wide += [label(wrapped(row.title, 44), xshift=-LABELS, size=13), label(counts, 1, "right", size=13)]
+            narrow.append(label(wrapped(f"{row.title} · {counts}", 54), xshift=-4, yshift=16))
         depth += 0.25
     for name in ("x", "x2"):  # an axis without a trace is not drawn, and there may be no rate at all
         figure.add_scatter(x=[None], y=[None], xaxis=name, yaxis="y", hoverinfo="skip")
@@ -55,14 +56,7 @@ def rates_chart(groups: Sequence[Group], word: str) -> Chart:
         height=round(56 + 27 * (depth + 0.4)),
         xaxis={**share, **SHARE_TICKS, "domain": [0, 0.59]},
         xaxis2={**share, "domain": [0.64, 0.86], "tickvals": [0, 0.5, 1], "ticktext": ["0", "50", "100"]},
-        yaxis={
-            "range": [-depth - 0.4, -0.4],
-            "tickvals": places,
-            "showticklabels": False,
-            "gridcolor": LIGHT["grid"],
-            "griddash": "dot",
-            "zeroline": False,
-        },
+        yaxis={**ROWS, "range": [-depth - 0.4, -0.4], "tickvals": places, "showticklabels": False},
         annotations=[*wide, head(f"judged {word}, %", 0), head("coherent, %", 0.64), head(f"{word} / scored", 1, "right")],
     )
     on_narrow = {
@@ -72,8 +66,8 @@ def rates_chart(groups: Sequence[Group], word: str) -> Chart:
         "xaxis2": {"domain": [0.66, 1]},
         "annotations": [*narrow, head(f"judged {word}, % · {word} / scored", 0), head("coherent, %", 0.66)],
     }
-    label = f"Share of answers judged {word} and share coherent, for each condition; the table below has the numbers."
-    return Chart(figure, label, on_narrow)
+    shown = f"Share of answers judged {word} and share coherent, for each condition; the table below has the numbers."
+    return Chart(figure, shown, on_narrow)
 
 
 def dose_chart(panel: DosePanel, doses: tuple[float, float], word: str, marked: float | None = None) -> Chart:
@@ -83,22 +77,16 @@ def dose_chart(panel: DosePanel, doses: tuple[float, float], word: str, marked: 
     """
     figure = blank(margin={"l": 34, "r": 10, "t": 8, "b": 38}, height=232)
     for name, table in panel.reference.items():
-        _add_line(figure, table["dose"], table["rate"], "control", _dose_hover(name, word, table, "rate"), width=1, dash="dot")
+        _add_response(figure, name, table, "rate", word, "control", width=1, dash="dot")
     for name, table in panel.curves.items():
         x, low, high = (rounded(table[column]) for column in ("dose", "low", "high"))
+        band = LIGHT["band_persona" if panel.role == "persona" else "band_control"]
         figure.add_scatter(
-            x=x + x[::-1],
-            y=high + low[::-1],
-            fill="toself",
-            fillcolor=LIGHT["band_persona" if panel.role == "persona" else "band_control"],
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
+            x=x + x[::-1], y=high + low[::-1], fill="toself", fillcolor=band, line={"width": 0}, mode="lines", hoverinfo="skip"
         )
-        hover = _dose_hover(name, "coherent", table, "coherence")
-        _add_line(figure, table["dose"], table["coherence"], "ink", hover, width=1.2, dash="dash", mark=dot("circle-open", "ink", 5, 1))
-        hover = _dose_hover(name, word, table, "rate")
-        _add_line(figure, table["dose"], table["rate"], panel.role, hover, width=2, mark=dot("diamond", panel.role, 7))
+        ring, diamond = dot("circle-open", "ink", 5, 1), dot("diamond", panel.role, 7)
+        _add_response(figure, name, table, "coherence", "coherent", "ink", width=1.2, dash="dash", mark=ring)
+        _add_response(figure, name, table, "rate", word, panel.role, width=2, mark=diamond)
     room = 0.05 * (doses[1] - doses[0]) or 0.1
     ticks = sorted({dose for table in panel.curves.values() for dose in rounded(table["dose"]) if dose is not None})
     line = {"color": LIGHT["muted"], "width": 1, "dash": "dot"}
@@ -161,13 +149,7 @@ def histogram_chart(histogram: Mapping[str, Any], latent: int) -> Chart:
     decades = [10**power for power in range(12) if 10**power <= 2 * top]
     figure.update_layout(
         xaxis=axis("activation where the latent fires"),
-        yaxis=axis(
-            "tokens",
-            type="log",
-            range=[math.log10(0.5), math.log10(top) + 0.15],
-            tickvals=decades,
-            ticktext=[_decade(value) for value in decades],
-        ),
+        yaxis=axis("tokens", type="log", range=[math.log10(0.5), math.log10(top) + 0.15], tickvals=decades, tickformat="~s"),
     )
     return Chart(figure, f"Histogram of latent {latent}'s activation on base and tuned answers, logarithmic counts.")
 
@@ -199,7 +181,7 @@ def _add_condition(figure: go.Figure, row: Row, y: float, word: str) -> None:
             mode="markers",
             marker=dot("line-ns-open", model, 13, 1.4),
             text=[f"{html.escape(draw.title)}<br>{draw.spoken(word)}" for draw in row.draws],
-            hovertemplate="%{text}<extra></extra>",
+            hovertemplate=HOVER,
         )
     coherent = f"{wording.percent(row.coherence)} {wording.percent_interval(row.coherence_low, row.coherence_high)} coherent"
     for name, value, low, high, mark, words in (
@@ -215,41 +197,26 @@ def _add_condition(figure: go.Figure, row: Row, y: float, word: str) -> None:
                 mode="markers",
                 marker=mark,
                 text=[f"{html.escape(row.title)}<br>{words}"],
-                hovertemplate="%{text}<extra></extra>",
+                hovertemplate=HOVER,
                 error_x=whiskers([value], [low], [high], mark["color"]),
             )
 
 
-def _add_line(
-    figure: go.Figure,
-    x: pd.Series,
-    y: pd.Series,
-    role: str,
-    hover: list[str],
-    width: float,
-    dash: str = "solid",
-    mark: dict[str, Any] | None = None,
-) -> None:
-    figure.add_scatter(
-        x=rounded(x),
-        y=rounded(y),
-        mode="lines+markers" if mark else "lines",
-        line={"color": LIGHT[role], "width": width, "dash": dash},
-        marker=mark,
-        text=hover,
-        hovertemplate="%{text}<extra></extra>",
-    )
-
-
-def _dose_hover(name: str, what: str, table: pd.DataFrame, column: str) -> list[str]:
-    texts = []
+def _add_response(figure: go.Figure, name: str, table: pd.DataFrame, column: str, what: str, role: str, **style: Any) -> None:
+    """The curve of one column of a direction's dose–response table; `style` is that of `_add_line`."""
+    hover = []
     for row in table.to_dict("records"):
         text = f"{html.escape(name)}<br>dose {wording.number(row['dose'])} (norm {wording.significant(row['absolute_norm'])})<br>"
         text += f"{what} {wording.percent(row[column])}"
         if column == "rate":
             text += f" {wording.percent_interval(row['low'], row['high'])}, {wording.hits(row['rate'], row['n'])}"
-        texts.append(text)
-    return texts
+        hover.append(text)
+    _add_line(figure, table["dose"], table[column], role, hover, **style)
+
+
+def _add_line(figure: go.Figure, x: Any, y: Any, role: str, hover: list[str], width: float, dash: str = "solid", mark: Any = None) -> None:
+    line, mode = {"color": LIGHT[role], "width": width, "dash": dash}, "lines+markers" if mark else "lines"
+    figure.add_scatter(x=rounded(x), y=rounded(y), mode=mode, line=line, marker=mark, text=hover, hovertemplate=HOVER)
 
 
 def _latent_labels(table: pd.DataFrame, x_range: tuple[float, float], y_range: tuple[float, float], height: float) -> list[dict[str, Any]]:
@@ -264,7 +231,3 @@ def _latent_labels(table: pd.DataFrame, x_range: tuple[float, float], y_range: t
         place: dict[str, Any] = {"anchor": "right", "xshift": -9} if left else {"anchor": "left", "xshift": 9}
         notes.append(note(str(int(row["latent"])), x, y, role="persona", yshift=round(last[left] - y * pixels, 1), **place))
     return notes
-
-
-def _decade(value: int) -> str:
-    return f"{value // 10**6}M" if value >= 10**6 else f"{value // 1000}k" if value >= 1000 else str(value)

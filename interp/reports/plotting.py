@@ -18,6 +18,9 @@ from interp.reports.palette import LIGHT, SERIES
 
 FONT = 'Inter, "Helvetica Neue", Helvetica, Arial, sans-serif'
 SHARE_TICKS = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0", "25", "50", "75", "100"]}
+ROWS = {"gridcolor": LIGHT["grid"], "griddash": "dot", "zeroline": False}
+"""An axis whose places are rows: a dotted line through each."""
+HOVER = "%{text}<extra></extra>"
 SIGNS = (("circle", "●○"), ("square", "■□"), ("diamond", "◆◇"), ("triangle-up", "▲△"), ("triangle-down", "▼▽"), ("triangle-left", "◄◅"),
          ("triangle-right", "►▻"), ("star", "★☆"))  # fmt: skip
 """Symbols of figures, with the characters that look like them, full and hollow."""
