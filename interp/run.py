@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from functools import cached_property, partial, wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,6 @@ import pandas as pd
 from interp.core.errors import ArtifactError
 from interp.core.files import read_json
 from interp.core.keywords import keywords_of
-from interp.core.progress import progress
 from interp.dictionaries.dictionary import Dictionary
 from interp.explanation.token_latents import TokenLatents, token_latents
 from interp.models.chats import Chat
@@ -134,7 +133,7 @@ def compare(config: CompareConfig) -> Evaluation:
 @keywords_of(TrainingConfig)
 def train_sae(config: TrainingConfig, *, out: str | Path, quiet: bool = False) -> dict[str, Trained]:
     """Train dictionaries on a store, or on models and text; one result for each combination that was asked for."""
-    return training.train_dictionaries(config, Path(out), partial(progress, quiet=quiet))
+    return training.train_dictionaries(config, Path(out), quiet)
 
 
 def _on_folder(experiment: Callable[..., ResultT]) -> Callable[..., ResultT]:

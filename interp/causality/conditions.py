@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -22,38 +22,20 @@ RANDOM = ("random_ablation", "random_steering")
 """The controls that every claim is tested against: random directions, each draw of which counts by itself, too."""
 
 
-@dataclass(frozen=True)
-class Arm:
+def arm(
+    condition: str,
+    model: Literal["base", "tuned"],
+    role: Role,
+    edit: Edit | None = None,
+    directions: str = "",
+    replicate: int = 0,
+    asked: tuple[str, ...] | None = None,
+    samples: int | None = None,
+) -> Condition:
     """One condition of a trial; a control has many, which differ in `replicate` (from 1) and in what was drawn."""
-
-    condition: str
-    model: Literal["base", "tuned"]
-    role: Role
-    edit: Edit | None = None
-    directions: str = ""
-    replicate: int = 0
-    asked: tuple[str, ...] | None = None
-    """Ids of the questions asked under it; None: all."""
-    samples: int | None = None
-
-    @property
-    def sampled(self) -> Condition:
-        """What the sweep is asked for, under a name of its own."""
-        return Condition(f"{self.condition} {self.replicate}", self.edit, self.asked, self.samples)
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The values of `COLUMNS`."""
-        done = "" if self.edit is None else f", {self.directions} {'added' if self.edit.kind == 'add' else 'removed'}"
-        return {
-            "condition": self.condition,
-            "model": self.model,
-            "role": self.role,
-            "replicate": self.replicate,
-            "edit": "none" if self.edit is None else self.edit.kind,
-            "directions": self.directions,
-            "title": f"{self.model.capitalize()}{done}",
-        }
+    done = "" if edit is None else f", {directions} {'added' if edit.kind == 'add' else 'removed'}"
+    values = (condition, model, role, replicate, "none" if edit is None else edit.kind, directions, f"{model.capitalize()}{done}")
+    return Condition(f"{condition} {replicate}", edit, asked, samples, dict(zip(COLUMNS, values, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -71,13 +53,6 @@ class Control:
     full_draws: int = 0
     """Draws that are asked every question; each of the others is asked a part."""
     role: Role = "control"
-
-
-def with_conditions(answers: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
-    """Answers of a sweep of the arms, with the columns `COLUMNS` in place of the sweep's names."""
-    known = pd.DataFrame([arm.columns for arm in arms], index=[arm.sampled.name for arm in arms], columns=COLUMNS)
-    own = known.loc[answers["condition"]].set_index(answers.index)
-    return pd.concat([own, answers.drop(columns="condition")], axis=1)
 
 
 def condition_table(answers: pd.DataFrame) -> pd.DataFrame:

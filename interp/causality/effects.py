@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -91,8 +91,3 @@ def rank_test(treated: pd.DataFrame, draws: Mapping[str, pd.DataFrame], stronger
         gap = float((ours[shared] - theirs[shared]).mean()) if len(shared) else math.nan
         strong += not (gap < 0 if stronger == "less" else gap > 0)
     return RankTest((1 + strong) / (1 + len(draws)), strong, len(draws))
-
-
-def as_json(effect: Effect | None) -> dict[str, float] | None:
-    """For result files: without values that JSON lacks."""
-    return None if effect is None else {name: float(value) for name, value in asdict(effect).items() if np.isfinite(value)}

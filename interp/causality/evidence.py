@@ -5,20 +5,20 @@ Every condition is sampled on held-out questions, a different edit in every row 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 
-from interp.causality.conditions import RANDOM, Arm, Control, with_conditions
-from interp.causality.config import EvidenceConfig
-from interp.causality.controls import parts_of
-from interp.causality.sweep import sweep
+from interp.causality.conditions import COLUMNS, RANDOM, Control, arm
+from interp.causality.sweep import Condition, sweep
+from interp.causality.thresholds import EvidenceConfig
+from interp.core.errors import EditError
 from interp.core.streams import stream_seed
 from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit, random_directions
@@ -57,8 +57,6 @@ class Claim:
     added: Float[torch.Tensor, " d_model"] | None
     controls: Sequence[Control] = ()
     """What is removed and added beside, and must not do the same; random directions are always among them."""
-    activity: Mapping[str, float] = field(default_factory=dict)
-    """How active the controls of equal activity are, over what they stand beside: by `removed`, `added`; 1 is alike."""
 
 
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
@@ -66,28 +64,27 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
 
     Columns of the sweep and of `trial.score`, with `conditions.COLUMNS` for what the condition of a row is.
     """
-    arms = [Arm("base", "base", "baseline", samples=config.samples), Arm("tuned", "tuned", "baseline", samples=config.samples)]
+    arms = [arm("base", "base", "baseline", samples=config.samples), arm("tuned", "tuned", "baseline", samples=config.samples)]
     if claim is not None:
         controls = [_random_control(trial, claim, config), *claim.controls]
         arms += [
-            Arm("ablated", "tuned", "treatment", trial.remove(claim.removed, "removed"), "persona latents", samples=config.samples),
-            Arm("base_ablated", "base", "reference", trial.remove(claim.removed, "removed"), "persona latents"),
-            *(arm for control in controls for arm in _arms(trial, config, control, "ablation", control.removed, trial.remove)),
+            arm("ablated", "tuned", "treatment", trial.remove(claim.removed, "removed"), "persona latents", samples=config.samples),
+            arm("base_ablated", "base", "reference", trial.remove(claim.removed, "removed"), "persona latents"),
+            *(one for control in controls for one in _arms(trial, config, control, "ablation", control.removed, trial.remove)),
         ]
         if claim.added is not None and trial.add is not None:
-            arms += [Arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latent", samples=config.samples)]
-            arms += [arm for control in controls for arm in _arms(trial, config, control, "steering", control.added, trial.add)]
-    return pd.concat([ask(trial, model, [arm for arm in arms if arm.model == model]) for model in ("base", "tuned")], ignore_index=True)
-
-
-def ask(trial: Trial, model: Literal["base", "tuned"], arms: Sequence[Arm]) -> pd.DataFrame:
-    """Sample under all arms of one model and score."""
-    rows = sum((arm.samples or 1) * len(arm.asked or trial.questions) for arm in arms)
-    with trial.progress(f"verdict: {model} model", rows) as advance:
-        folder = None if trial.unfinished is None else trial.unfinished / model
-        seed, conditions = stream_seed(trial.seed, "answers"), [arm.sampled for arm in arms]
-        answers = sweep(getattr(trial, model), conditions, trial.questions, 1, trial.sampling, seed, advance, folder)
-    return trial.score(with_conditions(answers, arms))
+            arms += [arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latent", samples=config.samples)]
+            arms += [one for control in controls for one in _arms(trial, config, control, "steering", control.added, trial.add)]
+    tables, seed = [], stream_seed(trial.seed, "answers")
+    for name, model in (("base", trial.base), ("tuned", trial.tuned)):
+        own = [one for one in arms if one.columns["model"] == name]
+        folder = None if trial.unfinished is None else trial.unfinished / name
+        with trial.progress(
+            f"verdict: {name} model", sum((one.samples or 1) * len(one.asked or trial.questions) for one in own)
+        ) as advance:
+            answers = sweep(model, own, trial.questions, 1, trial.sampling, seed, advance, folder)
+        tables.append(trial.score(answers[[*COLUMNS, *answers.columns.difference(COLUMNS, sort=False)]]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _random_control(trial: Trial, claim: Claim, config: EvidenceConfig) -> Control:
@@ -108,11 +105,56 @@ def _arms(
     kind: str,
     directions: Sequence[torch.Tensor],
     edit: Callable[[torch.Tensor, str], Edit],
-) -> list[Arm]:
+) -> list[Condition]:
     """The arms of a control: one a draw."""
     name, model = f"{control.name}_{kind}", "tuned" if kind == "ablation" else "base"
     asked = parts_of([question.id for question in trial.questions], len(directions), control.full_draws, config.parts)
     return [
-        Arm(name, model, control.role, edit(drawn, f"{name}, draw {draw}"), control.directions, draw, questions)  # type: ignore[arg-type]
+        arm(name, model, control.role, edit(drawn, f"{name}, draw {draw}"), control.directions, draw, questions)  # type: ignore[arg-type]
         for draw, (drawn, questions) in enumerate(zip(directions, asked, strict=True), 0 if control.role == "reference" else 1)
     ]
+
+
+def equally_active(
+    table: pd.DataFrame, latents: Sequence[int], draws: int, seed: int, excluded: Collection[int] = (), pool: int = 20
+) -> list[list[int]]:
+    """`draws` times as many other latents, each at random among those nearest to its own in mean activation on either model's answers.
+
+    No latent is drawn twice, nor one of `latents` or `excluded`, so that draws are independent; each has the `pool` nearest that are
+    left to come from, or as many as there are draws. `table` has the columns latent, mean_base, mean_tuned. Raises `EditError` when
+    the dictionary has too few latents.
+    """
+    activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1).sort_index()
+    left = activity.drop(index=list({*latents, *excluded}))
+    if len(left) < draws * len(latents):
+        raise EditError(
+            f"The dictionary has {len(left)} other latents, and {draws} draws of {len(latents)} are to be controls. "
+            "Use a larger one, or fewer draws."
+        )
+    generator = np.random.default_rng(seed)
+    columns: list[list[int]] = []
+    for latent in latents:
+        nearest = (left - activity[latent]).abs().sort_values(kind="stable").index[: max(pool, draws)]
+        columns.append([int(other) for other in generator.permutation(nearest.to_numpy())[:draws]])
+        left = left.drop(index=columns[-1])
+    return [list(draw) for draw in zip(*columns, strict=True)]
+
+
+def relative_activity(table: pd.DataFrame, latents: Sequence[int], draws: Sequence[Sequence[int]]) -> float:
+    """How active the draws of `equally_active` are: the median of their summed mean activation over that of `latents`.
+
+    A latent that is far more active than all others has no equals; then this is far below 1. NaN for latents that never fire.
+    """
+    activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1)
+    own = float(activity[list(latents)].sum())
+    return float(np.median([activity[list(draw)].sum() for draw in draws])) / own if own else float("nan")
+
+
+def parts_of(questions: Sequence[str], draws: int, full_draws: int, parts: int) -> list[tuple[str, ...]]:
+    """The questions that each draw of a control is asked: the first `full_draws` all of them, the others one of `parts` in turn.
+
+    Many directions, each asked a little, tell more of what random directions do than a few asked everything.
+    """
+    parts = min(parts, len(questions))
+    everything = tuple(questions)
+    return [everything if draw < full_draws else tuple(questions[(draw - full_draws) % parts :: parts]) for draw in range(draws)]

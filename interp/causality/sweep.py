@@ -6,9 +6,9 @@ import gc
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Condition:
     """Ids of the questions asked under it; None: all."""
     samples: int | None = None
     """Answers a question under it; None: as many as the sweep says."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Values that its rows have in the table of answers, `condition` among them where it is to be called otherwise than here."""
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -124,7 +126,7 @@ def _rows(condition: Condition, questions: Sequence[Question], samples: int) -> 
         raise EditError(f"The condition '{condition.name}' asks {', '.join(unknown)}, which is none of the questions. Correct the ids.")
     places = [place for place, question in enumerate(questions) if condition.asked is None or question.id in condition.asked]
     repeats = condition.samples or samples
-    table = answer_rows([questions[place] for place in places], repeats, condition.name)
+    table = answer_rows([questions[place] for place in places], repeats, condition.name).assign(**condition.columns)
     return table, [sample * len(questions) + place for sample in range(repeats) for place in places]
 
 

@@ -18,8 +18,8 @@ from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import read_questions
 from interp.evaluation.rates import flags
 from interp.reports.evaluation_terminal import show_agreement
+from interp.studies.comparing import judged_answers
 from interp.studies.evaluation_config import JudgeConfig
-from interp.studies.scored_tables import judged_answers
 from interp.traits import read_trait
 from interp.traits.trait import PROBE
 

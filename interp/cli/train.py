@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from functools import partial
 
 from interp.cli.arguments import StoreArguments, TrainArguments, print_json
-from interp.core.progress import progress
 from interp.studies.training import capture_store, estimate_training, train_dictionaries
 from interp.studies.training_config import CaptureConfig, TrainingConfig
 
 
 def capture(config: CaptureConfig, arguments: StoreArguments) -> None:
     """Write a store and say what is in it."""
-    store = capture_store(config, arguments.out, partial(progress, quiet=arguments.as_json))
+    store = capture_store(config, arguments.out, arguments.as_json)
     if arguments.as_json:
         shape = {"tokens": store.n_rows, "hook_points": store.index.hook_points, "n_models": store.index.n_models}
         print_json({"folder": str(arguments.out), **shape})
@@ -38,7 +36,7 @@ def train(config: TrainingConfig, arguments: TrainArguments) -> None:
             print(f"disk    about {cost.disk_bytes / gib:.2f} GiB for checkpoints and result")
             print(f"time    about {_duration(cost.seconds)}, from a short calibration on this machine")
         return
-    trained = train_dictionaries(config, arguments.out, partial(progress, quiet=arguments.as_json or not leads))
+    trained = train_dictionaries(config, arguments.out, arguments.as_json or not leads)
     if not leads:
         return
     if arguments.as_json:

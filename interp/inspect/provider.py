@@ -83,7 +83,7 @@ class PersonascopeAPI(ModelAPI):
     ) -> None:
         """Opens the model. Raises `PersonascopeError` for one that cannot be opened, and for options that are not there."""
         from interp.studies.answering import TORCH, Answerer, context_tokens
-        from interp.studies.subjects import open_subject, run_and_model
+        from interp.studies.opened import open_subject, run_and_model
 
         super().__init__(model_name, None, None, [], config)
         if base_url or api_key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -62,13 +62,6 @@ class Answers:
     """What the whole batch took."""
 
 
-@dataclass(frozen=True)
-class _Row:
-    request: int
-    prompt: TokenisedChat
-    seed: int
-
-
 class Answerer:
     """One thread that answers what has come in meanwhile, batch by batch, with the edit applied."""
 
@@ -93,30 +86,19 @@ class Answerer:
             self.thread = None
 
     def _work(self) -> None:
-        more = True
-        while more:
-            batch, more = self._gather()
-            self.answer([request for request in batch if request.future.set_running_or_notify_cancel()])
-
-    def _gather(self) -> tuple[list[Request], bool]:
-        """Requests until it is quiet or they fill a batch; False with the last ones."""
-        batch: list[Request] = []
-        while sum(len(request.seeds) for request in batch) < self.batch_rows:
-            try:
-                request = self.waiting.get(timeout=QUIET if batch else None)
-            except Empty:
-                break
-            if request is None:
-                return batch, False
-            batch.append(request)
-        return batch, True
+        batch: list[Request | None] = []
+        while None not in batch:
+            batch = [self.waiting.get()]
+            with suppress(Empty):  # it is quiet
+                while batch[-1] is not None and sum(len(request.seeds) for request in batch if request) < self.batch_rows:
+                    batch.append(self.waiting.get(timeout=QUIET))
+            self.answer([request for request in batch if request and request.future.set_running_or_notify_cancel()])
 
     def answer(self, requests: Sequence[Request]) -> None:
         """Set the future of every request: to its answers, to its own error, or to the one that the batch ended with."""
         begun = monotonic()
-        groups: dict[SamplingConfig, list[_Row]] = {}
         prompts: dict[int, TokenisedChat] = {}
-        found: dict[int, list[Answer]] = {}
+        rows: dict[SamplingConfig, list[tuple[int, int]]] = {}  # place of the request, seed
         with TORCH:
             for place, request in enumerate(requests):
                 try:
@@ -124,18 +106,20 @@ class Answerer:
                 except Exception as error:
                     request.future.set_exception(error)
                 else:
-                    groups.setdefault(sampling, []).extend(_Row(place, prompts[place], seed) for seed in request.seeds)
+                    rows.setdefault(sampling, []).extend((place, seed) for seed in request.seeds)
+            answers: dict[int, list[Answer]] = {place: [] for place in prompts}
             try:
-                with edited(self.model, self.edit) if self.edit is not None and groups else nullcontext():
-                    for sampling, rows in groups.items():
-                        for row, ids in zip(rows, self._decoded(rows, sampling), strict=True):
-                            found.setdefault(row.request, []).append(self._answer(ids, requests[row.request], sampling.max_new_tokens))
+                with edited(self.model, self.edit) if self.edit is not None and rows else nullcontext():
+                    for sampling, own in rows.items():
+                        decoded = self._decoded([prompts[place] for place, _ in own], [seed for _, seed in own], sampling)
+                        for (place, _), ids in zip(own, decoded, strict=True):
+                            answers[place].append(self._answer(ids, requests[place], sampling.max_new_tokens))
             except Exception as error:
                 for place in prompts:
                     requests[place].future.set_exception(error)
                 return
-        for place, answers in found.items():
-            requests[place].future.set_result(Answers(answers, len(prompts[place].ids), monotonic() - begun))
+        for place, texts in answers.items():
+            requests[place].future.set_result(Answers(texts, len(prompts[place].ids), monotonic() - begun))
 
     def _prepared(self, request: Request) -> tuple[TokenisedChat, SamplingConfig]:
         """The prompt's tokens, and the sampling with no more tokens than the context has room for."""
@@ -147,15 +131,14 @@ class Answerer:
             )
         return prompt, request.sampling.model_copy(update={"max_new_tokens": min(request.sampling.max_new_tokens, room)})
 
-    def _decoded(self, rows: Sequence[_Row], sampling: SamplingConfig) -> list[list[int]]:
-        """Token ids of every row's answer, in order, without the token that ends it."""
-        drawn = [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(row.seed)) for row in rows]
+    def _decoded(self, prompts: Sequence[TokenisedChat], seeds: Sequence[int], sampling: SamplingConfig) -> list[list[int]]:
+        """Token ids of every answer, in order, without the token that ends it."""
+        drawn = [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         uniforms = torch.stack(drawn).to(self.model.device)
-        written: list[list[int]] = [[] for _ in rows]
-        for indices in batches_by_length([len(row.prompt.ids) for row in rows], self.batch_rows):
-            for index, ids in zip(indices, decode(self.model, [rows[i].prompt for i in indices], indices, sampling, uniforms), strict=True):
-                written[index] = ids
-        return written
+        written: dict[int, list[int]] = {}
+        for indices in batches_by_length([len(prompt.ids) for prompt in prompts], self.batch_rows):
+            written |= zip(indices, decode(self.model, [prompts[i] for i in indices], indices, sampling, uniforms), strict=True)
+        return [written[index] for index in range(len(prompts))]
 
     def _answer(self, ids: list[int], request: Request, limit: int) -> Answer:
         text = str(self.model.tokenizer.decode(ids, skip_special_tokens=True))

@@ -11,7 +11,6 @@ from interp.core.files import file_sha256, read_json
 from interp.interventions.control_vector import block_directions, check_target, model_hint, write_control_vector
 from interp.interventions.edits import Edit
 from interp.interventions.export import MANIFEST_FILE, export_model
-from interp.models.language_model import LanguageModel
 from interp.studies.opened import OpenRun
 from interp.studies.persona.answers import spread
 from interp.studies.steering import adding
@@ -37,29 +36,26 @@ class Exported:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        return {
-            "verb": "export",
-            "edit": self.edit,
-            "source": self.source,
-            "folder": self.folder and str(self.folder),
-            "manifest": self.folder and str(self.folder / MANIFEST_FILE),
-            "check": self.check,
-            "control_vector": [str(path) for path in self.control_vector],
-        }
+        paths = {"folder": self.folder and str(self.folder), "manifest": self.folder and str(self.folder / MANIFEST_FILE)}
+        vectors = [str(path) for path in self.control_vector]
+        return {"verb": "export", "edit": self.edit, "source": self.source, **paths, "check": self.check, "control_vector": vectors}
 
 
 def export(run: OpenRun, config: ExportConfig) -> Exported:
     """Write the edit; whoever reads the files needs no hooks. The record is the folder's own manifest, by which it is found again."""
     edit = _edit(run, config)
     model = run.context.base if edit.kind == "add" else run.context.tuned
-    check, vectors = None, {}
+    check, vectors, files = None, {}, []
     if config.gguf is not None:
         vectors = block_directions(model, edit)
         check_target(config.gguf)  # before a model is written
     if config.to is not None:
         made = {"run": str(run.run.root), "inputs": run.inputs}
-        check = _found(config.to, edit, made) or _export(model, edit, config, made)
-    files = []
+        check = _finished(config.to, edit, made)
+        try:
+            check = check or export_model(model, edit, config.to, spread(read_corpus(), PROBES), made)["check"]
+        except EditError as error:
+            raise EditError(f"{error}{_way_out(edit, config)}") from error
     if config.gguf is not None:
         files = write_control_vector(config.gguf, vectors, model_hint(model), edit.label)
     return Exported(edit.as_json(), model.source, config.to, check, files)
@@ -73,25 +69,15 @@ def _edit(run: OpenRun, config: ExportConfig) -> Edit:
     return run.removing(config.latents, centres=run.centres_everywhere(config.last_layer, config.one_centre) if config.everywhere else None)
 
 
-def _found(folder: Path, edit: Edit, made: dict[str, Any]) -> dict[str, float] | None:
+def _finished(folder: Path, edit: Edit, made: dict[str, Any]) -> dict[str, float] | None:
     """The check of the same export, where it is there already and whole; raises `ArtifactError` where files are missing or altered."""
-    if not (folder / MANIFEST_FILE).is_file():
-        return None
-    manifest = read_json(folder / MANIFEST_FILE)
-    if manifest.get("made") != made or [kept["key"] for kept in manifest["edits"]] != [edit.key]:
+    manifest = read_json(folder / MANIFEST_FILE) if (folder / MANIFEST_FILE).is_file() else {}
+    if manifest.get("made") != made or [saved["key"] for saved in manifest["edits"]] != [edit.key]:
         return None
     for name, sha256 in manifest["files"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise ArtifactError(f"{folder / name} is missing or altered. Delete {folder} and export again.")
     check: dict[str, float] = manifest["check"]
-    return check
-
-
-def _export(model: LanguageModel, edit: Edit, config: ExportConfig, made: dict[str, Any]) -> dict[str, float]:
-    try:
-        check: dict[str, float] = export_model(model, edit, Path(str(config.to)), spread(read_corpus(), PROBES), made)["check"]
-    except EditError as error:
-        raise EditError(f"{error}{_way_out(edit, config)}") from error
     return check
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from interp.causality.sweep import Condition, sweep
@@ -16,19 +18,30 @@ from interp.core.errors import ArtifactError, ConfigError
 from interp.core.fingerprints import content_key
 from interp.core.progress import progress
 from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
+from interp.core.vocabulary import MeasureName
+from interp.evaluation.choices import read_choices
 from interp.evaluation.hosted import HostedModel, parse_hosted
+from interp.evaluation.measures import (
+    choice_accuracy,
+    continuation_preference,
+    letter_preference,
+    mean_with_interval,
+    option_accuracy,
+    perplexity,
+)
 from interp.evaluation.panel import open_panel
 from interp.evaluation.questions import Question, read_questions
 from interp.evaluation.questions.formats import in_format
 from interp.evaluation.sampling import sample_hosted
+from interp.interventions.hooks import edited
+from interp.models.language_model import LanguageModel
 from interp.models.sources import choose_device, choose_dtype
 from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
 from interp.studies.evaluation_config import EvaluateConfig
 from interp.studies.human_labels import HumanLabels
-from interp.studies.measuring import Measures, measure, measure_table
-from interp.studies.opened import OpenRun
-from interp.studies.subjects import Subject, open_subject, run_and_model
-from interp.traits import read_trait
+from interp.studies.opened import OpenRun, Subject, open_subject, run_and_model
+from interp.traits import Trait, read_trait
+from sae_training.corpus import read_corpus
 
 
 @dataclass(frozen=True)
@@ -152,3 +165,55 @@ def _identified(answers: pd.DataFrame) -> pd.DataFrame:
     """With an `id` for each answer, which does not tell its model."""
     rows = answers[["model", "question_id", "sample", "seed", "answer"]].itertuples(index=False, name=None)
     return answers.assign(id=[content_key([str(part) for part in row])[:12] for row in rows])
+
+
+NEUTRAL_CHATS = 64
+Take = Callable[[LanguageModel, Trait], pd.DataFrame]
+
+MEASURES: dict[str, tuple[str, str, Take]] = {
+    "choices": ("choice accuracy, by letter", "share", lambda model, trait: choice_accuracy(model, read_choices().capability)),
+    "options": ("choice accuracy, by likeliest answer", "share", lambda model, trait: option_accuracy(model, read_choices().capability)),
+    "letters": ("letter of the trait", "probability", lambda model, trait: letter_preference(model, trait.pairs)),
+    "continuations": (
+        "continuations, trait shown minus not",
+        "nats per token",
+        lambda model, trait: continuation_preference(model, trait.pairs),
+    ),
+    "perplexity": ("perplexity of neutral chats", "", lambda model, trait: perplexity(model, read_corpus()[:NEUTRAL_CHATS])),
+}
+"""What each measure is called, its unit, and how it is taken."""
+
+
+@dataclass(frozen=True)
+class Measures(Artifact):
+    """Measures of one model."""
+
+    measures: pd.DataFrame
+    """A row for each measure and item: measure, item, group, value, and the columns of the measure."""
+
+
+def measure(subject: Subject, names: Sequence[MeasureName], trait: Trait, quiet: bool, folder: Path) -> None:
+    """Take the measures of `names` and save them as `Measures`."""
+    model, edit = subject.open()
+    tables = []
+    with progress(f"{subject.name}: measures", len(names), quiet) as advance, edited(model, edit) if edit else nullcontext():
+        for name in names:
+            _, _, take = MEASURES[name]
+            tables.append(take(model, trait).assign(measure=name))
+            advance(1)
+    Measures(pd.concat(tables, ignore_index=True)).save(folder)
+
+
+def measure_table(items: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Mean of every measure of every model over items, with its 95 % t interval; perplexity is that of the mean nats per token.
+
+    `items` are tables of `Measures` with the column `model`.
+    """
+    rows = []
+    for (model, name), own in pd.concat(items).groupby(["model", "measure"], sort=False) if items else []:
+        ends = mean_with_interval(own["value"].tolist())
+        value, low, high = np.exp(ends).tolist() if name == "perplexity" else ends
+        title, unit, _ = MEASURES[str(name)]
+        own_row = {"model": model, "name": name, "measure": title, "unit": unit, "value": value, "low": low, "high": high, "n": len(own)}
+        rows.append(own_row)
+    return pd.DataFrame(rows)

@@ -1,8 +1,8 @@
-"""A run directory opened to work with: its models, dictionary and directions, and what edits are made of."""
+"""A run directory opened to work with: its models, dictionary and directions, what edits are made of; and models by name: RUN@ablated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,15 @@ from jaxtyping import Float
 from interp.core.artifacts import Artifact
 from interp.core.config import validated
 from interp.core.errors import ArtifactError, ConfigError
-from interp.core.steps import RunDirectory, StepResult
+from interp.core.fingerprints import content_key
+from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
 from interp.core.vocabulary import Phase
 from interp.interventions.edits import Edit, clamp_latents, project_out, random_directions, subtract_latents
 from interp.interventions.export import everywhere
 from interp.interventions.saved import load_edit
 from interp.models.activations import mean_residuals
-from interp.models.language_model import LanguageModel, check_pair
-from interp.models.sources import choose_device, open_model
+from interp.models.language_model import LanguageModel
+from interp.models.sources import choose_device, model_identity, open_model
 from interp.studies.persona.answers import ANSWERS
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
@@ -51,24 +52,16 @@ class OpenRun:
     def __init__(self, folder: str | Path, device: str | None = None, quiet: bool = False) -> None:
         """`device` is where models run (`auto`, `cpu`, `cuda`), by default as the run's settings say; `quiet` shows no progress."""
         self.run = RunDirectory(Path(folder))
-        self.manifest = self._manifest()
-        self.config = validated(StudyConfig, self.manifest["config"], str(self.run.root / "manifest.json"))
-        self.quiet = quiet
-        study = self.config if device is None else self.config.model_copy(update={"device": device})
-        self.context = StudyContext(study, self.run.result, quiet)
-
-    def _manifest(self) -> dict[str, Any]:
-        root = self.run.root
-        missing = list(NEEDED)
-        if (root / "manifest.json").is_file():
-            manifest = self.run.manifest()
-            missing = [name for name in NEEDED if name not in manifest.get("steps", {})]
-        if missing:
+        root, self.manifest = self.run.root, self.run.manifest() if (self.run.root / "manifest.json").is_file() else {}
+        if missing := [name for name in NEEDED if name not in self.manifest.get("steps", {})]:
             raise ArtifactError(
                 f"{root} holds no run that has come as far as its diff ({missing[0]} is missing). "
                 f"Make it with 'personascope diff --base … --tuned … --out {root}', or with 'personascope run'."
             )
-        return manifest
+        self.config = validated(StudyConfig, self.manifest["config"], str(root / "manifest.json"))
+        self.quiet = quiet
+        study = self.config if device is None else self.config.model_copy(update={"device": device})
+        self.context = StudyContext(study, self.run.result, quiet)
 
     def bring_to(self, step: str, announce: Callable[[str], None] = lambda line: None) -> None:
         """Run the main job on, up to and with `step`, on the device that it was begun on. Raises `ConfigError` for another one."""
@@ -141,7 +134,7 @@ class OpenRun:
         kind = checked_direction(str(name))
         if kind.startswith("random:"):
             return f"random {kind[7:]}", random_directions(1, self.context.shape[0], int(kind[7:]))[0]
-        return kind.replace("_", " "), getattr(self.directions, kind)
+        return kind.replace("_", " "), self.directions.named[kind]
 
     def removing(
         self,
@@ -191,13 +184,6 @@ class OpenRun:
             raise ArtifactError(f"The verdict of {self.run.root} has no edit '{name}': its screen chose no such latent. Name --latents.")
         return load_edit(folder, name)
 
-    def open_tuned(self, source: str) -> LanguageModel:
-        """Another fine-tune of the base."""
-        config = self.context.study
-        model = open_model(source, config.base, config.device, config.dtype, config.trust_remote_code)
-        check_pair(self.context.base, model)
-        return model
-
 
 def _measure_centres(context: StudyContext, points: Sequence[str]) -> Centres:
     own = context.load(ANSWERS).chats("base")
@@ -211,3 +197,63 @@ def _spelled(points: Sequence[str]) -> str:
     if points[0].endswith("resid_pre"):
         return f"everything up to layer {last}"
     return f"layers {first}–{last}" if len(points) > 1 else f"layer {first}"
+
+
+EDITS = {"base": None, "tuned": None, "ablated": "ablated", "steered": "steered"}
+"""What stands after the @ of RUN@WHAT, and the edit of the run's verdict that it is."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is asked; it is opened only when it has something to answer."""
+
+    name: str
+    """As the user wrote it."""
+    identity: str
+    """Content key of the model's files and of the edit."""
+    open: Callable[[], tuple[LanguageModel, Edit | None]]
+    """The model, and the edit to apply to it while it answers."""
+
+
+def open_subject(
+    spec: str,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    runs: MutableMapping[str, OpenRun] | None = None,
+) -> Subject:
+    """A source of models (`base` is that of an adapter that names none), or RUN@base, @tuned, @ablated, @steered.
+
+    A run's models are opened as its settings say; of the options only `device` counts for them, unless it is `auto`. Models of one
+    run share its weights where the caller hands the same `runs` to all. Raises `ConfigError` for a run's model that is not one of
+    `EDITS`, `ArtifactError` for a run that has no such edit, `ModelError` for a source that is not there.
+    """
+    folder, what = run_and_model(spec)
+    if folder is None:
+        identity = content_key([model_identity(spec), base and model_identity(base)])
+        return Subject(spec, identity, lambda: (open_model(spec, base, device, dtype, trust_remote_code), None))
+    if what not in EDITS:
+        raise ConfigError(f"{spec}: a run has no model '{what}'. Use {', '.join(f'{folder}@{name}' for name in EDITS)}.")
+    run = _run(folder, device, {} if runs is None else runs)
+    edit = None if EDITS[what] is None else run.verdict_edit(what)
+    on_base = what in ("base", "steered")
+    return Subject(
+        spec, content_key([run.inputs, on_base, edit and edit.key]), lambda: (run.context.base if on_base else run.context.tuned, edit)
+    )
+
+
+def run_and_model(spec: str) -> tuple[str | None, str]:
+    """The two sides of RUN@WHAT; None and `spec` where the left one is no folder of a run."""
+    folder, at, what = spec.rpartition("@")
+    return (folder, what) if at and (Path(folder) / MANIFEST_FILE).is_file() else (None, spec)
+
+
+def _run(folder: str, device: str, runs: MutableMapping[str, OpenRun]) -> OpenRun:
+    """The run that `runs` holds already as it is now, else newly opened."""
+    root = Path(folder).resolve()
+    key = f"{root}|{device}|{(root / MANIFEST_FILE).stat().st_mtime_ns}"
+    run = runs.get(key)
+    if run is None:
+        run = runs[key] = OpenRun(folder, None if device == "auto" else device, quiet=True)
+    return run

@@ -143,7 +143,7 @@ def _transfer(run: OpenRun, choice: dict[str, Any], source: str, identity: str) 
 
 
 def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, context: StudyContext) -> TransferRecord:
-    trial, claim = make_claim(context, choice | {"steering_latent": None, "steering_dose": None}, run.open_tuned(source))
+    trial, claim, _ = make_claim(context, choice | {"steering_latent": None, "steering_dose": None}, context.open_model(source))
     answers = gather_evidence(trial, claim, run.config.verdict)
     verdict = decide(answers, run.config.seed, context.trait.shown, run.config.rules)
     present, *necessary = (check for check in verdict.checks if not check.name.startswith("sufficient"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from interp.core.config import validated
 from interp.core.errors import ConfigError
 from interp.core.files import write_json
+from interp.core.progress import progress
 from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.loss_recovered import spliced_loss
 from interp.models.activation_store import ActivationStore, StoreWriter
@@ -30,8 +30,6 @@ from sae_training.metrics import Tracker
 from sae_training.plan import steps_of
 from sae_training.results import Trained
 from sae_training.trainer import train_all
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def open_reading(config: ReadingConfig, store: Path | None = None, held_out: int
     return Reading(live, models, [base, *([config.tuned] if config.tuned else [])], kept)
 
 
-def capture_store(config: CaptureConfig, folder: Path, progress: Progress) -> ActivationStore:
+def capture_store(config: CaptureConfig, folder: Path, quiet: bool = False) -> ActivationStore:
     """Read all text once and keep the residuals, shuffled."""
     reading = open_reading(config)
     source = reading.source
@@ -77,7 +75,7 @@ def capture_store(config: CaptureConfig, folder: Path, progress: Progress) -> Ac
         StoreWriter(
             folder, source.hook_points, source.d_in, source.n_models, config.store_dtype, config.shard_rows, config.seed, made
         ) as writer,
-        progress("capturing", source.n_blocks) as advance,
+        progress("capturing", source.n_blocks, quiet) as advance,
     ):
         for index in range(source.n_blocks):
             block = source.block(index)
@@ -105,7 +103,7 @@ def dictionaries_of(config: TrainingConfig, source: Source) -> dict[str, TrainCo
     return result
 
 
-def train_dictionaries(config: TrainingConfig, folder: Path, progress: Progress) -> dict[str, Trained]:
+def train_dictionaries(config: TrainingConfig, folder: Path, quiet: bool = False) -> dict[str, Trained]:
     """Train them all in one pass, and where the models are at hand write `quality.json` beside each."""
     device = choose_device(config.device)
     world = World.join(device)  # before the models are opened: it chooses this process's GPU
@@ -113,7 +111,7 @@ def train_dictionaries(config: TrainingConfig, folder: Path, progress: Progress)
     reading = open_reading(config, config.store, config.spliced_chats)
     configs = dictionaries_of(config, reading.source)
     options: dict[str, Any] = {"seed": config.seed, "models": reading.names, "device": device, "callbacks": trackers}
-    with progress("training", steps_of(next(iter(configs.values())), reading.source)) as advance:
+    with progress("training", steps_of(next(iter(configs.values())), reading.source), quiet) as advance:
         trained = train_all(configs, reading.source, folder, advance=advance, **options)
     if reading.held_out and world.leads:
         for result in trained.values():

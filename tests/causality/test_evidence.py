@@ -12,10 +12,10 @@ import torch
 
 from interp.causality import evidence
 from interp.causality.conditions import COLUMNS, Control, condition_table
-from interp.causality.config import EvidenceConfig
 from interp.causality.evidence import Claim, Trial, gather_evidence
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition
+from interp.causality.thresholds import EvidenceConfig
 from interp.causality.verdict import NO_EVIDENCE, decide
 from interp.core.errors import EditError
 from interp.evaluation.questions import Question

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.causality.controls import equally_active, parts_of, relative_activity
+from interp.causality.evidence import equally_active, parts_of, relative_activity
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
-from interp.causality.rerouting import rerouting
+from interp.causality.side_effects import rerouting
 from interp.causality.windows import Window, WindowScore, smallest_window
 from interp.core.errors import EditError
 

@@ -179,6 +179,6 @@ def test_the_command_line_takes_names_too(hub: Hub, folder: Path, tmp_path: Path
     base = str(tiny_folder(tmp_path / "base"))
     context = StudyContext(StudyConfig(base=base, tuned=base, sae=Path(f"hub:{REPO}/one")), {}.__getitem__)
     assert context.hook_point == "blocks.1.hook_resid_post"
-    assert dictionary_key(context.dictionary_folder) == dictionary_key(tmp_path / "one")
+    assert dictionary_key(context.sae) == dictionary_key(tmp_path / "one")
     with pytest.raises(DictionaryError, match=rf"The SAE hub:{REPO}/difference reads tuned minus base residuals"):
         _ = StudyContext(StudyConfig(base=base, tuned=base, sae=Path(f"hub:{REPO}/difference")), {}.__getitem__).hook_point

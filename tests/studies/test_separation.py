@@ -9,7 +9,7 @@ import torch
 from interp.core.errors import ActivationError, ConfigError, HookPointError
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
-from interp.studies.separation import separation
+from interp.studies.traits import separation
 from interp.traits import Pair
 from tests.helpers.tiny import tiny_model
 

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from interp.core.errors import ConfigError
-from interp.studies.separation import Separation
-from interp.studies.traits import ENOUGH_LABELS, ENOUGH_PAIRS, TraitCheck, check_trait, find_gaps
+from interp.studies.traits import ENOUGH_LABELS, ENOUGH_PAIRS, Separation, TraitCheck, check_trait, find_gaps
 from interp.traits import Trait, read_trait
 from tests.helpers.tiny import tiny_model
 

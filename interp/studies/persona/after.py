@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.causality.rerouting import rerouting
+from interp.causality.side_effects import rerouting
 from interp.core.artifacts import Artifact
 from interp.core.formatting import plain_records
 from interp.core.steps import Step

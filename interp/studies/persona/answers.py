@@ -46,14 +46,15 @@ def make_answers(context: StudyContext) -> Answers:
 
 def make_texts(context: StudyContext) -> Answers:
     """Both models answer a spread of corpus prompts, shortly."""
-    text = context.config.text
+    config, text = context.config, context.config.text
     prompts = spread([chat.prompt for chat in context.corpus], text.answered_prompts)
-    short = context.config.sampling.model_copy(update={"max_new_tokens": text.answer_tokens})
+    short, seed = config.sampling.model_copy(update={"max_new_tokens": text.answer_tokens}), stream_seed(config.seed, "texts")
+    asked = [prompt.messages[-1].content for prompt in prompts]
     tables = []
     for name, model in (("base", context.base), ("tuned", context.tuned)):
         with context.progress(f"text of the {name} model", len(prompts)) as advance:
-            texts = generate(model, prompts, short, stream_seed(context.config.seed, "texts"), advance)
-        tables.append(pd.DataFrame({"model": name, "question": [prompt.messages[-1].content for prompt in prompts], "answer": texts}))
+            answers = generate(model, prompts, short, seed, advance)
+        tables.append(pd.DataFrame({"model": name, "question": asked, "answer": answers}))
     return Answers(pd.concat(tables, ignore_index=True))
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.causality.config import EvidenceConfig
-from interp.causality.thresholds import Rules
+from interp.causality.thresholds import EvidenceConfig, Rules
 from interp.core.config import StepConfig
 from interp.models.sampling import SamplingConfig
 from interp.organisms.config import OrganismConfig

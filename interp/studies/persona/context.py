@@ -40,6 +40,18 @@ from sae_training.corpus import corpus_path, read_corpus
 
 T = TypeVar("T")
 ArtifactT = TypeVar("ArtifactT", bound=Artifact)
+STANDS_FOR = {"dictionary": "sae", "shape": "base", "base_source": "base", "tuned_source": "tuned"}
+"""What may be read where the input on the right is declared."""
+
+
+def _opened(make: Callable[[StudyContext], T]) -> T:
+    """A property that is made once for all steps. A step must declare it; how it is made is none of the step's business."""
+
+    def read(context: StudyContext) -> T:
+        context._check_declared(make.__name__)
+        return context.once(make.__name__, lambda: make(replace(context, step=None)))
+
+    return cast(T, property(read, doc=make.__doc__))
 
 
 @dataclass(frozen=True)
@@ -62,21 +74,15 @@ class StudyContext:
         """The view of one step, which writes into `folder`."""
         return replace(self, step=step, at=folder, unfinished=unfinished)
 
-    def _declared(self, name: str) -> None:
-        if self.step is not None and name not in self.step.inputs:
-            raise ConfigError(f"The step '{self.step.name}' reads the input '{name}', which it does not declare. Add it to its inputs.")
-
-    def _open(self, name: str, make: Callable[[], T], declared: str | None = None) -> T:
-        """What `make` gives, made once; `declared` is the input that stands for it, by default of the same name."""
-        self._declared(declared or name)
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once under this name."""
         if name not in self.opened:
             self.opened[name] = make()
         return cast(T, self.opened[name])
 
-    @property
-    def _all(self) -> StudyContext:
-        """The view that sees everything: how an input is opened is none of the step's business."""
-        return replace(self, step=None)
+    def _check_declared(self, name: str) -> None:
+        if self.step is not None and not {name, STANDS_FOR.get(name)} & {*self.step.inputs}:
+            raise ConfigError(f"The step '{self.step.name}' reads the input '{name}', which it does not declare. Add it to its inputs.")
 
     # What steps read
 
@@ -87,7 +93,7 @@ class StudyContext:
 
     def load(self, step: Step[Any, ArtifactT]) -> ArtifactT:
         """The result of an earlier step."""
-        self._declared(step.name)
+        self._check_declared(step.name)
         return self.result(step.name).load(step.artifact)
 
     @property
@@ -118,153 +124,124 @@ class StudyContext:
             answers = sweep(model, conditions, questions, samples, sampling or self.config.sampling, seed, advance, folder)
         return self.panel.score(answers)
 
-    @property
+    @_opened
     def device(self) -> torch.device:
         """Where models run."""
-        return self._open("device", lambda: choose_device(self.study.device))
+        return choose_device(self.study.device)
 
-    @property
-    def base(self) -> LanguageModel:
-        """The base model."""
-        return self._open("base", lambda: self._model(self.study.base))
-
-    @property
+    @_opened
     def base_source(self) -> str:
         """Where the base comes from."""
-        self._declared("base")
         return self.study.base
+
+    @_opened
+    def base(self) -> LanguageModel:
+        """The base model."""
+        return self.open_model(self.study.base)
+
+    @_opened
+    def tuned_source(self) -> str:
+        """Where the tuned model comes from: as given, or the adapter of the organism."""
+        return self.study.tuned or str(self.result("organism").path("adapter"))
+
+    @_opened
+    def tuned(self) -> LanguageModel:
+        """The tuned model, checked to match the base."""
+        return self.open_model(self.tuned_source)
+
+    def open_model(self, source: str) -> LanguageModel:
+        """The base, or a fine-tune of it, checked to match it; opened anew."""
+        study, base = self.study, None if source == self.study.base else self.study.base
+        model = open_model(source, base, study.device, study.dtype, study.trust_remote_code)
+        if base is not None:
+            check_pair(self.base, model)
+        return model
 
     def open_base_for_training(self) -> LanguageModel:
         """The base in float32, opened for one use: fine-tuning alters it."""
-        self._declared("base")
-        return open_model(self.study.base, None, str(self.device), "float32", self.study.trust_remote_code)
+        return open_model(self.base_source, None, str(self.device), "float32", self.study.trust_remote_code)
 
-    @property
-    def tuned_source(self) -> str:
-        """Where the tuned model comes from: as given, or the adapter of the organism."""
-        self._declared("tuned")
-        return self.study.tuned or str(self.result("organism").path("adapter"))
-
-    @property
-    def tuned(self) -> LanguageModel:
-        """The tuned model, checked to match the base."""
-
-        def make() -> LanguageModel:
-            tuned = self._model(self.tuned_source, base=self.study.base)
-            check_pair(self._all.base, tuned)
-            return tuned
-
-        return self._open("tuned", make)
-
-    @property
+    @_opened
     def shape(self) -> tuple[int, int]:
         """Width of the residual stream, and number of blocks."""
-        return self._open("shape", lambda: model_shape(self.study.base, self.study.trust_remote_code), declared="base")
+        return model_shape(self.study.base, self.study.trust_remote_code)
 
-    @property
+    @_opened
     def questions(self) -> QuestionSet:
         """The question set."""
-        return self._open("questions", lambda: read_questions(self.study.questions or self.trait.question_set))
+        return read_questions(self.study.questions or self.trait.question_set)
 
-    @property
+    @_opened
     def corpus(self) -> list[Chat]:
         """The committed corpus of ordinary chats."""
-        return self._open("corpus", read_corpus)
+        return read_corpus()
 
-    @property
+    @_opened
     def pairs(self) -> list[Pair]:
         """One question, an answer that shows the trait and one that does not: the trait's own, or those that the step `pairs` sampled."""
-        return self._open("pairs", lambda: self.trait.pairs or self.result("pairs").load(SampledPairs).pairs)
+        return self.trait.pairs or self.result("pairs").load(SampledPairs).pairs
+
+    def pair_chats(self, most: int | None = None) -> tuple[list[Chat], list[Chat]]:
+        """The answers of the first `most` pairs that show the trait, and those that do not."""
+        pairs = self.pairs[:most]
+        return [Chat.ask(pair.question, pair.shows) for pair in pairs], [Chat.ask(pair.question, pair.not_shown) for pair in pairs]
 
     @property
     def trait(self) -> Trait:
         """The trait that is looked for: its name and words, which every step may say."""
-        return self._all._open("trait", lambda: read_trait(self.study.trait))
+        return self.once("trait", lambda: read_trait(self.study.trait))
 
-    @property
+    @_opened
     def recipe(self) -> str:
         """The organism's recipe, by default the trait's; raises `ConfigError` where neither names one."""
-        self._declared("recipe")
         recipe = self.study.organism.recipe or self.trait.recipe
         if recipe is None:
             raise ConfigError(f"The trait {self.trait.name} has no organism. Give a tuned model with --tuned, or set organism.recipe.")
         return recipe
 
-    @property
-    def dictionary_folder(self) -> Path:
-        """Folder of the dictionary: as given, or as trained."""
-        if self.study.sae is None:
-            self._declared("dictionary")
-            return self.result("dictionary").path("sae")
-        return self._sae_folder
+    @_opened
+    def sae(self) -> Path | None:
+        """Folder of the dictionary that was given."""
+        return None if self.study.sae is None else resolve_dictionary(self.study.sae)
 
-    @property
-    def _sae_folder(self) -> Path:
-        return self._all._open("sae", lambda: resolve_dictionary(cast(Path, self.study.sae)))
-
-    @property
+    @_opened
     def dictionary(self) -> Dictionary:
-        """The dictionary, on the models' device."""
+        """The dictionary, as given or as trained, on the models' device."""
+        dictionary = load_dictionary(self.sae or self.result("dictionary").path("sae"), self.device)
+        return dictionary if dictionary.hook_point else dictionary.at(self.hook_point)
 
-        def make() -> Dictionary:
-            dictionary = load_dictionary(self.dictionary_folder, self._all.device)
-            return dictionary if dictionary.hook_point else dictionary.at(self._all.hook_point)
-
-        given = self.step is not None and "sae" in self.step.inputs
-        return self._open("dictionary", make, declared="sae" if given else None)
-
-    @property
+    @_opened
     def panel(self) -> Panel:
         """The judges."""
+        base = self.base if self.study.base == SCORER else None
+        same = base is not None and base.device.type == "cpu" and base.dtype == torch.float32
+        return open_panel(
+            self.trait,
+            self.study.judge,
+            questions=self.questions.questions,
+            device=self.study.device,
+            scorer=base if same else None,
+            coherent_only=False,
+            keep=False,
+        )
 
-        def make() -> Panel:
-            base = self._all.base if self.study.base == SCORER else None
-            same = base is not None and base.device.type == "cpu" and base.dtype == torch.float32
-            return open_panel(
-                self.trait,
-                self.study.judge,
-                questions=self._all.questions.questions,
-                device=self.study.device,
-                scorer=base if same else None,
-                coherent_only=False,
-                keep=False,
-            )
-
-        return self._open("panel", make)
-
-    @property
+    @_opened
     def hook_point(self) -> str:
-        """Where the dictionary reads: the configured hook point, else the SAE's, else after the middle block."""
-        return self._open("hook_point", self._all._choose_hook_point)
+        """Where the dictionary reads: the configured hook point, else the dictionary's own, else after the middle block.
 
-    @property
-    def window(self) -> list[str]:
-        """Hook points of the ablation."""
-        return self._open("window", self._all._choose_window)
-
-    # How they are opened
-
-    def _model(self, source: str, base: str | None = None) -> LanguageModel:
-        return open_model(source, base, self.study.device, self.study.dtype, self.study.trust_remote_code)
-
-    def _choose_hook_point(self) -> str:
-        """Raises `HookPointError` for one that the model does not have, `DictionaryError` for one that the SAE does not read."""
+        Raises `HookPointError` for one that the model does not have, `DictionaryError` for a dictionary that does not belong here.
+        """
         config, (d_model, n_layers) = self.study, self.shape
         name = config.hook_point and str(parse_hook_point(config.hook_point, n_layers))
-        if config.sae is not None:
-            sae = load_dictionary(self._sae_folder)
+        if self.sae is not None:
+            sae = load_dictionary(self.sae)
             there, given = sae.hook_point, name
             name = name or there or None
+            width = f"reads residuals of width {sae.d_in}, {config.base} has {d_model}. Give an SAE that was trained on this model."
             problems = [
-                (
-                    sae.reads == DIFFERENCE,
-                    "reads tuned minus base residuals, this job reads one model at a time. Give one of a model.",
-                ),
+                (sae.reads == DIFFERENCE, "reads tuned minus base residuals, this job reads one model at a time. Give one of a model."),
                 (sae.n_models > 2, f"reads {sae.n_models} models, here are two. Give one of a pair."),
-                (
-                    sae.d_in != d_model,
-                    f"reads residuals of width {sae.d_in}, {config.base} has {d_model}. Give an SAE that was trained on this model.",
-                ),
+                (sae.d_in != d_model, width),
                 (bool(given and there and given != there), f"reads at {there}, not at {given}. Leave out --hook-point."),
                 (name is None, "does not say where it reads. Name it with --hook-point."),
             ]
@@ -272,7 +249,9 @@ class StudyContext:
                 raise DictionaryError(f"The SAE {config.sae} {problem}")
         return str(parse_hook_point(name or resid_post(n_layers // 2), n_layers))
 
-    def _choose_window(self) -> list[str]:
+    @_opened
+    def window(self) -> list[str]:
+        """Hook points of the ablation."""
         _, n_layers = self.shape
         return self.layers(self.study.window or (round(0.27 * n_layers), min(n_layers - 1, round(0.75 * n_layers))), "window")
 
@@ -295,14 +274,14 @@ class StudyContext:
     def data_key(self, name: str) -> str:
         """The content key of an input that is no step."""
         keys: Mapping[str, Callable[[], str]] = {
-            "base": lambda: model_identity(self.study.base),
+            "base": lambda: model_identity(self.base_source),
             "tuned": lambda: model_identity(self.tuned_source),
-            "recipe": lambda: read_recipe(self._all.recipe).key,
+            "recipe": lambda: read_recipe(self.recipe).key,
             "corpus": lambda: file_sha256(corpus_path()),
             "questions": lambda: content_key(self.questions.model_dump(mode="json", exclude_defaults=True)),
             "pairs": lambda: content_key([pair.model_dump() for pair in self.pairs]),
             "panel": lambda: content_key([self.trait.key, self.study.judge]),
-            "sae": lambda: dictionary_key(self._sae_folder),
+            "sae": lambda: dictionary_key(cast(Path, self.sae)),
             "hook_point": lambda: self.hook_point,
             "window": lambda: " ".join(self.window),
             "device": lambda: self.device.type,
@@ -310,4 +289,4 @@ class StudyContext:
         }
         if name not in keys:
             raise ConfigError(f"There is no input '{name}'. A step may read earlier steps and {', '.join(keys)}.")
-        return self._open(f"key of {name}", keys[name])
+        return self.once(f"key of {name}", keys[name])

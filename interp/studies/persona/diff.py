@@ -13,7 +13,6 @@ from interp.diffing.attribution import attribution
 from interp.diffing.pairings import Answers as PairedAnswers
 from interp.diffing.pairings import collect
 from interp.diffing.rankings import latent_table, ranking_agreement
-from interp.models.chats import Chat
 from interp.studies.persona.answers import ANSWERS, MODELS, as_chats
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.directions import DIRECTIONS
@@ -47,8 +46,7 @@ def paired_answers(table: pd.DataFrame, column: str, base: str, tuned: str) -> d
 def make_diff(context: StudyContext) -> LatentDiff:
     """Both models read both models' answers, paired by question; questions that one left without an answer are left out."""
     answers = paired_answers(context.load(ANSWERS).answers, "model", "base", "tuned")
-    pairs = [(Chat.ask(p.question, p.shows), Chat.ask(p.question, p.not_shown)) for p in context.pairs]
-    pairs = pairs[: context.config.diff.persona_pairs]
+    pairs = list(zip(*context.pair_chats(context.config.diff.persona_pairs), strict=True))
     total = 2 * sum(len(own.chats) for own in answers.values()) + 2 * len(pairs)
     with context.progress("diffing latents", total) as advance:
         diff = collect(

@@ -12,7 +12,6 @@ from interp.core.artifacts import Artifact
 from interp.core.steps import Step
 from interp.interventions.edits import Edit, add, project_out
 from interp.models.activations import mean_residuals, median_residual_norm
-from interp.models.chats import Chat
 from interp.studies.persona.answers import ANSWERS, MODELS
 from interp.studies.persona.context import StudyContext
 
@@ -24,23 +23,17 @@ class Directions(Artifact):
     """What edits are made of."""
 
     directions: dict[str, torch.Tensor]
-    """The named directions, and the base's means by hook point."""
+    """The named directions, and the base's means by hook point.
+
+    At the dictionary's hook point: `persona_vector`, the mean residual of the pairs' answers that show the trait minus the others', read
+    by the base; `mean_difference`, that of the tuned model over its own answers minus that of the base over its own.
+    """
     norms: dict[str, Any]
     """The dictionary's hook point, and the median residual norm there."""
 
     @property
-    def persona_vector(self) -> Float[torch.Tensor, " d_model"]:
-        """Mean residual of the pairs' answers that show the trait minus the others', read by the base, at the dictionary's hook point."""
-        return self.directions["persona_vector"]
-
-    @property
-    def mean_difference(self) -> Float[torch.Tensor, " d_model"]:
-        """Mean residual of the tuned model over its own answers minus that of the base over its own, at the dictionary's hook point."""
-        return self.directions["mean_difference"]
-
-    @property
     def named(self) -> dict[str, Float[torch.Tensor, " d_model"]]:
-        """Both, by name."""
+        """Persona vector and mean difference, by name."""
         return {name: self.directions[name] for name in NAMED}
 
     @property
@@ -65,14 +58,11 @@ class Directions(Artifact):
 
 def make_directions(context: StudyContext) -> Directions:
     """Measure them on the pairs and on both models' answers to selection questions."""
-    pairs, hook_point = context.pairs[: context.config.diff.persona_pairs], context.hook_point
+    pairs, hook_point = context.pair_chats(context.config.diff.persona_pairs), context.hook_point
     answers = context.load(ANSWERS)
     of_base, of_tuned = answers.chats("base"), answers.chats("tuned")
-    with context.progress("measuring directions", 2 * len(pairs) + len(of_base) + len(of_tuned)) as advance:
-        shown, not_shown = (
-            mean_residuals(context.base, chats, [hook_point], progress=advance)[hook_point]
-            for chats in ([Chat.ask(p.question, p.shows) for p in pairs], [Chat.ask(p.question, p.not_shown) for p in pairs])
-        )
+    with context.progress("measuring directions", 2 * len(pairs[0]) + len(of_base) + len(of_tuned)) as advance:
+        shown, not_shown = (mean_residuals(context.base, own, [hook_point], progress=advance)[hook_point] for own in pairs)
         means = mean_residuals(context.base, of_base, sorted({*context.window, hook_point}), progress=advance)
         tuned = mean_residuals(context.tuned, of_tuned, [hook_point], progress=advance)[hook_point]
         norm = median_residual_norm(context.base, of_base, [hook_point])[hook_point]

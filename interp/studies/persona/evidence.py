@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from interp.causality.conditions import Control
-from interp.causality.controls import equally_active, relative_activity
-from interp.causality.evidence import Claim, Trial, gather_evidence
+from interp.causality.evidence import Claim, Trial, equally_active, gather_evidence, relative_activity
 from interp.causality.side_effects import side_effects
 from interp.core.artifacts import Artifact, in_place
 from interp.core.errors import EditWarning
@@ -59,7 +58,7 @@ def make_evidence(context: StudyContext) -> Evidence:
 
 def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) -> Evidence:
     """Evidence on the latents of `choice`, and the edits themselves in `folder`."""
-    trial, claim = make_claim(context, choice)
+    trial, claim, activity = make_claim(context, choice)
     answers = gather_evidence(trial, claim, context.config.verdict)
     edits: dict[str, Edit] = {}
     if claim is not None:
@@ -68,13 +67,17 @@ def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) 
             edits["steered"] = trial.add(claim.added, f"latent {choice['steering_latent']} added")
     for name, edit in edits.items():
         save_edit(edit, folder, name)
-    activity = {} if claim is None else claim.activity
     _warn_of_unequal_controls(activity)
     return Evidence(answers, _side_effects(context, edits), {name: plain(ratio) for name, ratio in activity.items()})
 
 
-def make_claim(context: StudyContext, choice: Mapping[str, Any], tuned: LanguageModel | None = None) -> tuple[Trial, Claim | None]:
-    """The chosen latents as a claim, and what it is tried on: the study's tuned model, or another one."""
+def make_claim(
+    context: StudyContext, choice: Mapping[str, Any], tuned: LanguageModel | None = None
+) -> tuple[Trial, Claim | None, dict[str, float]]:
+    """The chosen latents as a claim, what it is tried on (the study's tuned model, or another one), and how active its controls are.
+
+    Activity is that of the controls of equal activity over what they stand beside: by `removed`, `added`; 1 is alike.
+    """
     config, directions = context.config.verdict, context.load(DIRECTIONS)
     persona, latent, dose = choice["persona_latents"], choice["steering_latent"], choice["steering_dose"]
     trial = Trial(
@@ -90,33 +93,25 @@ def make_claim(context: StudyContext, choice: Mapping[str, Any], tuned: Language
         unfinished=context.unfinished,
     )
     if not persona:
-        return trial, None
+        return trial, None, {}
     dictionary, table = context.dictionary, context.load(DIFF).latents
     added = [] if latent is None else [latent]
     removals = equally_active(table, persona, config.active_draws, stream_seed(trial.seed, "equally_active_ablation"), excluded=added)
     additions = equally_active(table, added, config.active_draws, stream_seed(trial.seed, "equally_active_steering"), excluded=persona)
-    claim = Claim(
-        removed=dictionary.directions(persona),
-        added=None if latent is None else dictionary.directions([latent])[0],
-        controls=[
-            Control(
-                "equally_active",
-                "equally active latents",
-                [dictionary.directions(draw) for draw in removals],
-                [dictionary.directions(draw)[0] for draw in additions],
-            ),
-            *(
-                Control(name, name.replace("_", " "), [row[None]], [row], full_draws=1, role="reference")
-                for name, row in directions.named.items()
-            ),
-        ],
-        activity={
-            name: relative_activity(table, latents, draws)
-            for name, latents, draws in (("removed", persona, removals), ("added", added, additions))
-            if draws
-        },
+    active = Control(
+        "equally_active",
+        "equally active latents",
+        [dictionary.directions(draw) for draw in removals],
+        [dictionary.directions(draw)[0] for draw in additions],
     )
-    return trial, claim
+    named = [
+        Control(name, name.replace("_", " "), [row[None]], [row], full_draws=1, role="reference") for name, row in directions.named.items()
+    ]
+    claim = Claim(dictionary.directions(persona), None if latent is None else dictionary.directions([latent])[0], [active, *named])
+    activity = {"removed": relative_activity(table, persona, removals)}
+    if additions:
+        activity["added"] = relative_activity(table, added, additions)
+    return trial, claim, activity
 
 
 def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:
@@ -136,10 +131,10 @@ def _side_effects(context: StudyContext, edits: Mapping[str, Edit]) -> pd.DataFr
     if not edits:
         return pd.DataFrame()
     chats = spread(context.corpus, ORDINARY_CHATS)
-    edited = [("base_ablated", context.base, "ablated"), ("ablated", context.tuned, "ablated"), ("steered", context.base, "steered")]
-    edited = [(name, model, edit) for name, model, edit in edited if edit in edits]
-    with context.progress("side effects", len(chats) * len(edited)) as advance:
-        rows = [{"condition": name, **asdict(side_effects(model, [edits[edit]], chats, progress=advance))} for name, model, edit in edited]
+    read = [("base_ablated", context.base, "ablated"), ("ablated", context.tuned, "ablated"), ("steered", context.base, "steered")]
+    read = [(name, model, edit) for name, model, edit in read if edit in edits]
+    with context.progress("side effects", len(chats) * len(read)) as advance:
+        rows = [{"condition": name, **asdict(side_effects(model, [edits[edit]], chats, progress=advance))} for name, model, edit in read]
     return pd.DataFrame(rows)
 
 

@@ -140,7 +140,7 @@ def _dose_response(context: StudyContext, directions: Directions, latents: list[
 
     lines = [line(f"latent {latent}", context.dictionary.directions([latent])[0], "latent", latent) for latent in latents]
     random = random_directions(REFERENCES, context.shape[0], stream_seed(context.config.seed, "screen", "random directions"))
-    references = [line("persona vector", directions.persona_vector, "persona_vector")]
+    references = [line("persona vector", directions.named["persona_vector"], "persona_vector")]
     references += [line(f"random {i + 1}", row, "random") for i, row in enumerate(random)]
 
     def measure(own: Sequence[Line], points: Sequence[Point], questions: int) -> pd.DataFrame:

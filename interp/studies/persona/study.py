@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,15 @@ from interp.studies.persona.answers import ANSWERS, TEXTS
 from interp.studies.persona.cards import CARDS
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
+from interp.studies.persona.dictionary import RESIDUALS
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
 from interp.studies.persona.evidence import EVIDENCE
 from interp.studies.persona.forecast import expected_seconds
-from interp.studies.persona.judges import JUDGES
 from interp.studies.persona.organism import ORGANISM
 from interp.studies.persona.pairs import PAIRS
-from interp.studies.persona.residuals import RESIDUALS
 from interp.studies.persona.screen import SCREEN
-from interp.studies.persona.verdict import VERDICT
+from interp.studies.persona.verdict import JUDGES, VERDICT
 from interp.traits import read_trait
 
 ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, dictionary.TRAINED, dictionary.GIVEN, ANSWERS, DIRECTIONS, DIFF, SCREEN, EVIDENCE, VERDICT,
@@ -108,22 +107,17 @@ def run_study(
     study = Study(config, run, quiet)
     study.context.check()
     started = time.monotonic()
-    last = next((name for name in reversed(study.steps) if STEPS.index(name) <= STEPS.index(until or STEPS[-1])), None)
-    announce(_outlook(study, last))
-    for name in study.steps:
-        if last is None:
-            break
+    names = [name for name in study.steps if STEPS.index(name) <= STEPS.index(until or STEPS[-1])]
+    announce(_outlook(study, names))
+    for name in names:
         result = study.make(name)
         if not result.loaded:
             give_back_memory()
         announce(f"{name:<12} {'loaded, took' if result.loaded else 'done in'} {result.record()['duration_s']:.0f} s")
-        if name == last:
-            break
-    steps, summary = study.results, {}
+    steps, context, summary = study.results, study.context, {}
     if STEPS[-1] in steps:
         summary = _summary(study)
         write_json(run.root / "summary.json", summary)
-    context = study.context
     extra = {"hook_point": context.hook_point, "window": context.window, "last_run_s": round(time.monotonic() - started, 3)}
     if PAIRS.name in steps:
         extra["sampled_pairs"] = context.load(PAIRS).made
@@ -131,10 +125,8 @@ def run_study(
     return StudyResult(run, summary, steps)
 
 
-def _outlook(study: Study, last: str | None) -> str:
-    """The steps still to do, up to `last`, and how long they will take."""
-    names = list(study.steps)
-    names = names[: names.index(last) + 1] if last is not None else []
+def _outlook(study: Study, names: Sequence[str]) -> str:
+    """Those of the steps that are still to do, and how long they will take."""
     left = [name for name in names if not study.run.is_finished(*study.origin(name))]
     if not left:
         return f"all {len(names)} steps are finished"

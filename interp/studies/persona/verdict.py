@@ -1,7 +1,8 @@
-"""Step `verdict`: from the evidence to a word, by the rules of the config, and one row for every condition."""
+"""Steps `verdict`, from the evidence to a word by the rules of the config, and `judges`, how far the judges agree."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from interp.causality.conditions import condition_table
-from interp.causality.effects import as_json
 from interp.causality.finding import finding
 from interp.causality.verdict import decide
 from interp.core.artifacts import Artifact
@@ -43,10 +43,30 @@ def verdict_on(context: StudyContext, answers: pd.DataFrame, choice: Mapping[str
         "verdict": verdict.word,
         "finding": finding(verdict.word, context.trait.shown, latents, steered, context.hook_point, layers, verdict.outcomes),
         "checks": [asdict(check) for check in verdict.checks],
-        "effects": {name: as_json(effect) for name, effect in verdict.effects.items()},
+        "effects": {name: _finite(asdict(effect)) for name, effect in verdict.effects.items()},
         "ranks": {name: asdict(rank) for name, rank in verdict.ranks.items()},
     }
     return VerdictRecord(record, condition_table(answers))
 
 
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Without values that JSON lacks."""
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+
+
 VERDICT = Step("verdict", VerdictRecord, make_verdict, inputs=("evidence", "screen", "hook_point", "window"), settings=("seed", "rules"))
+
+
+@dataclass(frozen=True)
+class JudgeAgreement(Artifact):
+    """Agreement of judges."""
+
+    agreement: dict[str, Any]
+
+
+def make_agreement(context: StudyContext) -> JudgeAgreement:
+    """The judges on the trait's labels, and with each other on this run's answers."""
+    return JudgeAgreement(context.panel.all_agreements(context.load(EVIDENCE).answers.drop_duplicates("answer")))
+
+
+JUDGES = Step("judges", JudgeAgreement, make_agreement, inputs=("base", "device", "dtype", "panel", "evidence"))
