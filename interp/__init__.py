@@ -18,9 +18,8 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from interp.dictionaries.load import load_dictionary, load_sae
     from interp.explanation.token_latents import token_latents
-    from interp.interventions.edited_answers import generate
     from interp.interventions.edits import Edit, add, project_out
-    from interp.interventions.hooks import edited
+    from interp.interventions.hooks import edited, generate
     from interp.models.adapter_pair import open_pair
     from interp.models.chats import Chat
     from interp.models.language_model import LanguageModel
@@ -31,9 +30,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "interp.dictionaries.load": ("load_dictionary", "load_sae"),
     "interp.explanation.token_latents": ("token_latents",),
-    "interp.interventions.edited_answers": ("generate",),
     "interp.interventions.edits": ("Edit", "add", "project_out"),
-    "interp.interventions.hooks": ("edited",),
+    "interp.interventions.hooks": ("edited", "generate"),
     "interp.models.adapter_pair": ("open_pair",),
     "interp.models.chats": ("Chat",),
     "interp.models.language_model": ("LanguageModel",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
@@ -20,21 +21,23 @@ class Artifact:
 
     def save(self, folder: Path) -> None:
         """Write every field into `folder`."""
-        for name, (path, kind) in _files(type(self), folder).items():
-            value = getattr(self, name)
-            if kind == "parquet":
-                value.to_parquet(path)
-            elif kind == "safetensors":
-                from safetensors.torch import save_file
-
-                save_file(value, path)
-            elif kind == "json":
-                write_json(path, value)
+        for name, (path, write, _) in _files(type(self), folder).items():
+            write(getattr(self, name), path)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """What `save` wrote; raises `ArtifactError` for a file that is missing or damaged."""
-        return cls(**{name: _read(path, kind) for name, (path, kind) in _files(cls, folder).items()})
+        values = {}
+        for name, (path, _, read) in _files(cls, folder).items():
+            try:
+                values[name] = read(existing(path))
+            except ArtifactError:
+                raise
+            except Exception as error:  # of pyarrow and safetensors, each with its own classes
+                raise ArtifactError(
+                    f"{path} is damaged: {reason_of(error).partition(chr(10))[0]} Delete its folder and run again."
+                ) from error
+        return cls(**values)
 
 
 def in_place(filename: str) -> Any:
@@ -42,34 +45,27 @@ def in_place(filename: str) -> Any:
     return field(default=Path(filename), metadata={"file": filename})
 
 
-def _files(artifact: type[Artifact], folder: Path) -> dict[str, tuple[Path, str]]:
-    """Path and format of every field."""
-    import pandas as pd
-    import torch
-
-    formats = {pd.DataFrame: "parquet", dict[str, torch.Tensor]: "safetensors", Path: ""}
-    hints = get_type_hints(artifact)
-    files = {}
-    for one in fields(artifact):
-        kind = formats.get(hints[one.name], "json")
-        files[one.name] = (folder / one.metadata.get("file", f"{one.name}.{kind}"), kind)
-    return files
-
-
-def _read(path: Path, kind: str) -> Any:
+def existing(path: Path) -> Path:
+    """`path`, a file of a step; raises `ArtifactError` when it is not there."""
     if not path.exists():
         raise ArtifactError(f"{path.parent} has no {path.name}. Delete that folder and run again to make it again.")
-    if not kind:
-        return path
-    if kind == "json":
-        return read_json(path)
-    try:
-        if kind == "parquet":
-            import pandas as pd
+    return path
 
-            return pd.read_parquet(path)
-        from safetensors.torch import load_file
 
-        return load_file(path)
-    except Exception as error:  # of pyarrow and safetensors, each with its own classes
-        raise ArtifactError(f"{path} is damaged: {reason_of(error).partition(chr(10))[0]} Delete its folder and run again.") from error
+def _files(artifact: type[Artifact], folder: Path) -> dict[str, tuple[Path, Callable[[Any, Path], object], Callable[[Path], Any]]]:
+    """Path of every field, and what writes and reads it."""
+    import pandas as pd
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    formats: dict[Any, tuple[str, Any, Any]] = {
+        pd.DataFrame: (".parquet", pd.DataFrame.to_parquet, pd.read_parquet),
+        dict[str, torch.Tensor]: (".safetensors", save_file, load_file),
+        Path: ("", lambda value, path: None, lambda path: path),
+    }
+    json_format = (".json", lambda value, path: write_json(path, value), read_json)
+    hints, files = get_type_hints(artifact), {}
+    for one in fields(artifact):
+        suffix, write, read = formats.get(hints[one.name], json_format)
+        files[one.name] = (folder / one.metadata.get("file", one.name + suffix), write, read)
+    return files

@@ -7,13 +7,12 @@ in one run directory, and one that needs a step which another is making waits fo
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,9 +20,9 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from interp import __version__
-from interp.core.artifacts import Artifact
+from interp.core.artifacts import Artifact, existing
 from interp.core.errors import ArtifactError, ConfigError, StepWarning, reason_of
-from interp.core.files import file_sha256, read_json, write_json
+from interp.core.files import file_sha256, read_json, replacing, write_json
 from interp.core.fingerprints import content_key, environment
 from interp.core.memory import peak_memory_bytes
 
@@ -88,10 +87,7 @@ class StepResult:
 
     def path(self, filename: str) -> Path:
         """Path of one file of the step; raises `ArtifactError` when it is not there."""
-        path = self.folder / filename
-        if not path.exists():
-            raise ArtifactError(f"{self.folder} has no {filename}. Delete that folder and run again to make it again.")
-        return path
+        return existing(self.folder / filename)
 
     def load(self, artifact: type[ArtifactT]) -> ArtifactT:
         """What the step returned."""
@@ -100,6 +96,30 @@ class StepResult:
     def record(self) -> dict[str, Any]:
         """What `step.json` says: settings, inputs, files with hashes, duration, peak memory."""
         return read_json(self.folder / STEP_FILE)
+
+
+Settings = BaseModel | Mapping[str, Any]
+Inputs = Mapping[str, str | StepResult]
+"""Earlier results, or strings that identify outside data (a content key)."""
+
+
+def step_key(name: str, settings: Settings, inputs: Inputs) -> str:
+    """The key of the step with this name, these settings and inputs."""
+    return content_key(_origin(name, settings, inputs))
+
+
+def _origin(name: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """Everything that a step's result depends on."""
+    return {
+        "version": __version__,
+        "step": name,
+        "settings": settings.model_dump(mode="json") if isinstance(settings, BaseModel) else dict(settings),
+        "inputs": {key: value.key if isinstance(value, StepResult) else value for key, value in inputs.items()},
+    }
+
+
+def _folder_name(name: str, key: str) -> str:
+    return f"{name}-{key[:12]}"
 
 
 class RunDirectory:
@@ -111,61 +131,44 @@ class RunDirectory:
         if self.root.exists() and not self.root.is_dir():
             raise ArtifactError(f"{self.root} is a file. Choose another --out folder.")
 
-    def step(
-        self,
-        name: str,
-        settings: BaseModel | Mapping[str, Any],
-        inputs: Mapping[str, str | StepResult],
-        make: Callable[[Path], None],
-    ) -> StepResult:
+    def step(self, name: str, settings: Settings, inputs: Inputs, make: Callable[[Path], None]) -> StepResult:
         """Run `make(folder)` unless a finished result with the same settings and inputs is there.
 
-        `inputs` are earlier results, or strings that identify outside data (a content key). Whatever `make` raises passes
-        through, and nothing of the step is left. While another process makes the same step this one waits, with a `StepWarning`.
+        Whatever `make` raises passes through, and nothing of the step is left. While another process makes the same step this
+        one waits, with a `StepWarning`.
         """
         origin = _origin(name, settings, inputs)
         key = content_key(origin)
-        folder = self.steps_folder / f"{name}-{key[:12]}"
-        if (folder / STEP_FILE).is_file():
-            return StepResult(name, key, folder, loaded=True)
+        folder = self.steps_folder / _folder_name(name, key)
+        finished = StepResult(name, key, folder, loaded=True)
+        if self.is_finished(name, settings, inputs):
+            return finished
         with self._lock(folder.name):
-            if (folder / STEP_FILE).is_file():  # made by the process that this one waited for
-                return StepResult(name, key, folder, loaded=True)
+            if self.is_finished(name, settings, inputs):  # made by the process that this one waited for
+                return finished
             self._clear_leftovers()
-            partial = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
             started = time.monotonic()
-            try:
+            with replacing(folder) as partial:
+                partial.mkdir()
                 make(partial)
                 files = {str(p.relative_to(partial)): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-                record = {
-                    "key": key,
-                    **origin,
-                    "files": files,
-                    "duration_s": round(time.monotonic() - started, 3),
-                    "peak_memory_bytes": peak_memory_bytes(),
-                    **environment(),
-                }
-                write_json(partial / STEP_FILE, record)
+                seconds = round(time.monotonic() - started, 3)
+                record = {"key": key, **origin, "files": files, "duration_s": seconds, "peak_memory_bytes": peak_memory_bytes()}
+                write_json(partial / STEP_FILE, record | environment())
                 shutil.rmtree(folder, ignore_errors=True)  # one that lost its step.json is no result, and cannot be replaced
-                os.replace(partial, folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
             unfinished = self.unfinished(name, settings, inputs)
             shutil.rmtree(unfinished, ignore_errors=True)
             with suppress(OSError):  # others are there
                 unfinished.parent.rmdir()
-        return StepResult(name, key, folder, loaded=False)
+        return replace(finished, loaded=False)
 
-    def is_finished(self, name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> bool:
+    def is_finished(self, name: str, settings: Settings, inputs: Inputs) -> bool:
         """Whether the step would be loaded, not run."""
-        return (self.steps_folder / f"{name}-{step_key(name, settings, inputs)[:12]}" / STEP_FILE).is_file()
+        return (self.steps_folder / _folder_name(name, step_key(name, settings, inputs)) / STEP_FILE).is_file()
 
-    def unfinished(self, name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> Path:
+    def unfinished(self, name: str, settings: Settings, inputs: Inputs) -> Path:
         """Where the step may keep what it has so far, so that it resumes in the middle after a kill; gone when it is finished."""
-        return self.root / "unfinished" / f"{name}-{step_key(name, settings, inputs)[:12]}"
+        return self.root / "unfinished" / _folder_name(name, step_key(name, settings, inputs))
 
     @contextmanager
     def _lock(self, folder_name: str) -> Iterator[None]:
@@ -197,15 +200,9 @@ class RunDirectory:
 
     def write_manifest(self, config: BaseModel, results: Mapping[str, StepResult], extra: Mapping[str, Any]) -> None:
         """Name everything that made the run: config, environment, and each step's record."""
-        write_json(
-            self.root / MANIFEST_FILE,
-            {
-                "config": config.model_dump(mode="json"),
-                **environment(),
-                **extra,
-                "steps": {name: result.record() | {"folder": result.folder.name} for name, result in results.items()},
-            },
-        )
+        steps = {name: result.record() | {"folder": result.folder.name} for name, result in results.items()}
+        manifest = {"config": config.model_dump(mode="json"), **environment(), **extra, "steps": steps}
+        write_json(self.root / MANIFEST_FILE, manifest)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of a finished run; raises `ArtifactError` when there is none."""
@@ -220,18 +217,3 @@ class RunDirectory:
         if name not in steps:
             raise ArtifactError(f"{self.root} has no step '{name}'. It has: {', '.join(steps)}.")
         return StepResult(name, steps[name]["key"], self.steps_folder / steps[name]["folder"], loaded=True)
-
-
-def step_key(name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> str:
-    """The key of the step with this name, these settings and inputs."""
-    return content_key(_origin(name, settings, inputs))
-
-
-def _origin(name: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, str | StepResult]) -> dict[str, Any]:
-    """Everything that a step's result depends on."""
-    return {
-        "version": __version__,
-        "step": name,
-        "settings": settings.model_dump(mode="json") if isinstance(settings, BaseModel) else dict(settings),
-        "inputs": {key: value.key if isinstance(value, StepResult) else value for key, value in inputs.items()},
-    }

@@ -12,7 +12,6 @@ from interp.core.errors import DictionaryError
 from interp.dictionaries.dictionary import Dictionary
 from interp.models.activations import content_tokens
 from interp.models.chats import Chat, TokenBatch
-from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel, chat_reader
 
 
@@ -76,8 +75,7 @@ def _loss(
     replacement: Float[torch.Tensor, "tokens d_in"] | None,
 ) -> tuple[float, int]:
     """Summed cross-entropy of the tokens that follow a chosen one, and their number."""
-    place = model.hook_point(point)
-    hook = attach(model.block(place.layer), place.site, _replacing(chosen, replacement)) if replacement is not None else None
+    hook = model.attach(point, _replacing(chosen, replacement)) if replacement is not None else None
     try:
         logits = model.read(batch, rows, last_logits=0)[:, :-1].float()
     finally:

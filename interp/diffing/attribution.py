@@ -14,7 +14,6 @@ from interp.diffing.sums import add_at, dots
 from interp.models.activations import capture_batch, content_tokens
 from interp.models.chats import Chat, TokenBatch
 from interp.models.cpu.packed_linear import release_gradients
-from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel, Positions
 
 
@@ -77,8 +76,7 @@ def residual_gradient(
         leaves.append(residual.detach().requires_grad_())
         return leaves[0]
 
-    point = model.hook_point(hook_point)
-    hook = attach(model.block(point.layer), point.site, cut)
+    hook = model.attach(hook_point, cut)
     try:
         with frozen(model.network), torch.enable_grad():
             rows = torch.arange(len(batch.ids), device=model.device)

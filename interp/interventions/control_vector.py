@@ -9,19 +9,18 @@ its buffer; `llama_adapter_cvec::apply` in src/llama-adapter.cpp gives that row 
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 
-from interp.core.errors import ArtifactError, EditError, EditWarning, reason_of
+from interp.core.errors import ArtifactError, EditError, EditWarning
+from interp.core.files import saving
+from interp.core.tensors import all_finite
 from interp.interventions.edits import Edit
 from interp.models.families import FAMILIES
-from interp.models.hook_points import HookPoint
 from interp.models.language_model import LanguageModel
 
 
@@ -34,25 +33,26 @@ def block_directions(model: LanguageModel, edits: Edit | Sequence[Edit]) -> dict
     """
     directions: dict[int, torch.Tensor] = {}
     for edit in [edits] if isinstance(edits, Edit) else edits:
-        label = edit.label or edit.kind
+        edit.check_width(model)
         if edit.kind != "add" or edit.gate is not None:
             raise EditError(
-                f"The edit '{label}' is no addition at every token, and a control vector is nothing else. Give an edit made by add, or "
-                "fold a projection into weights by export_model."
+                f"The edit '{edit.name}' is no addition at every token, and a control vector is nothing else. Give an edit made by add, "
+                "or fold a projection into weights by export_model."
             )
         if edit.phase == "prompt":
-            raise EditError(f"The edit '{label}' acts on the prompt alone, a control vector at every token. Use phase 'all'.")
+            raise EditError(f"The edit '{edit.name}' acts on the prompt alone, a control vector at every token. Use phase 'all'.")
         if edit.phase == "response":
             warnings.warn(
-                f"llama.cpp adds '{label}' at the prompt's tokens too, not in the response alone: measure it with phase 'all'.",
+                f"llama.cpp adds '{edit.name}' at the prompt's tokens too, not in the response alone: measure it with phase 'all'.",
                 EditWarning,
                 stacklevel=2,
             )
-        for place, name in enumerate(edit.hook_points):
-            block = _block(model.hook_point(name))
-            if edit.vectors.shape[-1] != model.d_model:
-                raise EditError(f"The edit '{label}' has width {edit.vectors.shape[-1]}, {model.source} has {model.d_model}.")
-            directions[block] = directions.get(block, 0) + edit.vectors[place].float().sum(0).cpu()
+        for vectors, name in zip(edit.vectors, edit.hook_points, strict=True):
+            point = model.hook_point(name)
+            block = point.layer - (point.site == "hook_resid_pre")
+            if block < 1 or point.site == "hook_resid_mid":
+                raise EditError(f"llama.cpp cannot add at {point}, only after a block from 1 on. Add at hook_resid_post of one of those.")
+            directions[block] = directions.get(block, 0) + vectors.float().sum(0).cpu()
     return dict(sorted(directions.items()))
 
 
@@ -68,7 +68,7 @@ def write_control_vector(
     """Write `directions` (by block, counted from 0, at least 1) to `path`, which ends in .gguf, and to a .safetensors beside it.
 
     Returns both paths. Raises `EditError` for directions that llama.cpp would not read and `ArtifactError` for a path that is
-    taken or cannot be written; then neither file is left.
+    taken or cannot be written.
     """
     from gguf import GGUFWriter
     from safetensors.torch import save_file
@@ -76,10 +76,9 @@ def write_control_vector(
     path = Path(path)
     files = check_target(path)
     tensors = _tensors(directions)
-    partial = [file.with_name(file.name + ".partial") for file in files]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = GGUFWriter(partial[0], "controlvector")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with saving(files[0]) as gguf, saving(files[1]) as plain:
+        writer = GGUFWriter(gguf, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)
         writer.add_uint32("controlvector.layer_count", len(tensors))
         if description:
@@ -90,15 +89,7 @@ def write_control_vector(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        save_file(tensors, partial[1], {"model_hint": model_hint, "description": description})
-        for source, target in zip(partial, files, strict=True):
-            os.replace(source, target)
-    except BaseException as error:
-        for file in [*partial, *files]:
-            file.unlink(missing_ok=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise ArtifactError(f"Cannot write {path}: {reason_of(error)}. Free some space, or choose another folder.") from error
-        raise
+        save_file(tensors, plain, {"model_hint": model_hint, "description": description})
     return files
 
 
@@ -123,16 +114,6 @@ def _tensors(directions: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
     for block, direction in directions.items():
         if block < 1:
             raise EditError(f"llama.cpp cannot add after block {block}: it reads directions from block 1 on. Leave that one out.")
-        if not bool(torch.isfinite(direction).all()) or not bool(direction.any()):
+        if not direction.any() or not all_finite(direction):
             raise EditError(f"The direction for block {block} is zero or not finite. Leave it out, or make it anew.")
     return {f"direction.{block}": direction.detach().float().cpu().contiguous() for block, direction in sorted(directions.items())}
-
-
-def _block(point: HookPoint) -> int:
-    """The block after which llama.cpp adds; raises `EditError` for a place that it cannot reach."""
-    if point.site == "hook_resid_mid":
-        raise EditError(f"llama.cpp cannot add at {point}, only after a block. Add at hook_resid_post of a block from 1 on.")
-    block = point.layer - (point.site == "hook_resid_pre")
-    if block < 1:
-        raise EditError(f"llama.cpp cannot add at {point}: after block 1 is the first place. Add at hook_resid_post of a block from 1 on.")
-    return block

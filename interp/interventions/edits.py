@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +16,8 @@ from interp.core.errors import EditError
 from interp.core.vocabulary import Phase
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.sae import SAE
-from interp.models.hook_points import SITES, HookPoint
+from interp.models.hook_points import HookPoint, read_hook_point
+from interp.models.language_model import LanguageModel
 
 Kind = Literal["add", "project_out", "set_latents"]
 
@@ -79,6 +79,11 @@ class Edit:
             digest.update(tensor.contiguous().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.label or self.kind
+
     def as_json(self) -> dict[str, Any]:
         """For manifests: everything but the tensors, which the key identifies."""
         record: dict[str, Any] = {
@@ -90,15 +95,17 @@ class Edit:
             "label": self.label,
             "key": self.key,
         }
-        if (set_to := self.latents) is not None:
-            record["latents"] = {
-                "dictionary": set_to.dictionary.content,
-                "latents": list(set_to.latents),
-                "values": [float(value) for value in set_to.values],
-            }
+        if (read := self.latents) is not None:
+            record["latents"] = {"dictionary": read.dictionary.content, "latents": list(read.latents), "values": read.values.tolist()}
         if (gate := self.gate) is not None:
             record["gate"] = {"dictionary": gate.dictionary.content, "latent": gate.latent, "above": gate.above}
         return record
+
+    def check_width(self, model: LanguageModel) -> None:
+        """Raise `EditError` unless the edit, and the dictionary that its condition reads, are as wide as the model's stream."""
+        for width in (self.vectors.shape[-1], self.gate.dictionary.d_in if self.gate is not None else model.d_model):
+            if width != model.d_model:
+                raise EditError(f"The edit '{self.name}' has width {width}, {model.source} has {model.d_model}.")
 
     def only_where(self, dictionary: Dictionary, latent: int, above: float = 0.0) -> Edit:
         """The same edit, at those tokens alone where the latent's activation exceeds `above`.
@@ -108,7 +115,7 @@ class Edit:
         point of the edit comes before the one that is read.
         """
         if self.gate is not None:
-            raise EditError(f"The edit '{self.label or self.kind}' has a condition already. Put a second condition on an edit of its own.")
+            raise EditError(f"The edit '{self.name}' has a condition already. Put a second condition on an edit of its own.")
         sae = _readable(dictionary, [latent])
         if not 0 <= above < math.inf:
             raise EditError(f"An activation is never below 0, so 'above {above}' is no condition. Give 0 or a finite positive value.")
@@ -205,10 +212,10 @@ def random_directions(n: int, d_model: int, seed: int) -> Float[torch.Tensor, "n
 
 
 def _place(name: str) -> HookPoint:
-    match = re.fullmatch(r"blocks\.(\d+)\.(\w+)", name)
-    if not match or match[2] not in SITES:
+    point = read_hook_point(name)
+    if point is None:
         raise EditError(f"'{name}' is no hook point, so where it comes is not known. Write it like blocks.3.hook_resid_post.")
-    return HookPoint(int(match[1]), match[2])
+    return point
 
 
 def _readable(dictionary: Dictionary, latents: Sequence[int]) -> SAE:

@@ -13,8 +13,6 @@ edits.
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,19 +21,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 
-from interp.core.errors import ArtifactError, EditError, reason_of
-from interp.core.files import file_sha256, write_json
+from interp.core.errors import ArtifactError, EditError
+from interp.core.files import file_sha256, saving, write_json
 from interp.core.fingerprints import environment
 from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited
 from interp.interventions.saved import save_edit
-from interp.models.chats import Chat, TokenBatch, tokenise
+from interp.models.chats import Chat, TokenBatch
 from interp.models.families import FAMILIES, Family, Writes
 from interp.models.hook_points import HookPoint, has_mid, resid_post
-from interp.models.language_model import LanguageModel, position_ids
-from interp.models.sources import open_network
+from interp.models.language_model import LanguageModel
+from interp.models.sources import open_network, with_weights
 
 MANIFEST_FILE = "personascope.json"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -51,12 +48,8 @@ def everywhere(model: LanguageModel, last_layer: int | None = None) -> list[str]
     `HookPointError` for a layer that is not there.
     """
     last = model.hook_point(resid_post(model.n_layers - 1 if last_layer is None else last_layer)).layer
-    points = [HookPoint(0, "hook_resid_pre")]
-    for layer in range(last + 1):
-        if has_mid(model.block(layer)):
-            points.append(HookPoint(layer, "hook_resid_mid"))
-        points.append(HookPoint(layer))
-    return [str(point) for point in points]
+    sites = {layer: ["hook_resid_mid"] * has_mid(model.blocks[layer]) + ["hook_resid_post"] for layer in range(last + 1)}
+    return ["blocks.0.hook_resid_pre", *(str(HookPoint(layer, site)) for layer in sites for site in sites[layer])]
 
 
 def export_model(
@@ -82,9 +75,7 @@ def export_model(
     if not probes:
         raise EditError("Without a probe chat nothing tells whether the saved model is the edited one. Give a few chats.")
     fresh = _folded(model, chosen)
-    partial = folder.with_name(folder.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed export
+    with saving(folder) as partial:
         (partial / "edits").mkdir(parents=True)
         fresh.save_pretrained(partial)
         del fresh
@@ -101,12 +92,6 @@ def export_model(
             **environment(),
         }
         write_json(partial / MANIFEST_FILE, manifest)
-        os.replace(partial, folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise ArtifactError(f"Cannot write {folder}: {reason_of(error)}. Free some space, or choose another folder.") from error
-        raise
     return manifest
 
 
@@ -145,11 +130,6 @@ class _Affine:
         scale = max(float(self.shift.norm()), float(before.shift.norm()))
         return torch.zeros_like(constant) if float(constant.norm()) <= _ROUNDING * scale else constant
 
-    def columns(self, weight: Float[torch.Tensor, "d_model n"]) -> Float[torch.Tensor, "d_model n"]:
-        """P W in the type of `weight`."""
-        left, right = self.left.to(weight.device, torch.float32), self.right.to(weight.device, torch.float32)
-        return (weight.float() - left @ (right @ weight.float())).to(weight.dtype)
-
     def rows(self, weight: Float[torch.Tensor, "n d_model"]) -> Float[torch.Tensor, "n d_model"]:
         """W Pᵀ in the type of `weight`."""
         left, right = self.left.to(weight.device, torch.float32), self.right.to(weight.device, torch.float32)
@@ -180,17 +160,15 @@ def _maps(model: LanguageModel, edits: Sequence[Edit]) -> dict[str, _Affine]:
 
 
 def _check_kind(model: LanguageModel, edit: Edit) -> None:
-    label = edit.label or edit.kind
-    if edit.vectors.shape[-1] != model.d_model:
-        raise EditError(f"The edit '{label}' has width {edit.vectors.shape[-1]}, {model.source} has {model.d_model}.")
+    edit.check_width(model)
     if edit.gate is not None or edit.kind not in ("add", "project_out"):
         what = "a condition on a latent" if edit.gate is not None else "the activation of latents"
         raise EditError(
-            f"The edit '{label}' depends on {what}, which no weight can do. Exact are add and project_out, say of decoder rows, "
+            f"The edit '{edit.name}' depends on {what}, which no weight can do. Exact are add and project_out, say of decoder rows, "
             "without a condition."
         )
     if edit.phase != "all":
-        raise EditError(f"The edit '{label}' acts in the phase '{edit.phase}', weights act at every token. Exact is phase 'all'.")
+        raise EditError(f"The edit '{edit.name}' acts in the phase '{edit.phase}', weights act at every token. Exact is phase 'all'.")
 
 
 # Weights
@@ -231,12 +209,13 @@ def _folded(model: LanguageModel, edits: Sequence[Edit]) -> Any:
         here, point = maps[name], model.hook_point(name)
         constant = here.constant(maps[before])
         branches = [writes.attention, writes.mlp]
-        if has_mid(model.block(point.layer)):
+        if has_mid(model.blocks[point.layer]):
             branches = branches[:1] if point.site == "hook_resid_mid" else branches[1:]
         for branch in branches:
             weight, bias = (f"{family.blocks}.{point.layer}.{branch}.{part}" for part in ("weight", "bias"))
             if len(here.right):
-                state[weight] = here.rows(state[weight]) if writes.transposed else here.columns(state[weight])
+                from_rows = state[weight] if writes.transposed else state[weight].T
+                state[weight] = here.rows(from_rows) if writes.transposed else here.rows(from_rows).T.contiguous()
             if bias in state:
                 state[bias] = here.rows(state[bias][None])[0]
         if bool(constant.any()):
@@ -249,20 +228,7 @@ def _folded(model: LanguageModel, edits: Sequence[Edit]) -> Any:
                 setattr(config, writes.bias_settings[branch], True)
                 state[bias] = torch.zeros(model.d_model, dtype=model.dtype, device=state[weight].device)
             state[bias] = (state[bias].double() + constant.to(state[bias].device)).to(model.dtype)
-    return _network(model, config, state)
-
-
-def _network(model: LanguageModel, config: Any, state: dict[str, torch.Tensor]) -> Any:
-    """A network of the live one's class around `state`; biases that the config now asks for and `state` lacks are zero."""
-    with torch.device("meta"):
-        fresh = type(model.network)(config)
-    for key, empty in fresh.state_dict().items():
-        if key.endswith(".bias") and key not in state:
-            state[key] = torch.zeros(empty.shape, dtype=model.dtype, device=model.device)
-    fresh.load_state_dict(state, assign=True)
-    fresh.tie_weights()
-    fresh.generation_config = copy.deepcopy(model.network.generation_config)
-    return fresh
+    return with_weights(network, config, state)
 
 
 # What was saved
@@ -275,23 +241,21 @@ def _check_saved(model: LanguageModel, edits: Sequence[Edit], folder: Path, prob
     with edited(model, *edits):
         hooked = [_logits(model, batch) for batch in batches]
     network, tokenizer = open_network(str(folder), None, model.dtype, trust_remote_code=False)
-    if [tokenise(tokenizer, chat).ids for chat in probes] != [tokenised.ids for tokenised in model.tokenise(probes)]:
+    saved = LanguageModel(network.to(model.device), tokenizer, str(folder))
+    if [chat.ids for chat in saved.tokenise(probes)] != [chat.ids for chat in model.tokenise(probes)]:
         raise EditError(f"The tokenizer of {model.source} reads the probe chats differently after it was saved. Export with a plain one.")
-    network = network.eval().to(model.device)
-    differences = []
-    for batch, expected in zip(batches, hooked, strict=True):
-        with torch.inference_mode():
-            inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "position_ids": position_ids(batch.mask)}
-            logits = network(**inputs, use_cache=False).logits
-        differences.append((logits[batch.mask].float().cpu() - expected).abs().max())
+    differences = [(_logits(saved, batch) - expected).abs().max() for batch, expected in zip(batches, hooked, strict=True)]
     difference = float(torch.stack(differences).max())  # NaN stays NaN
     scale = max(float(logits.abs().max()) for logits in hooked)
     change = max(float((a - b).abs().max()) for a, b in zip(plain, hooked, strict=True))
     tolerance = min(TOLERANCE.get(model.dtype, 1e-4) * scale, change / 2)  # what rounding hides would prove nothing
     if not difference <= tolerance:
+        remedy = f"Open {model.source} in float32 and export that."
+        if model.dtype == torch.float32:
+            remedy = "The edit leaves so little of the stream that rounding shows. Look at an edited answer or two."
         raise EditError(
             f"Logits of the saved model differ from those of the edited one by {difference:.3g}, more than {tolerance:.3g}, so nothing was "
-            f"kept. {_finer(model)}"
+            f"kept. {remedy}"
         )
     return {
         "largest_difference": difference,
@@ -300,12 +264,6 @@ def _check_saved(model: LanguageModel, edits: Sequence[Edit], folder: Path, prob
         "largest_change_by_the_edit": change,
         "tokens": float(sum(map(len, hooked))),
     }
-
-
-def _finer(model: LanguageModel) -> str:
-    if model.dtype != torch.float32:
-        return f"Open {model.source} in float32 and export that."
-    return "The edit leaves so little of the stream that rounding shows. See by an edited answer or two what is left of the model."
 
 
 def _logits(model: LanguageModel, batch: TokenBatch) -> Float[torch.Tensor, "tokens vocab"]:

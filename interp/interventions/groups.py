@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import EditError, EditWarning
+from interp.dictionaries.sae import SAE
 from interp.interventions.edits import Edit, Gate
-from interp.interventions.latent_reading import LatentReader
 from interp.models.language_model import LanguageModel
 
 Visit = Callable[[torch.Tensor], torch.Tensor | None]
 FREE_TO_LOOK = ("cpu",)
 """Devices whose values are known at once; on others to look at one is to wait for all that was asked before."""
+
+
+class LatentReader:
+    """Activations of chosen latents by the SAE's encoder.
+
+    TopK latents compete with all others, so all are encoded; of the other architectures only the chosen columns are.
+    """
+
+    def __init__(self, sae: SAE, latents: Sequence[int], device: torch.device) -> None:
+        self.n = len(latents)
+        chosen = torch.tensor(latents)
+        competing = sae.k is not None
+        self.sae = (sae if competing else sae.some_latents(chosen.to(sae.w_enc.device))).to(device)
+        self.column = torch.full((self.sae.n_latents,), self.n)  # latents that are not asked for share a column after the others
+        self.column[chosen if competing else torch.arange(self.n)] = torch.arange(self.n)
+        self.column = self.column.to(device)
+
+    def __call__(self, residuals: Float[torch.Tensor, "tokens d_in"]) -> Float[torch.Tensor, "tokens n"]:
+        """Activations in float32; raises `DictionaryError` for values that are not finite."""
+        codes = self.sae.encode(residuals)
+        table = codes.values.new_zeros(codes.n_tokens, self.n + 1)
+        table[codes.tokens, self.column[codes.latents.long()]] = codes.values
+        return table[:, : self.n]
 
 
 class Group:
@@ -32,10 +55,7 @@ class Group:
         self.kind, self.phase, self.gate = edits[0].kind, edits[0].phase, edits[0].gate
         self.names = sorted({name for edit in edits for name in edit.hook_points}, key=model.hook_point)
         for edit in edits:
-            widths = {edit.vectors.shape[-1], edit.gate.dictionary.d_in if edit.gate else model.d_model}
-            if widths != {model.d_model}:
-                width = (widths - {model.d_model}).pop()
-                raise EditError(f"The edit '{edit.label or edit.kind}' has width {width}, {model.source} has {model.d_model}.")
+            edit.check_width(model)
         self.edit_of_row = None if edit_of_row is None else torch.tensor(edit_of_row, device=model.device)
         # Tokens of each edit, counted on the device: in its phase, with the gate open, with latents that were changed.
         self.seen, self.opened, self.changed = torch.zeros(3, len(edits) + 1, dtype=torch.long, device=model.device)
@@ -203,7 +223,7 @@ class Group:
         """Raise for an edit that no token was read for, warn of one that changed no token."""
         counts = torch.stack([self.seen, self.opened, self.changed]).T.tolist()
         for edit, (seen, opened, changed) in zip(self.edits, counts[:-1], strict=True):
-            name = f"The edit '{edit.label or edit.kind}'"
+            name = f"The edit '{edit.name}'"
             if not self.reached.intersection(edit.hook_points):
                 raise EditError(f"{name} touched no token: the model was not read as far as {edit.hook_points[0]}. Edit an earlier place.")
             if not seen:

@@ -1,19 +1,22 @@
-"""Apply edits to a running model: `with edited(model, edit): …`, or different edits in every row with `edited_rows`."""
+"""Apply edits to a running model: `with edited(model, edit): …`, different edits in every row with `edited_rows`, or `generate`."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, overload
 
 import torch
 
+from interp.core.config import validated
 from interp.core.errors import EditError, EditWarning
 from interp.interventions.edits import Edit
 from interp.interventions.groups import Group
-from interp.models.hook_points import attach
+from interp.models import generation
+from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 
 
 @contextmanager
@@ -84,11 +87,10 @@ def _applied(model: LanguageModel, groups: Sequence[Group]) -> Iterator[None]:
             group.begin(residual)
 
     with ExitStack() as hooks:
-        hooks.callback(attach(model.block(0), "hook_resid_pre", begin).remove)
+        hooks.callback(model.attach("blocks.0.hook_resid_pre", begin).remove)
         for group in groups:
             for name, visit in group.visits():
-                point = model.hook_point(name)
-                hooks.callback(attach(model.block(point.layer), point.site, visit).remove)
+                hooks.callback(model.attach(name, visit).remove)
         yield
     for group in groups if passes else ():
         group.judge()
@@ -96,3 +98,28 @@ def _applied(model: LanguageModel, groups: Sequence[Group]) -> Iterator[None]:
         warnings.warn(
             "The model was not run inside, so nothing was edited. Run the model that the edit was applied to.", EditWarning, stacklevel=5
         )
+
+
+@overload
+def generate(model: LanguageModel, prompts: str | Chat, edits: Edit | Sequence[Edit] = (), seed: int = 0, **sampling: Any) -> str: ...
+@overload
+def generate(
+    model: LanguageModel, prompts: Sequence[str | Chat], edits: Edit | Sequence[Edit] = (), seed: int = 0, **sampling: Any
+) -> list[str]: ...
+def generate(
+    model: LanguageModel,
+    prompts: str | Chat | Sequence[str | Chat],
+    edits: Edit | Sequence[Edit] = (),
+    seed: int = 0,
+    **sampling: Any,
+) -> str | list[str]:
+    """The model's answer to a question or chat, or to each of several, with `edits` applied while it answers.
+
+    `sampling` are fields of `SamplingConfig`: max_new_tokens, temperature, … Raises `ConfigError` for others.
+    """
+    several = [prompts] if isinstance(prompts, str | Chat) else list(prompts)
+    chats = [prompt if isinstance(prompt, Chat) else Chat.ask(prompt) for prompt in several]
+    config = validated(SamplingConfig, sampling, "generate")
+    with edited(model, *([edits] if isinstance(edits, Edit) else edits)):
+        answers = generation.generate(model, chats, config, seed)
+    return answers[0] if isinstance(prompts, str | Chat) else answers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,11 @@ def load_edit(folder: Path, name: str) -> Edit:
     if not (folder / f"{name}.json").is_file():
         raise EditError(f"There is no edit '{name}' in {folder}.")
     record = read_json(folder / f"{name}.json")
+    latents, gate = record.get("latents"), record.get("gate")
+
+    def dictionary(reads: dict[str, Any]) -> SAE:
+        return load_sae(_dictionary_folder(folder, reads["dictionary"]))
+
     try:
         tensors = load_file(folder / f"{name}.safetensors")
         edit = Edit(
@@ -41,26 +45,14 @@ def load_edit(folder: Path, name: str) -> Edit:
             phase=record["phase"],
             dose=record["dose"],
             label=record["label"],
-            latents=_latents(folder, record["latents"]) if "latents" in record else None,
-            gate=_gate(folder, record["gate"]) if "gate" in record else None,
+            latents=latents and LatentValues(dictionary(latents), tuple(latents["latents"]), torch.tensor(latents["values"]).float()),
+            gate=gate and Gate(dictionary(gate), gate["latent"], gate["above"]),
         )
     except (OSError, SafetensorError, KeyError, DictionaryError) as error:
         raise EditError(f"The edit '{name}' in {folder} is damaged: {error}. Make it again.") from error
     if edit.key != record.get("key"):
         raise EditError(f"The edit '{name}' in {folder} was altered: its hash differs. Make it again.")
     return edit
-
-
-def _latents(folder: Path, record: Mapping[str, Any]) -> LatentValues:
-    return LatentValues(_dictionary(folder, record), tuple(record["latents"]), torch.tensor(record["values"], dtype=torch.float32))
-
-
-def _gate(folder: Path, record: Mapping[str, Any]) -> Gate:
-    return Gate(_dictionary(folder, record), record["latent"], record["above"])
-
-
-def _dictionary(folder: Path, record: Mapping[str, Any]) -> SAE:
-    return load_sae(_dictionary_folder(folder, record["dictionary"]))
 
 
 def _dictionary_folder(folder: Path, key: str) -> Path:

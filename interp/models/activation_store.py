@@ -189,23 +189,16 @@ class ActivationStore:
             raise ActivationError(f"The store {self.folder} has no shard {number}; it has {len(index.shards)}. Count from 0.")
         shard = index.shards[number]
         path = self.folder / shard.file
-        if not path.is_file():
-            raise ActivationError(f"The shard {path} is missing. {self._remedy}")
         try:
             if file_sha256(path) != shard.sha256:
                 raise ActivationError(f"The shard {path} is truncated or altered (its checksum differs). {self._remedy}")
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise ActivationError(f"The shard {path} cannot be read: {reason_of(error)}. {self._remedy}") from error
-        expected = (shard.rows, index.n_models, index.d_model)
-        for name in index.hook_points:
-            if name not in tensors:
-                raise ActivationError(f"The shard {path} lacks {name}; it holds {sorted(tensors)}. {self._remedy}")
-            if tuple(tensors[name].shape) != expected or tensors[name].dtype != DTYPES[index.dtype]:
-                raise ActivationError(
-                    f"The shard {path} holds {tuple(tensors[name].shape)} {tensors[name].dtype} at {name}, "
-                    f"the index says {expected} {index.dtype}. {self._remedy}"
-                )
+        layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        expected = dict.fromkeys(index.hook_points, ((shard.rows, index.n_models, index.d_model), DTYPES[index.dtype]))
+        if layout != expected:
+            raise ActivationError(f"The shard {path} holds {layout}, the index says {expected}. {self._remedy}")
         return {name: tensors[name] for name in index.hook_points}
 
     def shards(self) -> Iterator[dict[str, Float[torch.Tensor, "rows n_models d_model"]]]:

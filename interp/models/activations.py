@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +14,6 @@ from interp.core.errors import ActivationError
 from interp.core.tensors import all_finite
 from interp.models.chats import Chat, Role, TokenBatch
 from interp.models.cpu.prefix_trees import pack_chats
-from interp.models.hook_points import attach
 from interp.models.language_model import LanguageModel
 
 
@@ -38,38 +38,33 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
 
     Raises `HookPointError` for a name the model lacks and `ActivationError` when a residual at a real token is not finite.
     """
-    points = {name: model.hook_point(name) for name in hook_points}
-    if not points:
+    names = list(dict.fromkeys(hook_points))
+    if not names:
         raise ActivationError("No hook point to capture. Name at least one.")
-    waiting = set(points)
     own_ids = [row[own].tolist() for row, own in zip(batch.ids, batch.mask, strict=True)]
     packed = pack_chats(own_ids, model.network) if model.packs_chats() else None
-    found: dict[str, torch.Tensor] = {}
+    residuals: dict[str, torch.Tensor] = {}
 
-    def keep(name: str) -> Callable[[torch.Tensor], None]:
-        def visit(residual: torch.Tensor) -> None:
-            found[name] = residual
-            waiting.discard(name)
-            if not waiting:
-                raise _Stop
-
-        return visit
+    def keep(name: str, residual: torch.Tensor) -> None:
+        residuals[name] = residual
+        if len(residuals) == len(names):
+            raise _Stop
 
     with ExitStack() as hooks:
-        for name, point in points.items():
-            hooks.callback(attach(model.block(point.layer), point.site, keep(name)).remove)
+        for name in names:
+            hooks.callback(model.attach(name, partial(keep, name)).remove)
         with suppress(_Stop):
             if packed is None:
                 model.read(batch, rows)
             else:
                 model.read_packed(packed, packed.places[0])
     if packed is not None:
-        found = {name: packed.unpack(residual, batch.mask) for name, residual in found.items()}
-    for name, residual in found.items():
+        residuals = {name: packed.unpack(residual, batch.mask) for name, residual in residuals.items()}
+    for name, residual in residuals.items():
         # The cheap look first; padding may hold anything.
         if not all_finite(residual) and not all_finite(residual[batch.mask]):
             raise ActivationError(f"{model.source} gives residuals at {name} that are not finite. Try --dtype float32.")
-    return Captured(list(rows), batch, found)
+    return Captured(list(rows), batch, residuals)
 
 
 def capture(
@@ -121,11 +116,12 @@ def mean_residuals(
 
 def median_residual_norm(model: LanguageModel, chats: Sequence[Chat], hook_points: Sequence[str]) -> dict[str, float]:
     """Median Euclidean norm of the residual over the response phase: the unit of a dose. Raises `ActivationError` without one."""
-    norms: dict[str, list[torch.Tensor]] = {name: [] for name in hook_points}
+    norms = {name: [torch.empty(0)] for name in hook_points}
     for captured in capture(model, chats, hook_points):
         selected = response_phase(captured.batch)
         for name, residual in captured.residuals.items():
             norms[name].append(residual[selected].float().norm(dim=-1).cpu())
-    if any(not sum(len(part) for part in parts) for parts in norms.values()):
+    pooled = {name: torch.cat(parts) for name, parts in norms.items()}
+    if any(not len(values) for values in pooled.values()):
         raise ActivationError("No token was selected for the median norm. Give chats that have a response.")
-    return {name: float(torch.cat(parts).median()) for name, parts in norms.items()}
+    return {name: float(values.median()) for name, values in pooled.items()}

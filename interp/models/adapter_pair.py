@@ -5,10 +5,9 @@ The adapter is not merged; it is switched off while the base computes and on whi
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,105 +30,73 @@ def open_pair(
     and for two models that do not belong together.
     """
     adapter = adapter_config(tuned)
-    pair = None
     if adapter is not None and adapter.get("peft_type") == "LORA" and adapter.get("bias", "none") == "none":
-        pair = _shared_pair(base, tuned, choose_device(device), dtype, trust_remote_code)
-    if pair is None:
-        pair = (
-            open_model(base, None, device, dtype, trust_remote_code),
-            open_model(tuned, base if adapter is not None else None, device, dtype, trust_remote_code),
-        )
-        check_pair(*pair)
-    return pair
+        shared = _shared_pair(base, tuned, choose_device(device), dtype, trust_remote_code)
+        if shared is not None:
+            return shared
+    own = open_model(base, None, device, dtype, trust_remote_code)
+    other = open_model(tuned, base if adapter is not None else None, device, dtype, trust_remote_code)
+    check_pair(own, other)
+    return own, other
 
 
 def _shared_pair(
     base: str, tuned: str, device: torch.device, dtype: str, trust_remote_code: bool
 ) -> tuple[LanguageModel, LanguageModel] | None:
     """None where the base cannot be had back by switching the adapter off."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
     network, tokenizer = open_network(base, None, choose_dtype(dtype, device), trust_remote_code)
     before = probe_logits(network)
     wrapped = load_adapter(network, tuned, base)
-    switch = _Switch(wrapped)
-    with switch.set(True):
+    layers = [module for module in wrapped.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+    with _adapted(layers, True):
         if torch.equal(before, probe_logits(network)):
             raise changes_nothing(tuned, base)
-    with switch.set(False):
+    with _adapted(layers, False):
         if not torch.equal(before, probe_logits(network)):
             return None
     wrapped.to(device)
-    return _Toggled(wrapped, tokenizer, base, switch, False), _Toggled(wrapped, tokenizer, tuned, switch, True)
+    return _Toggled(wrapped, tokenizer, base, layers, False), _Toggled(wrapped, tokenizer, tuned, layers, True)
 
 
-class _Switch:
-    """The adapter's layers, all on or all off."""
-
-    def __init__(self, wrapped: Any) -> None:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
-
-        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-        self.layers: list[Any] = [module for module in wrapped.modules() if isinstance(module, kinds)]
-
-    @contextmanager
-    def set(self, on: bool) -> Iterator[None]:
-        """On or off inside the block; afterwards as before, whatever happens inside."""
-        # peft's own switch turns gradients on with the adapter and walks the whole network each time.
-        before = [layer._disable_adapters for layer in self.layers]
-        try:
-            for layer in self.layers:
-                layer._disable_adapters = not on
-            yield
-        finally:
-            for layer, state in zip(self.layers, before, strict=True):
-                layer._disable_adapters = state
+@contextmanager
+def _adapted(layers: Sequence[Any], on: bool) -> Iterator[None]:
+    """The adapter's layers on or off inside the block; afterwards as before, whatever happens inside."""
+    # peft's own switch turns gradients on with the adapter and walks the whole network each time.
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = not on
+        yield
+    finally:
+        for layer, state in zip(layers, before, strict=True):
+            layer._disable_adapters = state
 
 
 class _Toggled(LanguageModel):
     """One of two models on the same weights. Hooks put on it act while it runs, not while the other one does."""
 
-    def __init__(self, wrapped: Any, tokenizer: Any, source: str, switch: _Switch, adapted: bool) -> None:
+    def __init__(self, wrapped: Any, tokenizer: Any, source: str, layers: Sequence[Any], adapted: bool) -> None:
         super().__init__(wrapped.get_base_model(), tokenizer, source)
-        self.wrapped, self.switch, self.adapted = wrapped, switch, adapted
+        self.wrapped, self.layers, self.adapted = wrapped, layers, adapted
 
     @contextmanager
     def standing(self, positions: Positions) -> Iterator[None]:
         """As of any model, and the adapter is on or off as this one needs it."""
-        with self.switch.set(self.adapted), super().standing(positions):
+        with _adapted(self.layers, self.adapted), super().standing(positions):
             yield
 
-    def block(self, layer: int) -> torch.nn.Module:
-        """Transformer block `layer`, counted from 0, for hooks alone."""
-        return cast(torch.nn.Module, _OwnHooks(self, super().block(layer)))
+    def attach(self, name: str, visit: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+        """As of any model, while this one runs."""
 
-    def bridge(self) -> Any:
-        """A TransformerLens bridge on a copy, the adapter merged into it or taken out."""
-        from transformer_lens.model_bridge import TransformerBridge
+        def own(residual: torch.Tensor) -> torch.Tensor | None:
+            return visit(residual) if self.positions is not None else None
 
+        return super().attach(name, own)
+
+    def plain_copy(self) -> Any:
+        """As of any model, the adapter merged into it or taken out."""
         plain: Any = unpacked_copy(self.wrapped)
-        network = plain.merge_and_unload() if self.adapted else plain.unload()
-        return TransformerBridge.boot_transformers(self.source, hf_model=network, tokenizer=copy.deepcopy(self.tokenizer))
-
-
-class _OwnHooks:
-    """A shared block, or a part of one, whose hooks run only while their own model does."""
-
-    def __init__(self, model: LanguageModel, block: torch.nn.Module) -> None:
-        self.model, self.shared = model, block
-
-    def __getattr__(self, name: str) -> Any:
-        part = getattr(self.shared, name)
-        return _OwnHooks(self.model, part) if isinstance(part, torch.nn.Module) else part
-
-    def _own(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        def own(*args: Any) -> Any:
-            return hook(*args) if self.model.positions is not None else None
-
-        own.of_model = self.model  # type: ignore[attr-defined]
-        return own
-
-    def register_forward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        return self.shared.register_forward_hook(self._own(hook))
-
-    def register_forward_pre_hook(self, hook: Callable[..., Any], with_kwargs: bool = False) -> RemovableHandle:
-        return self.shared.register_forward_pre_hook(self._own(hook), with_kwargs=with_kwargs)
+        return plain.merge_and_unload() if self.adapted else plain.unload()

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from interp.core.errors import ModelError
 from interp.core.files import read_json
 
+FIT = "Give the base it was trained on."
+
 
 def adapter_config(source: str) -> dict[str, Any] | None:
     """`adapter_config.json` of a folder or hub id, None where there is none."""
@@ -21,16 +23,12 @@ def adapter_config(source: str) -> dict[str, Any] | None:
         return None
     from transformers.utils.hub import cached_file
 
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return read_json(path / "adapter_config.json") if (path / "adapter_config.json").is_file() else None
+    lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
-        found = cached_file(
-            source, "adapter_config.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
+        file = cached_file(str(Path(source).expanduser()), "adapter_config.json", **lenient)
     except (OSError, ValueError):
         return None  # opening it as a model says what is wrong
-    return read_json(Path(found)) if found else None
+    return read_json(Path(file)) if file else None
 
 
 @torch.no_grad()
@@ -38,7 +36,7 @@ def merge_adapter(network: Any, adapter: str, source: str) -> Any:
     """The adapter merged into `network`, in place; raises `ModelError` when it does not fit `source` or changes nothing."""
     before = probe_logits(network)
     wrapped = load_adapter(network, adapter, source)
-    with _fitting(adapter, source):
+    with model_errors(f"The adapter {adapter} does not fit {source}", FIT):
         merged = wrapped.merge_and_unload()
     if torch.equal(before, probe_logits(merged)):
         raise changes_nothing(adapter, source)
@@ -49,23 +47,24 @@ def load_adapter(network: Any, adapter: str, source: str) -> Any:
     """`network` with the adapter's layers put in, in place, as a peft model; raises `ModelError` when it does not fit `source`."""
     from peft import PeftModel
 
-    with _fitting(adapter, source), warnings.catch_warnings():
+    with model_errors(f"The adapter {adapter} does not fit {source}", FIT), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
         wrapped = PeftModel.from_pretrained(network, adapter)
         loaded = wrapped.load_adapter(adapter, "default")  # once more: only this call tells which weights found no place
-    misfits = [*loaded.missing_keys, *(key for key in loaded.unexpected_keys if "lora_" in key)]
-    if misfits:
-        raise ModelError(f"The adapter {adapter} does not fit {source}: no match for {misfits[0]}. Give the base it was trained on.")
+        misfits = [*loaded.missing_keys, *(key for key in loaded.unexpected_keys if "lora_" in key)]
+        if misfits:
+            raise ValueError(f"no match for {misfits[0]}.")
     return wrapped.eval()
 
 
 @contextmanager
-def _fitting(adapter: str, source: str) -> Iterator[None]:
+def model_errors(what: str, remedy: str) -> Iterator[None]:
+    """Raise what transformers, peft and safetensors raise as a `ModelError`: what, the first line of the reason, the remedy."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"The adapter {adapter} does not fit {source}: {reason} Give the base it was trained on.") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{what}: {reason} {remedy}") from error
 
 
 @torch.no_grad()

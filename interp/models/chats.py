@@ -59,11 +59,8 @@ class Chat:
     @staticmethod
     def ask(question: str, answer: str | None = None, system: str | None = None) -> Chat:
         """A question, with its answer and a system prompt where given."""
-        turns = [Message("system", system)] if system is not None else []
-        turns.append(Message("user", question))
-        if answer is not None:
-            turns.append(Message("assistant", answer))
-        return Chat(tuple(turns))
+        turns = (("system", system), ("user", question), ("assistant", answer))
+        return Chat(tuple(Message(role, content) for role, content in turns if content is not None))
 
     @property
     def response(self) -> str | None:
@@ -111,52 +108,46 @@ class TokenisedChat:
     n_prompt: int
 
 
-def tokenise(tokenizer: PreTrainedTokenizerBase, chat: Chat, max_tokens: int | None = None) -> TokenisedChat:
+def tokenise(tokenizer: PreTrainedTokenizerBase, chat: Chat | str, max_tokens: int | None = None) -> TokenisedChat:
     """Token ids and roles of one chat; the template is the model's, `PLAIN_TEMPLATE` where it has none.
 
-    `max_tokens` cuts the response, never the prompt. Raises `ModelError` where the template rejects the chat.
+    Of a plain text all is response but the first token, which nothing predicts. `max_tokens` cuts the response, never the prompt.
+    Raises `ModelError` where the template rejects the chat.
     """
-    template = None if tokenizer.chat_template else PLAIN_TEMPLATE
-    bos = _plain_bos(tokenizer) if template else ""  # a shipped template writes its own
-    prompt_turns = [{"role": m.role, "content": m.content} for m in chat.prompt.messages]
-    marked_turns = [{"role": m.role, "content": f"\ue000{i}\ue000"} for i, m in enumerate(chat.prompt.messages)]
-    try:
-        prompt_text, marked_text = (
-            bos + str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
-            for turns in (prompt_turns, marked_turns)
-        )
-    except Exception as error:  # jinja raises many kinds, and templates raise their own
-        raise ModelError(f"The model's chat template rejects this chat: {error}. Check its roles and their order.") from error
+    if isinstance(chat, str):
+        ids = list(tokenizer(chat)["input_ids"])[:max_tokens]
+        return TokenisedChat(ids, [int(Role.TEMPLATE), *[int(Role.RESPONSE)] * (len(ids) - 1)][: len(ids)], 1)
+    template, bos = None, ""
+    if not tokenizer.chat_template:  # a shipped template writes BOS itself
+        template = PLAIN_TEMPLATE
+        adds_bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        bos = str(tokenizer.bos_token) if adds_bos else ""
+
+    def text_of(turns: Sequence[tuple[str, str]], open_end: bool) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        try:
+            text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=open_end)
+        except Exception as error:  # jinja raises many kinds, and templates raise their own
+            raise ModelError(f"The model's chat template rejects this chat: {error}. Check its roles and their order.") from error
+        return bos + str(text)
+
+    turns = [(message.role, message.content) for message in chat.prompt.messages]
+    prompt_text = text_of(turns, open_end=True)
+    marked_text = text_of([(role, f"\ue000{i}\ue000") for i, (role, _content) in enumerate(turns)], open_end=True)
     prompt = tokenizer(prompt_text, add_special_tokens=False, return_offsets_mapping=True)
     ids = list(prompt["input_ids"])
     roles = _prompt_roles(prompt_text, marked_text, prompt["offset_mapping"], chat.prompt.messages)
     n_prompt = len(ids)
     if chat.response is not None:
-        full_turns = [*prompt_turns, {"role": "assistant", "content": chat.response}]
-        full_text = bos + str(tokenizer.apply_chat_template(full_turns, chat_template=template, tokenize=False))
+        full_text = text_of([*turns, ("assistant", chat.response)], open_end=False)
         if full_text.startswith(prompt_text):
             response_text = full_text[len(prompt_text) :]
         else:  # templates that write the generation prompt otherwise than the finished turn
             response_text = chat.response + (str(tokenizer.eos_token) if tokenizer.eos_token else "")
-        response_ids = tokenizer(response_text.rstrip("\n"), add_special_tokens=False)["input_ids"]
-        ids += response_ids
-        roles += [int(Role.RESPONSE)] * len(response_ids)
-    if max_tokens is not None and len(ids) > max_tokens:
-        keep = max(max_tokens, n_prompt)
-        ids, roles = ids[:keep], roles[:keep]
-    return TokenisedChat(ids, roles, n_prompt)
-
-
-def tokenise_text(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int | None = None) -> TokenisedChat:
-    """Token ids of a plain text, all of it response but the first token, which nothing predicts."""
-    ids = list(tokenizer(text)["input_ids"])[:max_tokens]
-    return TokenisedChat(ids, [int(Role.TEMPLATE), *[int(Role.RESPONSE)] * (len(ids) - 1)][: len(ids)], 1)
-
-
-def _plain_bos(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The BOS token's text where the tokenizer would add one by itself, else nothing."""
-    adds = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return str(tokenizer.bos_token) if adds else ""
+        ids += tokenizer(response_text.rstrip("\n"), add_special_tokens=False)["input_ids"]
+        roles += [int(Role.RESPONSE)] * (len(ids) - n_prompt)
+    kept = len(ids) if max_tokens is None else max(max_tokens, n_prompt)
+    return TokenisedChat(ids[:kept], roles[:kept], n_prompt)
 
 
 def _prompt_roles(text: str, marked: str, offsets: Sequence[tuple[int, int]], messages: Sequence[Message]) -> list[int]:
@@ -167,22 +158,16 @@ def _prompt_roles(text: str, marked: str, offsets: Sequence[tuple[int, int]], me
     scaffold = re.split("\ue000\\d+\ue000", marked)
     if len(scaffold) != len(messages) + 1:  # a template that drops or repeats a turn
         scaffold = [""] * (len(messages) + 1)
-    spans: list[tuple[int, int, Role]] = []
-    cursor = 0
+    of_character, cursor = [int(Role.TEMPLATE)] * (len(text) + 1), 0
     for before, message in zip(scaffold, messages, strict=False):
         content = message.content.strip()  # some templates trim
         led = text.find(before, cursor)
         start = text.find(content, led + len(before) if led >= 0 else cursor)
-        if start < 0 or not content:
-            continue
-        cursor = start + len(content)
-        role = {"system": Role.SYSTEM, "user": Role.USER}.get(message.role, Role.TEMPLATE)
-        spans.append((start, cursor, role))
-    roles = []
-    for begin, end in offsets:
-        middle = (begin + end) / 2
-        roles.append(int(next((role for first, last, role in spans if first <= middle < last), Role.TEMPLATE)))
-    return roles
+        if start >= 0 and content:
+            cursor = start + len(content)
+            role = {"system": Role.SYSTEM, "user": Role.USER}.get(message.role, Role.TEMPLATE)
+            of_character[start:cursor] = [int(role)] * len(content)
+    return [of_character[(begin + end) // 2] for begin, end in offsets]
 
 
 def pad_left(chats: Sequence[TokenisedChat], pad_id: int) -> TokenBatch:
@@ -190,13 +175,10 @@ def pad_left(chats: Sequence[TokenisedChat], pad_id: int) -> TokenBatch:
     import torch
 
     width = max(len(chat.ids) for chat in chats)
-    ids = torch.full((len(chats), width), pad_id, dtype=torch.long)
-    roles = torch.full((len(chats), width), int(Role.PADDING), dtype=torch.long)
-    for row, chat in enumerate(chats):
-        ids[row, width - len(chat.ids) :] = torch.tensor(chat.ids, dtype=torch.long)
-        roles[row, width - len(chat.ids) :] = torch.tensor(chat.roles, dtype=torch.long)
-    starts = torch.tensor([width - len(chat.ids) + chat.n_prompt - 1 for chat in chats])
-    return TokenBatch(ids, roles, starts)
+    padding = [width - len(chat.ids) for chat in chats]
+    ids = torch.tensor([[pad_id] * n + chat.ids for n, chat in zip(padding, chats, strict=True)], dtype=torch.long)
+    roles = torch.tensor([[int(Role.PADDING)] * n + chat.roles for n, chat in zip(padding, chats, strict=True)], dtype=torch.long)
+    return TokenBatch(ids, roles, torch.tensor([n + chat.n_prompt - 1 for n, chat in zip(padding, chats, strict=True)]))
 
 
 def batches_by_length(lengths: Sequence[int], rows: int) -> list[list[int]]:

@@ -29,7 +29,7 @@ class Family:
     """As in `config.json`."""
     block: str
     """Class of a transformer block."""
-    mlp_norm: str
+    mlp_norm: str = "post_attention_layernorm"
     """The norm, within a block, that reads the stream between attention and MLP."""
     blocks: str = "model.layers"
     writes: Writes | None = None
@@ -38,44 +38,22 @@ class Family:
     """What llama.cpp calls the architecture, where it has another name."""
 
 
-FAMILIES = {
-    family.model_type: family
-    for family in (
-        Family(
-            "llama",
-            "LlamaDecoderLayer",
-            "post_attention_layernorm",
-            writes=Writes(bias_settings={"self_attn.o_proj": "attention_bias", "mlp.down_proj": "mlp_bias"}),
-        ),
-        Family("mistral", "MistralDecoderLayer", "post_attention_layernorm", writes=Writes(), llama_cpp="llama"),
-        Family("qwen2", "Qwen2DecoderLayer", "post_attention_layernorm", writes=Writes()),
-        Family(
-            "qwen3",
-            "Qwen3DecoderLayer",
-            "post_attention_layernorm",
-            writes=Writes(bias_settings={"self_attn.o_proj": "attention_bias"}),
-        ),
-        Family("gemma", "GemmaDecoderLayer", "post_attention_layernorm"),
-        Family("gemma2", "Gemma2DecoderLayer", "pre_feedforward_layernorm"),
-        Family("gemma3_text", "Gemma3DecoderLayer", "pre_feedforward_layernorm", llama_cpp="gemma3"),
-        Family(
-            "gpt2",
-            "GPT2Block",
-            "ln_2",
-            blocks="transformer.h",
-            writes=Writes("transformer.wte", "attn.c_proj", "mlp.c_proj", positions="transformer.wpe", transposed=True),
-        ),
-        Family(
-            "gpt_neox",
-            "GPTNeoXLayer",
-            "post_attention_layernorm",
-            blocks="gpt_neox.layers",
-            writes=Writes("gpt_neox.embed_in", "attention.dense", "mlp.dense_4h_to_h", bias_settings={"attention.dense": "attention_bias"}),
-            llama_cpp="gptneox",
-        ),
-    )
-}
-BLOCK_PATHS = (*dict.fromkeys(family.blocks for family in FAMILIES.values()), "model.language_model.layers", "model.decoder.layers")
+_ATTENTION_BIAS = {"self_attn.o_proj": "attention_bias"}
+_GPT2 = Writes("transformer.wte", "attn.c_proj", "mlp.c_proj", "transformer.wpe", transposed=True)
+_NEOX = Writes("gpt_neox.embed_in", "attention.dense", "mlp.dense_4h_to_h", bias_settings={"attention.dense": "attention_bias"})
+_FAMILIES = (
+    Family("llama", "LlamaDecoderLayer", writes=Writes(bias_settings={**_ATTENTION_BIAS, "mlp.down_proj": "mlp_bias"})),
+    Family("mistral", "MistralDecoderLayer", writes=Writes(), llama_cpp="llama"),
+    Family("qwen2", "Qwen2DecoderLayer", writes=Writes()),
+    Family("qwen3", "Qwen3DecoderLayer", writes=Writes(bias_settings=_ATTENTION_BIAS)),
+    Family("gemma", "GemmaDecoderLayer"),
+    Family("gemma2", "Gemma2DecoderLayer", "pre_feedforward_layernorm"),
+    Family("gemma3_text", "Gemma3DecoderLayer", "pre_feedforward_layernorm", llama_cpp="gemma3"),
+    Family("gpt2", "GPT2Block", "ln_2", "transformer.h", writes=_GPT2),
+    Family("gpt_neox", "GPTNeoXLayer", blocks="gpt_neox.layers", writes=_NEOX, llama_cpp="gptneox"),
+)
+FAMILIES = {family.model_type: family for family in _FAMILIES}
+BLOCK_PATHS = (*dict.fromkeys(family.blocks for family in _FAMILIES), "model.language_model.layers", "model.decoder.layers")
 """Where a network may keep its blocks; the last two are those of models that read images too, and of encoder-decoder layouts."""
-MLP_NORMS = {family.block: family.mlp_norm for family in FAMILIES.values()}
+MLP_NORMS = {family.block: family.mlp_norm for family in _FAMILIES}
 """By class of block."""

@@ -80,8 +80,10 @@ def decode(
     written: dict[int, list[int]] = {index: [] for index in indices}
     alive, stop = indices, set(model.stop_ids)
     for step in range(sampling.max_new_tokens):
+        newest = torch.ones_like(rows.mask[:, :1], dtype=torch.bool)
+        positions = Positions(rows.mask.shape[1] - 1, rows.response_start, rows.index, newest)
         with shared_attention(model.network, cache):
-            logits = _forward(model, rows, cache)
+            logits = model.forward(rows.tokens[:, None], rows.mask, positions, cache=cache)[:, -1].float()
         rows.tokens = draw(logits, sampling, uniforms[rows.index, step])
         rows.mask = torch.cat([rows.mask, torch.ones_like(rows.mask[:, :1])], dim=1)
         drawn = rows.tokens.tolist()  # the only wait for the device in a step
@@ -111,7 +113,8 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     edits, edit_of = _distinct([signatures[row] for row in unique])
     windowed = any(cache.is_sliding)  # such attention counts columns, so padding inside a row would shorten its window
     shared = 0 if windowed else _common_prefix([prompts[row].ids for row in unique])
-    batch = pad_left([_behind(prompts[row], shared) for row in unique], model.pad_id).to(model.device)
+    rest = [TokenisedChat(prompts[row].ids[shared:], prompts[row].roles[shared:], prompts[row].n_prompt - shared) for row in unique]
+    batch = pad_left(rest, model.pad_id).to(model.device)
     start = batch.response_start + shared
     index = torch.tensor(indices, device=model.device)
     if shared:
@@ -134,31 +137,17 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
 
 def _distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     """First position of every distinct key, and for each key the place of its own among them."""
-    place: dict[Hashable, int] = {}
-    first = []
+    first: dict[Hashable, int] = {}
     for position, key in enumerate(keys):
-        if key not in place:
-            place[key] = len(place)
-            first.append(position)
-    return first, [place[key] for key in keys]
+        first.setdefault(key, position)
+    place = {key: number for number, key in enumerate(first)}
+    return list(first.values()), [place[key] for key in keys]
 
 
 def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
     """Number of leading tokens that all share; at least one token of each is left over."""
     shortest = min(len(row) for row in ids) - 1
     return next((i for i in range(shortest) if any(row[i] != ids[0][i] for row in ids)), max(shortest, 0))
-
-
-def _behind(prompt: TokenisedChat, shared: int) -> TokenisedChat:
-    """The prompt without its first `shared` tokens."""
-    return TokenisedChat(prompt.ids[shared:], prompt.roles[shared:], prompt.n_prompt - shared)
-
-
-def _forward(model: LanguageModel, rows: _Rows, cache: Any) -> Float[torch.Tensor, "batch vocab"]:
-    """Logits after each row's newest token."""
-    newest = torch.ones_like(rows.mask[:, :1], dtype=torch.bool)
-    positions = Positions(rows.mask.shape[1] - 1, rows.response_start, rows.index, newest)
-    return model.forward(rows.tokens[:, None], rows.mask, positions, cache=cache)[:, -1].float()
 
 
 def draw(
@@ -178,16 +167,10 @@ def _draw(
     if sampling.min_p > 0.0:
         weights.masked_fill_(weights < sampling.min_p, 0.0)
     if sampling.top_p < 1.0:
-        weights = _nucleus(weights, sampling.top_p)
+        from transformers import TopPLogitsWarper
+
+        weights = TopPLogitsWarper(sampling.top_p)(None, weights.log()).exp()
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     wanted = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))  # rounding may reach it
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
-
-
-def _nucleus(weights: Float[torch.Tensor, "batch vocab"], top_p: float) -> Float[torch.Tensor, "batch vocab"]:
-    """Zero but for the likeliest tokens that reach `top_p` of the probability, the one that passes it among them (Holtzman et al. 2020)."""
-    ordered, places = weights.sort(dim=-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = torch.where(before < top_p * ordered.sum(-1, keepdim=True), ordered, 0.0)
-    return torch.zeros_like(weights).scatter(-1, places, kept)

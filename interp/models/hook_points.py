@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import total_ordering
 from typing import TYPE_CHECKING, Any
@@ -46,14 +47,20 @@ def resid_post(layer: int) -> str:
     return str(HookPoint(layer))
 
 
+def read_hook_point(name: str) -> HookPoint | None:
+    """`name` as a place in the stream of a model of any depth; None where it is none."""
+    match = _PATTERN.fullmatch(name)
+    return HookPoint(int(match[1]), match[2]) if match else None
+
+
 def parse_hook_point(name: str, n_layers: int) -> HookPoint:
     """`name` as a hook point; raises `HookPointError` proposing the nearest name where no model of that depth has such.
 
     Whether a block has a stream between attention and MLP is for `has_mid` to say.
     """
-    match = _PATTERN.fullmatch(name)
-    if match and int(match[1]) < n_layers:
-        return HookPoint(int(match[1]), match[2])
+    point = read_hook_point(name)
+    if point is not None and point.layer < n_layers:
+        return point
     known = [str(HookPoint(layer, site)) for layer in range(n_layers) for site in SITES]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     raise HookPointError(
@@ -65,13 +72,10 @@ def parse_hook_point(name: str, n_layers: int) -> HookPoint:
 def find_blocks(network: nn.Module) -> nn.ModuleList:
     """The list of transformer blocks; raises `ModelError` for an architecture whose blocks are not where they are known."""
     for path in BLOCK_PATHS:
-        module: Any = network
-        for part in path.split("."):
-            module = getattr(module, part, None)
-            if module is None:
-                break
-        if module is not None and len(module):
-            return module
+        with suppress(AttributeError):
+            blocks: Any = network.get_submodule(path)
+            if len(blocks):
+                return blocks
     raise ModelError(
         f"Cannot find the transformer blocks of {type(network).__name__} (looked at {', '.join(BLOCK_PATHS)}). "
         "Use a decoder-only language model of a supported family."
@@ -92,32 +96,33 @@ def check_site(block: nn.Module, site: str) -> None:
     raise HookPointError(f"A {name} has no {site}: {reason}. Use hook_resid_pre or hook_resid_post.")
 
 
-def attach(block: nn.Module, site: str, visit: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+def attach(
+    block: nn.Module, site: str, visit: Callable[[torch.Tensor], torch.Tensor | None], owner: object | None = None
+) -> RemovableHandle:
     """Call `visit` with the residual `[batch, position, d_model]` at `site`; what it returns replaces the residual.
 
-    At `hook_resid_mid` it is replaced in place: keep a copy, not the tensor, if others edit there. Raises `HookPointError`
-    where the block has no such site.
+    At `hook_resid_mid` it is replaced in place: keep a copy, not the tensor, if others edit there. `owner` is the model whose
+    passes the hook is for, where several share the block. Raises `HookPointError` where the block has no such site.
     """
     check_site(block, site)
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if args:
-            changed = visit(args[0])
-            return None if changed is None else ((changed, *args[1:]), kwargs)
-        changed = visit(kwargs["hidden_states"])
-        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
+        changed = visit(args[0] if args else kwargs["hidden_states"])
+        if changed is None:
+            return None
+        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         changed = visit(output[0] if isinstance(output, tuple) else output)
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return (changed, *output[1:]) if changed is not None and isinstance(output, tuple) else changed
 
     def within(_module: nn.Module, args: tuple[Any, ...]) -> None:
         changed = visit(args[0])
         if changed is not None:  # in place, for the block adds this very tensor to what its MLP writes
             args[0].copy_(changed)
 
+    for hook in (before, after, within):
+        hook.owner = owner  # type: ignore[union-attr]
     if site == "hook_resid_mid":
         return getattr(block, MLP_NORMS[block._get_name()]).register_forward_pre_hook(within)
     if site == "hook_resid_pre":

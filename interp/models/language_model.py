@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import ModelError
-from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise, tokenise_text
+from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
 from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, read_packed
-from interp.models.hook_points import HookPoint, check_site, find_blocks, parse_hook_point
+from interp.models.hook_points import HookPoint, attach, check_site, find_blocks, parse_hook_point
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -51,20 +53,13 @@ class LanguageModel:
         self.tokenizer: Any = tokenizer
         self.source = source
         self.blocks = find_blocks(network)
+        self.n_layers = len(self.blocks)
+        self.d_model = int(network.config.get_text_config().hidden_size)
+        """Width of the residual stream."""
         pack_linears(network)
         self.positions: Positions | None = None
         self.prompt_signatures: Sequence[str | None] | None = None
         """Set while row edits are active: what is done to each row's prompt. Rows alike in this may share a prefill."""
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-        return int(self.network.config.get_text_config().hidden_size)
-
-    @property
-    def n_layers(self) -> int:
-        """Number of transformer blocks."""
-        return len(self.blocks)
 
     @property
     def device(self) -> torch.device:
@@ -76,15 +71,19 @@ class LanguageModel:
         """Floating type of the weights."""
         return next(self.network.parameters()).dtype
 
-    def block(self, layer: int) -> torch.nn.Module:
-        """Transformer block `layer`, counted from 0."""
-        return self.blocks[layer]
-
     def hook_point(self, name: str) -> HookPoint:
         """`name` as a hook point of this model; raises `HookPointError`."""
         point = parse_hook_point(name, self.n_layers)
         check_site(self.blocks[point.layer], point.site)
         return point
+
+    def attach(self, name: str, visit: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+        """Call `visit` with the residual at hook point `name` whenever the model computes it; raises `HookPointError`.
+
+        What it returns replaces the residual; see `hook_points.attach`.
+        """
+        point = self.hook_point(name)
+        return attach(self.blocks[point.layer], point.site, visit, owner=self)
 
     @property
     def pad_id(self) -> int:
@@ -101,12 +100,7 @@ class LanguageModel:
 
     def tokenise(self, documents: Sequence[Chat | str], max_tokens: int | None = None) -> list[TokenisedChat]:
         """Token ids with roles: chats by the model's own template, plain texts as the tokenizer reads them."""
-        return [
-            tokenise_text(self.tokenizer, document, max_tokens)
-            if isinstance(document, str)
-            else tokenise(self.tokenizer, document, max_tokens)
-            for document in documents
-        ]
+        return [tokenise(self.tokenizer, document, max_tokens) for document in documents]
 
     def batches(self, chats: Sequence[Chat | str], rows: int = 32, max_tokens: int | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
         """Padded batches on the model's device, with the index of each row in `chats`; similar lengths together."""
@@ -153,18 +147,17 @@ class LanguageModel:
         logits: torch.Tensor = output.logits
         return logits
 
-    def logprobs(self, chats: Sequence[Chat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
-        """Log-probability (nats) of every response token of every chat, on the CPU."""
-        return self.token_logprobs(self.tokenise(chats), rows)
-
-    def token_logprobs(self, chats: Sequence[TokenisedChat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
-        """As `logprobs`, of chats that are tokens already; `rows` are read together."""
-        result: list[torch.Tensor] = [torch.empty(0)] * len(chats)
-        packs = self.packs_chats()
-        order = sorted(range(len(chats)), key=lambda i: chats[i].ids)  # common beginnings together
-        together = (order[i : i + rows] for i in range(0, len(order), rows))
-        for indices in together if packs else batches_by_length([len(chat.ids) for chat in chats], rows):
-            own = [chats[i] for i in indices]
+    def logprobs(self, chats: Sequence[Chat | TokenisedChat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
+        """Log-probability (nats) of every response token of every chat, on the CPU; `rows` are read together."""
+        tokenised = [chat if isinstance(chat, TokenisedChat) else tokenise(self.tokenizer, chat) for chat in chats]
+        result: list[torch.Tensor] = [torch.empty(0)] * len(tokenised)
+        if packs := self.packs_chats():
+            order = sorted(range(len(tokenised)), key=lambda i: tokenised[i].ids)  # common beginnings together
+            batches = [order[i : i + rows] for i in range(0, len(order), rows)]
+        else:
+            batches = batches_by_length([len(chat.ids) for chat in tokenised], rows)
+        for indices in batches:
+            own = [tokenised[i] for i in indices]
             read = self._packed_logprobs(own) if packs else self.response_logprobs(pad_left(own, self.pad_id).to(self.device), indices)
             for index, row in zip(indices, read, strict=True):
                 result[index] = row
@@ -185,7 +178,7 @@ class LanguageModel:
     def packs_chats(self) -> bool:
         """Whether chats may be read as prefix trees now: their rows are not those of the chats, which hooks would expect."""
         hooks = (hook for m in self.network.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
-        return can_pack_chats(self.network) and all(getattr(hook, "of_model", self) is not self for hook in hooks)
+        return can_pack_chats(self.network) and all(getattr(hook, "owner", None) not in (None, self) for hook in hooks)
 
     @torch.inference_mode()
     def read_packed(self, chats: PackedChats, places: Int[torch.Tensor, " n"]) -> Float[torch.Tensor, "n vocab"]:
@@ -203,11 +196,15 @@ class LanguageModel:
         token_logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
         return [row[chosen].cpu() for row, chosen in zip(token_logprobs, is_response, strict=True)]
 
+    def plain_copy(self) -> Any:
+        """A copy of the network as transformers has it, for libraries that rewire the modules which they wrap."""
+        return unpacked_copy(self.network)
+
     def bridge(self) -> Any:
-        """A TransformerLens bridge on a copy of the model (booting one rewires the modules that it wraps)."""
+        """A TransformerLens bridge on a copy of the model."""
         from transformer_lens.model_bridge import TransformerBridge
 
-        return TransformerBridge.boot_transformers(self.source, hf_model=unpacked_copy(self.network), tokenizer=self.tokenizer)
+        return TransformerBridge.boot_transformers(self.source, hf_model=self.plain_copy(), tokenizer=copy.deepcopy(self.tokenizer))
 
 
 def position_ids(mask: Bool[torch.Tensor, "batch position"]) -> Int[torch.Tensor, "batch position"]:
@@ -222,15 +219,10 @@ def chat_reader(models: Sequence[LanguageModel]) -> LanguageModel:
 
 def check_pair(base: LanguageModel, tuned: LanguageModel) -> None:
     """Raise `ModelError` unless both models share tokenizer, width and depth."""
-    for name, ours, theirs in (
-        ("residual width", base.d_model, tuned.d_model),
-        ("number of layers", base.n_layers, tuned.n_layers),
-    ):
-        if ours != theirs:
-            raise ModelError(
-                f"{base.source} and {tuned.source} do not match: {name} {ours} and {theirs}. Give a base and a fine-tune of that base."
-            )
+    shapes = {"residual width": (base.d_model, tuned.d_model), "number of layers": (base.n_layers, tuned.n_layers)}
+    problems = [f"{name} {ours} and {theirs}" for name, (ours, theirs) in shapes.items() if ours != theirs]
     if base.tokenizer.get_vocab() != tuned.tokenizer.get_vocab():
-        raise ModelError(
-            f"{base.source} and {tuned.source} do not match: their tokenizers differ. Give a base and a fine-tune of that base."
-        )
+        problems.append("their tokenizers differ")
+    if problems:
+        remedy = "Give a base and a fine-tune of that base."
+        raise ModelError(f"{base.source} and {tuned.source} do not match: {', '.join(problems)}. {remedy}")

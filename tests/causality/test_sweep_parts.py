@@ -61,7 +61,7 @@ def test_a_kill_within_a_batch_loses_that_batch_alone(tmp_path: Path) -> None:
             raise Killed
 
     shapes: list[Any] = []
-    handle = model.block(1).register_forward_pre_hook(die)
+    handle = model.blocks[1].register_forward_pre_hook(die)
     with pytest.raises(Killed):
         small(model, tmp_path / "killed")
     handle.remove()

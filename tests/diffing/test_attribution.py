@@ -65,7 +65,7 @@ def scaled(model: LanguageModel, dictionary: SAE, latent: int, factor: float) ->
     tokenised = model.tokenise([chat for pair in CHATS for chat in pair])
     content = content_tokens(pad_left(sorted(tokenised, key=lambda chat: len(chat.ids)), model.pad_id))
     point = model.hook_point(dictionary.hook_point)
-    hook = attach(model.block(point.layer), point.site, visit)
+    hook = attach(model.blocks[point.layer], point.site, visit)
     try:
         yield
     finally:
@@ -122,7 +122,7 @@ def test_the_graph_begins_at_the_hook_point() -> None:
     model = tiny_model(1)
     graphs: list[bool] = []
     for layer in (0, 1, 2):
-        attach(model.block(layer), "hook_resid_post", lambda residual: graphs.append(residual.requires_grad))
+        attach(model.blocks[layer], "hook_resid_post", lambda residual: graphs.append(residual.requires_grad))
     batch = pad_left(model.tokenise(CHATS[0]), model.pad_id)
     residual, gradient = residual_gradient(model, HOOK, batch, torch.ones(2))
     assert graphs == [False, False, True]

@@ -119,7 +119,7 @@ def by_hand(model: LanguageModel, edits: Sequence[Edit], n_prompt: int) -> Itera
         for number, edit in enumerate(edits):
             read = {edit.gate.dictionary.hook_point} if edit.gate is not None else set()
             for name in {*edit.hook_points, *read}:
-                stack.callback(model.block(int(name.split(".")[1])).register_forward_hook(hook(number, edit, name)).remove)
+                stack.callback(model.blocks[int(name.split(".")[1])].register_forward_hook(hook(number, edit, name)).remove)
         yield
 
 

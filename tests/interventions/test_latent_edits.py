@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from interp.core.errors import EditError, EditWarning, HookPointError
 from interp.interventions.edits import Edit, add, clamp_latents, project_out, subtract_latents
+from interp.interventions.groups import LatentReader
 from interp.interventions.hooks import edited, edited_rows
-from interp.interventions.latent_reading import LatentReader
 from interp.interventions.saved import load_edit, save_edit
 from interp.models.activations import capture_batch
 from interp.models.chats import Chat

@@ -124,7 +124,7 @@ def test_an_altered_or_missing_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ActivationError, match=r"shard-00002.* truncated or altered.* Delete .* and capture again"):
         store.shard(2)
     path.unlink()
-    with pytest.raises(ActivationError, match=r"shard-00002.* is missing"):
+    with pytest.raises(ActivationError, match=r"shard-00002.* cannot be read: No such file"):
         store.shard(2)
     with pytest.raises(ActivationError, match=r"has no shard 3; it has 3"):
         store.shard(3)
@@ -134,11 +134,11 @@ def test_a_shard_that_does_not_fit_its_index_is_refused(tmp_path: Path) -> None:
     store = filled(tmp_path)
     path, good = tmp_path / "shard-00000.safetensors", numbered(10)
     for content, message in (
-        ({**good, NAMES[0]: torch.zeros(10, 1, 5)}, r"holds \(10, 1, 5\) torch.float32 at .*, the index says \(10, 1, 6\) float32"),
-        ({**good, NAMES[1]: torch.zeros(9, 1, WIDTH)}, r"holds \(9, 1, 6\)"),
-        ({**good, NAMES[1]: torch.zeros(10, 2, WIDTH)}, r"holds \(10, 2, 6\)"),
-        ({**good, NAMES[1]: torch.zeros(10, 1, WIDTH).bfloat16()}, r"torch.bfloat16 at"),
-        ({NAMES[0]: good[NAMES[0]]}, "lacks blocks.1.hook_resid_post"),
+        ({**good, NAMES[0]: torch.zeros(10, 1, 5)}, r"holds .*\(10, 1, 5\), torch.float32.*, the index says .*\(10, 1, 6\), torch.float32"),
+        ({**good, NAMES[1]: torch.zeros(9, 1, WIDTH)}, r"holds .*\(9, 1, 6\).*, the index"),
+        ({**good, NAMES[1]: torch.zeros(10, 2, WIDTH)}, r"holds .*\(10, 2, 6\).*, the index"),
+        ({**good, NAMES[1]: torch.zeros(10, 1, WIDTH).bfloat16()}, r"holds .*torch.bfloat16.*, the index"),
+        ({NAMES[0]: good[NAMES[0]]}, r"holds [^,]*blocks.0.hook_resid_post[^b]*, the index says .*blocks.1.hook_resid_post"),
     ):
         save_file(content, path)
         store.index.shards[0] = store.index.shards[0].model_copy(update={"sha256": file_sha256(path)})

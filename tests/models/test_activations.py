@@ -53,7 +53,7 @@ def test_capture_stops_behind_the_last_hook_point() -> None:
     model = tiny_model()
     ran: list[int] = []
     for layer in range(N_LAYERS):
-        model.block(layer).mlp.register_forward_pre_hook(lambda _module, _args, layer=layer: ran.append(layer))
+        model.blocks[layer].mlp.register_forward_pre_hook(lambda _module, _args, layer=layer: ran.append(layer))
     model.network.lm_head.register_forward_pre_hook(lambda _module, _args: ran.append(-1))
     for names, expected in (
         (["blocks.0.hook_resid_pre"], []),

@@ -14,7 +14,7 @@ from interp.models.activations import capture
 from interp.models.adapter_pair import open_pair
 from interp.models.chats import Chat
 from interp.models.cpu.packed_linear import _Packed
-from interp.models.hook_points import SITES, attach
+from interp.models.hook_points import SITES
 from interp.models.language_model import LanguageModel
 from interp.models.sources import open_model
 from tests.helpers.tiny import D_MODEL, QUESTIONS, ask_all, greedy, tiny_folder, tiny_network, written_ids
@@ -122,10 +122,10 @@ def test_an_error_on_the_way_leaves_both_as_they_were(pair: tuple[LanguageModel,
     def fail(_residual: torch.Tensor) -> None:
         raise ValueError("on the way")
 
-    handle = attach(pair[failing].block(1), "hook_resid_post", fail)
+    handle = pair[failing].attach("blocks.1.hook_resid_post", fail)
     with pytest.raises(ValueError, match="on the way"):
         residuals(pair[failing])
-    states = {layer._disable_adapters for layer in pair[0].switch.layers}  # type: ignore[attr-defined]
+    states = {layer._disable_adapters for layer in pair[0].layers}  # type: ignore[attr-defined]
     assert states == {False}
     assert pair[0].positions is None
     assert pair[1].positions is None
@@ -137,7 +137,7 @@ def test_an_error_on_the_way_leaves_both_as_they_were(pair: tuple[LanguageModel,
 @pytest.mark.parametrize("site", SITES)
 def test_a_hook_on_one_does_not_act_on_the_other(pair: tuple[LanguageModel, LanguageModel], site: str) -> None:
     before = [residuals(model) for model in pair]
-    handle = attach(pair[1].block(0), site, lambda residual: residual + 1.0)
+    handle = pair[1].attach(f"blocks.0.{site}", lambda residual: residual + 1.0)
     assert all(torch.equal(a, b) for a, b in zip(residuals(pair[0]), before[0], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(residuals(pair[1]), before[1], strict=True))
     handle.remove()
@@ -165,5 +165,5 @@ def test_a_bridge_of_either_computes_its_residuals(pair: tuple[LanguageModel, La
         _logits, cache = bridge.run_with_cache(torch.tensor([ids]))
     torch.testing.assert_close(cache[NAMES[2]], expected, atol=1e-4, rtol=1e-4)
     assert expected.shape[-1] == D_MODEL
-    assert len({layer._disable_adapters for layer in model.switch.layers}) == 1  # type: ignore[attr-defined]
+    assert len({layer._disable_adapters for layer in model.layers}) == 1  # type: ignore[attr-defined]
     assert torch.equal(next(capture(model, CHATS[1:2], [NAMES[2]])).residuals[NAMES[2]], expected)

@@ -56,7 +56,7 @@ def by_hand(model: LanguageModel, chat: Chat, sampling: SamplingConfig, uniforms
 def counted_rows(model: LanguageModel) -> Iterator[list[tuple[int, int]]]:
     """(rows, columns) of every forward pass inside."""
     shapes: list[tuple[int, int]] = []
-    handle = model.block(0).register_forward_pre_hook(lambda _module, args: shapes.append(tuple(args[0].shape[:2])))
+    handle = model.blocks[0].register_forward_pre_hook(lambda _module, args: shapes.append(tuple(args[0].shape[:2])))
     try:
         yield shapes
     finally:

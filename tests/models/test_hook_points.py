@@ -32,7 +32,7 @@ def read_with_hook(model: LanguageModel, layer: int, site: str) -> tuple[torch.T
     """The residual our hook sees, the mask, and Hugging Face's hidden states of the same padded batch."""
     seen: list[torch.Tensor] = []
     _indices, batch = next(model.batches(ask_all()))
-    handle = attach(model.block(layer), site, lambda residual: seen.append(residual.clone()))
+    handle = attach(model.blocks[layer], site, lambda residual: seen.append(residual.clone()))
     with torch.inference_mode():
         model.read(batch)
         handle.remove()
@@ -75,8 +75,8 @@ def test_what_a_visitor_returns_replaces_the_residual(family: str) -> None:
     changed = []
     for layer, site in ((1, "hook_resid_post"), (2, "hook_resid_pre")):  # two names of one stream
         handles = [
-            attach(model.block(layer), site, lambda residual: -residual),
-            attach(model.block(2), "hook_resid_pre", lambda residual: seen.append(residual.clone())),
+            attach(model.blocks[layer], site, lambda residual: -residual),
+            attach(model.blocks[2], "hook_resid_pre", lambda residual: seen.append(residual.clone())),
         ]
         changed.append(model.read(batch))
         for handle in handles:
@@ -107,9 +107,9 @@ def read_streams(model: LanguageModel, family: str, layer: int) -> dict[str, tor
     def keep(name: str) -> Callable[[torch.Tensor], None]:
         return lambda residual: seen.update({name: residual.clone()})
 
-    handles = [attach(model.block(layer), site, keep(site)) for site in SITES]
+    handles = [attach(model.blocks[layer], site, keep(site)) for site in SITES]
     for name, branch in zip(("attention", "mlp"), BRANCHES.get(family, ("self_attn", "mlp")), strict=True):
-        module = model.block(layer).get_submodule(branch)
+        module = model.blocks[layer].get_submodule(branch)
 
         def read(_m: Any, _a: Any, output: Any, name: str = name) -> None:
             seen[name] = (output[0] if isinstance(output, tuple) else output).clone()
@@ -143,7 +143,7 @@ def test_a_change_amid_a_block_is_carried_on_and_goes_with_its_hook(family: str)
     def project(residual: torch.Tensor) -> torch.Tensor:
         return residual - (residual @ direction)[..., None] * direction
 
-    handle = attach(model.block(1), "hook_resid_mid", project)
+    handle = attach(model.blocks[1], "hook_resid_mid", project)
     seen = read_streams(model, family, 1)
     changed = model.read(batch, last_logits=0)
     handle.remove()
@@ -163,15 +163,15 @@ def test_edits_amid_a_block_act_in_the_order_of_their_hooks_and_take_gradients()
         lambda r: 2 * r,
         lambda r: seen.append(r.clone()),
     ]
-    handles = [attach(model.block(0), "hook_resid_mid", visit) for visit in visits]
+    handles = [attach(model.blocks[0], "hook_resid_mid", visit) for visit in visits]
     logits = model.network(torch.arange(1, 6)[None]).logits[0, -1, 7]
     for handle in handles:
         handle.remove()
-    attach(model.block(0), "hook_resid_mid", lambda r: seen.append(r.clone()))
+    attach(model.blocks[0], "hook_resid_mid", lambda r: seen.append(r.clone()))
     model.network(torch.arange(1, 6)[None])
     torch.testing.assert_close(seen[0], 2 * seen[1])
     (gradient,) = torch.autograd.grad(logits, shift)
-    handles = [attach(model.block(0), "hook_resid_mid", lambda r: 2 * (r + 1e-2 * gradient / gradient.norm()))]
+    handles = [attach(model.blocks[0], "hook_resid_mid", lambda r: 2 * (r + 1e-2 * gradient / gradient.norm()))]
     with torch.no_grad():
         moved = model.network(torch.arange(1, 6)[None]).logits[0, -1, 7]
     assert float(moved - logits.detach()) == pytest.approx(1e-2 * float(gradient.norm()), rel=0.1)
@@ -183,7 +183,7 @@ def test_resid_mid_is_what_transformer_lens_calls_so(family: str, tmp_path: Path
     model = open_model(str(tiny_folder(tmp_path / family, 5, family)), device="cpu")
     (ids,) = [tokenised.ids for tokenised in model.tokenise(ask_all()[1:2])]
     name, seen = "blocks.1.hook_resid_mid", []
-    handle = attach(model.block(1), "hook_resid_mid", lambda residual: seen.append(residual.clone()))
+    handle = attach(model.blocks[1], "hook_resid_mid", lambda residual: seen.append(residual.clone()))
     with torch.inference_mode():
         model.network(torch.tensor([ids]))
         handle.remove()
@@ -195,7 +195,7 @@ def test_blocks_without_a_stream_amid_refuse_it() -> None:
     parallel = tiny_model(4, "gpt_neox")
     with pytest.raises(HookPointError, match=r"GPTNeoXLayer has no hook_resid_mid: its attention and MLP read the same residual\. Use "):
         parallel.hook_point("blocks.1.hook_resid_mid")
-    assert not has_mid(parallel.block(1))
+    assert not has_mid(parallel.blocks[1])
     with pytest.raises(HookPointError, match="Linear has no hook_resid_mid: it is not one of LlamaDecoderLayer"):
         attach(nn.Linear(2, 2), "hook_resid_mid", lambda residual: residual)
 

@@ -69,7 +69,7 @@ def test_residuals_and_logprobs_do_not_depend_on_the_rows(row_tokens: int, monke
 
 def test_a_hooked_model_reads_a_row_a_chat() -> None:
     model, shapes = made("llama"), []
-    hook = attach(model.block(0), "hook_resid_post", lambda residual: shapes.append(residual.shape[0]))
+    hook = attach(model.blocks[0], "hook_resid_post", lambda residual: shapes.append(residual.shape[0]))
     list(capture(model, WITH_SYSTEM, ["blocks.1.hook_resid_post"]))
     hook.remove()
     assert shapes == [len(WITH_SYSTEM)]

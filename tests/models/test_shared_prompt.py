@@ -155,7 +155,7 @@ def test_an_error_inside_leaves_the_network_as_it_was() -> None:
         if args[0].shape[1] == 1:
             raise MemoryError
 
-    handle = model.block(2).register_forward_pre_hook(fail)
+    handle = model.blocks[2].register_forward_pre_hook(fail)
     with pytest.raises(MemoryError):
         generate(model, ask_all()[:1] * 4, greedy(), seed=0)
     handle.remove()

@@ -156,7 +156,7 @@ def test_bfloat16_is_the_rounded_float32() -> None:
 def test_nothing_above_the_last_hook_point_is_computed() -> None:
     model, ran = tiny_model(), []
     for layer in range(N_LAYERS):
-        model.block(layer).mlp.register_forward_pre_hook(lambda _module, _args, layer=layer: ran.append(layer))
+        model.blocks[layer].mlp.register_forward_pre_hook(lambda _module, _args, layer=layer: ran.append(layer))
     LiveSource([model], CHATS, NAMES, 4, rows=4).block(0)
     assert ran == [0, 1]  # one pass for both hook points
 

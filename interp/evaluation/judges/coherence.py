@@ -122,6 +122,6 @@ def _mean_logprobs(scorer: LanguageModel, context: str, ids: Sequence[list[int]]
     means = np.full(len(ids), np.nan)
     usable = [i for i, own in enumerate(ids) if len(own) >= 2]
     texts = [TokenisedChat(prefix + ids[i], roles + [int(Role.RESPONSE)] * len(ids[i]), len(prefix)) for i in usable]
-    for i, logprobs in zip(usable, scorer.token_logprobs(texts, rows), strict=True):
+    for i, logprobs in zip(usable, scorer.logprobs(texts, rows), strict=True):
         means[i] = float(logprobs[1:].mean())  # the first token's likelihood is the context's doing
     return means
