@@ -197,7 +197,7 @@ def _read_part(path: Path, rows: Sequence[int]) -> list[str]:
         part = pd.read_parquet(path, columns=["row", "answer"])
         reason = "" if part["row"].tolist() == list(rows) and part["answer"].notna().all() else "its rows are not those of the plan"
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
-        reason = reason_of(error).partition("\n")[0]
+        reason = reason_of(error)
     if reason:
         raise ArtifactError(f"{path} is damaged: {reason}. Delete it and run again.")
     return [str(answer) for answer in part["answer"]]

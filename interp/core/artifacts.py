@@ -34,9 +34,7 @@ class Artifact:
             except ArtifactError:
                 raise
             except Exception as error:  # of pyarrow and safetensors, each with its own classes
-                raise ArtifactError(
-                    f"{path} is damaged: {reason_of(error).partition(chr(10))[0]} Delete its folder and run again."
-                ) from error
+                raise ArtifactError(f"{path} is damaged: {reason_of(error)}. Delete its folder and run again.") from error
         return cls(**values)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, reason_of
 
 ConfigT = TypeVar("ConfigT", bound="StepConfig")
 
@@ -40,7 +40,7 @@ def read_any_yaml(path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        problem = getattr(error, "problem", None) or reason_of(error)
         raise ConfigError(f"{path}{where} is not valid YAML: {problem}. Mend that line.") from error
 
 

@@ -6,8 +6,9 @@ class PersonascopeError(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """What the operating system says, else the library, to be put into a sentence."""
-    return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
+    """What the operating system says, else the first line of what the library says, to be put into a sentence."""
+    text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(". ")
 
 
 class ModelError(PersonascopeError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from interp.core.errors import DictionaryError
+from interp.core.errors import DictionaryError, reason_of
 from interp.dictionaries.files import FILES, read_dictionary
 
 
@@ -73,7 +73,7 @@ def _in_a_sentence(what: str) -> Iterator[None]:
             f"{what}: there is no such repository, or it is private and you are not logged in. Check the name, or run 'hf auth login'."
         ) from error
     except (errors.LocalTokenNotFoundError, errors.HFValidationError) as error:
-        raise DictionaryError(f"{what}: {_first_line(error)} Give OWNER/REPO, and log in with 'hf auth login'.") from error
+        raise DictionaryError(f"{what}: {reason_of(error)}. Give OWNER/REPO, and log in with 'hf auth login'.") from error
     except errors.LocalEntryNotFoundError as error:
         raise DictionaryError(
             f"{what}: the hub cannot be reached, and it is not in the local cache. Connect to the network (and unset HF_HUB_OFFLINE)."
@@ -84,9 +84,9 @@ def _in_a_sentence(what: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise DictionaryError(f"{what}: the hub does not let you. Run 'hf auth login' with a token that may write there.") from error
-        raise DictionaryError(f"{what}: {_first_line(error)} Try again later.") from error
+        raise DictionaryError(f"{what}: {reason_of(error)}. Try again later.") from error
     except network_errors() as error:
-        raise DictionaryError(f"{what}: {_first_line(error)} Check the network.") from error
+        raise DictionaryError(f"{what}: {reason_of(error)}. Check the network.") from error
 
 
 def network_errors() -> tuple[type[Exception], ...]:
@@ -94,8 +94,3 @@ def network_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub import errors
 
     return (errors.HTTPError, OSError, ValueError)  # type: ignore[attr-defined]  # of httpx or httpx2, whichever the client was built on
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
-    return line if line.endswith(".") else line + "."

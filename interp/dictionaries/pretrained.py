@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from interp.core.errors import DictionaryError
+from interp.core.errors import DictionaryError, reason_of
 from interp.core.fingerprints import content_key
 from interp.dictionaries.files import CONFIG_FILE, SAES, check_dictionary
 from interp.dictionaries.hub import download, network_errors
@@ -83,7 +83,7 @@ def load_pretrained(release: str, sae_id: str, device: torch.device | str = "cpu
             warnings.simplefilter("ignore")
             sae = LensSAE.from_pretrained(release, sae_id, device="cpu")
     except failures as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = reason_of(error)
         raise DictionaryError(
             f"Cannot get {sae_id} of {release}: {reason}. Connect to the network (and unset HF_HUB_OFFLINE), or give a folder."
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +13,8 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from interp.core.errors import ActivationError, ArtifactError, reason_of
+from interp.core.errors import ActivationError, ArtifactError
+from interp.core.files import saving
 
 PARTS = ("prompt", "prompt_end", "answer")
 """Disjoint stretches of a chat: content before the last prompt token, that token, what follows (but the last token)."""
@@ -175,15 +175,10 @@ class Diff:
         """Write one safetensors file, whole or not at all, with `words` (JSON) beside; raises `ArtifactError`."""
         tensors = {f"{name}.{field}": tensor for name, text in self.texts.items() for field, tensor in vars(text).items()}
         tensors |= {"overlap": self.overlap, "squared_norms": self.squared_norms}
-        partial = file.with_name(file.name + ".partial")
-        try:
+        contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        with saving(file) as partial:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {k: v.cpu().contiguous() for k, v in tensors.items()}, partial, {"words": json.dumps({"pairings": self.pairings} | words)}
-            )
-            os.replace(partial, file)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"Cannot write {file}: {reason_of(error)}. Free some space, or choose another folder.") from error
+            save_file(contiguous, partial, {"words": json.dumps({"pairings": self.pairings} | words)})
 
 
 def load_diff(file: Path, device: torch.device | str = "cpu") -> tuple[Diff, dict[str, Any]]:

@@ -22,7 +22,7 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
     except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' and pyarrow's errors are ValueErrors
-        raise ConfigError(f"{path} cannot be read: {reason_of(error).partition(chr(10))[0]} Give a whole file.") from error
+        raise ConfigError(f"{path} cannot be read: {reason_of(error)}. Give a whole file.") from error
     raise ConfigError(f"{path} is no .csv, .jsonl or .parquet file. Save the table as one of them.")
 
 

@@ -7,7 +7,7 @@ read by the same models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -200,8 +200,3 @@ class ActivationStore:
         if layout != expected:
             raise ActivationError(f"The shard {path} holds {layout}, the index says {expected}. {self._remedy}")
         return {name: tensors[name] for name in index.hook_points}
-
-    def shards(self) -> Iterator[dict[str, Float[torch.Tensor, "rows n_models d_model"]]]:
-        """Every shard in order; raises as `shard` does."""
-        for number in range(len(self.index.shards)):
-            yield self.shard(number)

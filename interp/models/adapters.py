@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from interp.core.errors import ModelError
+from interp.core.errors import ModelError, reason_of
 from interp.core.files import read_json
 
 FIT = "Give the base it was trained on."
@@ -53,7 +53,7 @@ def load_adapter(network: Any, adapter: str, source: str) -> Any:
         loaded = wrapped.load_adapter(adapter, "default")  # once more: only this call tells which weights found no place
         misfits = [*loaded.missing_keys, *(key for key in loaded.unexpected_keys if "lora_" in key)]
         if misfits:
-            raise ValueError(f"no match for {misfits[0]}.")
+            raise ValueError(f"no match for {misfits[0]}")
     return wrapped.eval()
 
 
@@ -63,8 +63,7 @@ def model_errors(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{what}: {reason} {remedy}") from error
+        raise ModelError(f"{what}: {reason_of(error)}. {remedy}") from error
 
 
 @torch.no_grad()
