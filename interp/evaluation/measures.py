@@ -104,7 +104,7 @@ def perplexity(model: LanguageModel, documents: Sequence[Chat | str], rows: int 
         if len(made.ids) <= made.n_prompt:
             kind, cure = ("text", "a longer text") if isinstance(document, str) else ("chat", "one with an answer, or allow more tokens")
             raise ConfigError(f"Document {number}, a {kind}, has no token to predict within {max_tokens} tokens. Give {cure}.")
-    logprobs = _finite(model.token_logprobs(tokenised, rows))
+    logprobs = _finite(model.logprobs(tokenised, rows))
     return pd.DataFrame(
         {
             "item": [f"document_{number:04d}" for number in range(1, len(documents) + 1)],

@@ -158,7 +158,7 @@ class LanguageModel:
             batches = batches_by_length([len(chat.ids) for chat in tokenised], rows)
         for indices in batches:
             own = [tokenised[i] for i in indices]
-            read = self._packed_logprobs(own) if packs else self.response_logprobs(pad_left(own, self.pad_id).to(self.device), indices)
+            read = self._packed_logprobs(own) if packs else self._padded_logprobs(own, indices)
             for index, row in zip(indices, read, strict=True):
                 result[index] = row
         return result
@@ -187,8 +187,8 @@ class LanguageModel:
         with self.standing(Positions(0, torch.zeros_like(rows), rows, torch.ones_like(chats.ids, dtype=torch.bool))):
             return read_packed(self.network, chats, places)
 
-    def response_logprobs(self, batch: TokenBatch, rows: Sequence[int]) -> list[Float[torch.Tensor, " response"]]:
-        """Log-probability (nats) of every response token of every row of a batch, on the CPU."""
+    def _padded_logprobs(self, chats: Sequence[TokenisedChat], rows: Sequence[int]) -> list[Float[torch.Tensor, " response"]]:
+        batch = pad_left(chats, self.pad_id).to(self.device)
         width = int(batch.ids.shape[1] - batch.response_start.min())
         logits = self.read(batch, rows, last_logits=width)[:, :-1].float()
         first = batch.ids.shape[1] - width + 1  # not a negative index: without a response there is nothing to take

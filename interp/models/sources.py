@@ -224,7 +224,12 @@ def model_identity(source: str) -> str:
         return EMBEDDED_MODELS[source].sha256
     path = Path(source).expanduser()
     if not path.exists():
-        return _hub_identity(local_folder(source))
+        from huggingface_hub import snapshot_download
+
+        repository = local_folder(source)
+        with _opening(source):
+            snapshot = snapshot_download(repository, allow_patterns=["config.json", "adapter_config.json"])
+        return f"{repository}@{Path(snapshot).name}"
     digest = hashlib.sha256()
     if (path / "adapter_config.json").is_file():  # merged into another base it is another model
         base = str((adapter_config(source) or {}).get("base_model_name_or_path") or "")
@@ -234,18 +239,6 @@ def model_identity(source: str) -> str:
     for file in sorted([path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]):
         digest.update(f"{file.name}|{file_sha256(file)}|".encode())
     return digest.hexdigest()
-
-
-def _hub_identity(source: str) -> str:
-    """Hub id with the commit that is in the local cache."""
-    from transformers.utils.hub import cached_file
-
-    for name in ("config.json", "adapter_config.json"):
-        with _opening(source):
-            file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        if file:
-            return f"{source}@{Path(file).parent.name}"
-    raise ModelError(f"The hub repository {source} holds neither config.json nor adapter_config.json. Give a model or an adapter.")
 
 
 def _opening(source: str) -> AbstractContextManager[None]:
