@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from interp.core.errors import PersonascopeError, TrainingError, reason_of
-from interp.core.files import read_json, write_json
+from interp.core.files import read_json, write_json, write_parquet
 from interp.core.fingerprints import environment
 from sae_training.checkpoints import differences
 from sae_training.export import export
@@ -59,9 +58,9 @@ def save_result(trainer: SAETrainer, name: str, folder: Path, metrics: pd.DataFr
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
         export(trainer, plan.hook_points[name], plan.made_by["models"], {"fvu": trained.fvu, "tokens": trained.tokens}, folder / SAVED)
-        _write_table(metrics, folder / METRICS)
+        write_parquet(folder / METRICS, metrics)
         rates = pd.DataFrame({"latent": range(len(fired)), "fired": fired, "rate": fired / max(1, trainer.fired_of)})
-        _write_table(rates, folder / LATENTS)
+        write_parquet(folder / LATENTS, rates)
         figures = {key: value for key, value in asdict(trained).items() if key != "folder"}
         write_json(folder / SUMMARY, {**figures, "made_by": plan.made_by, "name": name, **environment()})
     except (OSError, PersonascopeError) as error:
@@ -69,16 +68,6 @@ def save_result(trainer: SAETrainer, name: str, folder: Path, metrics: pd.DataFr
             f"Cannot save the result in {folder}: {reason_of(error)}. Run the same command again when that is fixed: checkpoints are kept."
         ) from error
     return trained
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write parquet by a temporary name and a rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        table.to_parquet(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def finished(folder: Path, name: str, plan: Plan) -> Trained | None:
