@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @contextmanager
 def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
     """The path of a file or folder to be made beside `target`: renamed to it when the block ends, removed when the block raises."""
-    partial, old = target.with_name(target.name + suffix), target.with_name(target.name + ".old")
+    partial, old = target.with_name(target.name + suffix), target.with_name(f".{target.name}.old")
     _remove(partial)  # of a killed process
     try:
         yield partial
