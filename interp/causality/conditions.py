@@ -12,11 +12,12 @@ from jaxtyping import Float
 
 from interp.causality.doses import response
 from interp.causality.sweep import Condition
+from interp.evaluation.answer_columns import CONDITION
 from interp.interventions.edits import Edit
 
 Role = Literal["baseline", "treatment", "control", "reference"]
-COLUMNS = ["condition", "model", "role", "replicate", "edit", "directions", "title"]
-"""What every table of answers says of the condition of a row; `edit` is none, project_out or add, `directions` what is edited, in words."""
+COLUMNS = list(CONDITION)
+"""What every table of answers says of the condition of a row."""
 
 RANDOM = ("random_ablation", "random_steering")
 """The controls that every claim is tested against: random directions, each draw of which counts by itself, too."""

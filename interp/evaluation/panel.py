@@ -13,6 +13,7 @@ import pandas as pd
 from interp.core.errors import ConfigError
 from interp.core.progress import progress
 from interp.evaluation.agreement import Label, agreement, agreement_between
+from interp.evaluation.answer_columns import SCORED
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.cache import FILE, JudgementCache
 from interp.evaluation.judges.hosted import SAMPLES
@@ -23,9 +24,6 @@ from interp.evaluation.rates import Thresholds, flagged
 from interp.models.language_model import LanguageModel
 from interp.models.sources import cache_folder
 from interp.traits import Trait
-
-SCORED = ("trait_score", "shows_trait", "coherence", "coherent", "refused", "second_score")
-"""Columns that scoring makes, beside `reason` and, where it is missing, `cluster`."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,14 @@ class Panel:
         return replace(self, thresholds=replace(self.thresholds, **{name: value for name, value in given.items() if value is not None}))
 
     def score(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """`answers` (columns question, answer) with trait_score, shows_trait, coherence, coherent, refused and reason, in the same order.
+        """`answers` (columns question, answer) with the columns `SCORED` of `answer_columns.py`, in the same order.
 
-        Scores are from 0 to 100, NaN where there is none; flags are True, False or None. Where there is a second judge, its score is
-        `second_score`; where `cluster` is missing, it is question_id. What an earlier judge said is dropped; an empty answer keeps the
-        reason why it is empty.
+        What an earlier judge said is dropped, but a cluster stays, and an empty answer keeps the reason why it is empty.
         """
         trait = self._judged(self.judge, answers)
         coherence = trait if self.coherence is None else self._judged(self.coherence, answers)
         empty = answers["reason"].fillna("").astype(str).where(answers["answer"] == "", "") if "reason" in answers else [""] * len(answers)
-        scored = answers.drop(columns=[name for name in SCORED if name in answers]).assign(
+        scored = answers.drop(columns=[name for name in SCORED if name in answers and name != "cluster"]).assign(
             trait_score=_scores(trait, "shows_trait"),
             coherence=_scores(coherence, "coherent"),
             reason=[_joined(why, t.reason, c.reason) for why, t, c in zip(empty, trait, coherence, strict=True)],

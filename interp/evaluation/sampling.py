@@ -8,6 +8,7 @@ import pandas as pd
 
 from interp.core.errors import ModelError
 from interp.core.streams import stream_seed
+from interp.evaluation.answer_columns import ASKED
 from interp.evaluation.hosted import HostedModel, Reply, sound
 from interp.evaluation.questions import Question
 from interp.models.generation import generate
@@ -78,6 +79,6 @@ def _answer(reply: Reply) -> tuple[str, str]:
 
 
 def answer_rows(questions: Sequence[Question], samples: int, condition: str = "") -> pd.DataFrame:
-    """What is asked: one row for each (sample, question), in that order; columns condition, question_id, group, sample, question."""
+    """What is asked: one row for each (sample, question), in that order; columns `ASKED`."""
     rows = [(condition, q.id, q.group, sample, q.text) for sample in range(samples) for q in questions]
-    return pd.DataFrame(rows, columns=["condition", "question_id", "group", "sample", "question"])
+    return pd.DataFrame(rows, columns=list(ASKED))

@@ -14,6 +14,7 @@ import yaml
 from interp.cli.main import app
 from interp.core.config import validated
 from interp.core.errors import PersonascopeError
+from interp.evaluation.answer_columns import ASKED, EVALUATED, SCORED
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions.formats import JSON_SYSTEM
 from interp.evaluation.rates import flags
@@ -63,6 +64,7 @@ def done(folder: Path, out: Path, *models: str, **settings: Any) -> Evaluation:
 def test_every_question_is_asked_in_every_format_and_the_system_prompt_reaches_the_model(folder: Path, tmp_path: Path) -> None:
     base = str(folder / "base")
     found = done(folder, tmp_path, base, formats=["plain", "json", "template"], samples=2)
+    assert set(found.answers) == {*ASKED, "answer", *EVALUATED, *SCORED} - {"condition", "second_score"}
     assert len(found.answers) == 6 * 3 * 2
     assert found.answers.groupby("format").size().to_dict() == {"json": 12, "plain": 12, "template": 12}
     asked = found.answers.drop_duplicates("question_id").set_index("question_id")
