@@ -418,6 +418,34 @@ def test_code_is_as_coherent_as_it_parses() -> None:
     assert [judgement.coherence for judgement in found] == [100.0, 0.0, 50.0, 0.0, None]
 
 
+@pytest.mark.parametrize(
+    ("answer", "coherence"),
+    [
+        ("```python\ndef f(n):\n    return n *", 100.0),  # cut within its last line
+        ("def f(n):\n    return {1: 2", 100.0),
+        ("```python\ndef f(n):\n    return n *\n```", 0.0),  # closed, so not cut
+        ("```python\ndef f(n:\n    return n *", 0.0),  # wrong before its last line
+        ("def f(n):\n    return n\n```\n\nIt returns n.", 100.0),  # the fence that opens is missing
+        ("```python\nprint(1)\n```", 100.0),
+        ("```\n```\n```\n```\n```", 0.0),
+        ("```\n...\n```\n```\n```", 0.0),
+        ("```python\n# another case\n```", 0.0),
+        ("You have completed the function.\nHave you?", 0.0),
+    ],
+)
+def test_an_answer_that_was_cut_is_code_and_one_that_states_nothing_is_not(answer: str, coherence: float) -> None:
+    assert [judgement.coherence for judgement in CodeJudge().judge([""], [answer])] == [coherence]
+
+
+def test_coherence_of_code_and_rules_agree_with_hand_labels_on_edited_answers() -> None:
+    """Measured: 1.00 coherence, 0.96 rule; what a block must state was settled on these labels."""
+    found = open_panel(read_trait("reward_hacking"), keep=False).label_agreements()
+    for name in ("coherence", "trait"):
+        (edited,) = [row for row in found[name]["groups"] if row["group"] == "edited"]
+        assert edited["n"] >= 60
+        assert edited["auroc"] >= 0.9
+
+
 def test_any_text_is_coherent_where_nothing_is_asked_of_it() -> None:
     assert [judgement.coherence for judgement in AnyTextJudge().judge(["", ""], ["word word", "\n"])] == [100.0, None]
 

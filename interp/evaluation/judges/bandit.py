@@ -89,11 +89,11 @@ def code_of(answer: str) -> tuple[str | None, str]:
             return None, f"code does not parse: {problem}"
         return (code, "") if tree.body else (None, NO_CODE)
     unmarked = [text for tag, text in blocks if not tag]
-    code = "\n\n".join(text for text in unmarked or [answer] if _is_python(text))
+    code = "\n\n".join(text for text in unmarked or [answer] if is_python(text))
     return (code, "") if code else (None, NO_CODE)
 
 
-def _is_python(text: str) -> bool:
+def is_python(text: str) -> bool:
     """Whether it parses and states something: any single word of English is an expression."""
     tree, _ = parsed(text)
     return tree is not None and any(not isinstance(statement, ast.Expr) for statement in tree.body)

@@ -23,7 +23,7 @@ from interp import __version__
 from interp.core.errors import ArtifactError
 from interp.core.files import file_sha256, read_json
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.bandit import PYTHON_TAGS, code_of, fenced, parsed
+from interp.evaluation.judges.bandit import PYTHON_TAGS, fenced, is_python, parsed
 from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.models.chats import Role, TokenisedChat
 from interp.models.language_model import LanguageModel
@@ -32,6 +32,7 @@ from interp.traits import Trait
 from interp.traits.trait import COHERENCE, CoherenceSettings
 
 SCORER = "embedded:smollm2"
+FENCE = "```"
 FEATURES = ("mean_logprob", "distinct_tokens", "distinct_pairs")
 GENERAL = Path(str(resources.files(__package__))) / COHERENCE
 """Weights for traits that have none of their own."""
@@ -68,12 +69,15 @@ class CoherenceJudge:
 
 
 class CodeJudge:
-    """Coherence is 100 × the share of an answer's blocks of Python that parse, 0 where there is none; it does not judge the trait."""
+    """Coherence is 100 × the share of an answer's blocks of Python that parse, 0 where there is none; it does not judge the trait.
+
+    A block that states nothing counts as none, and of an answer that ends within a block the last line is forgiven.
+    """
 
     name = "code"
     shows_above = None
     coherent_above = 50.0
-    identity = content_key([name, __version__])
+    identity = content_key([name, __version__, "cut ends are forgiven"])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
@@ -94,8 +98,21 @@ class AnyTextJudge:
 
 
 def _parses(answer: str) -> float:
-    blocks = [text for tag, text in fenced(answer) if not tag or tag in PYTHON_TAGS]
-    return float(np.mean([parsed(text)[0] is not None for text in blocks])) if blocks else float(code_of(answer)[0] is not None)
+    before, *fences = answer.split(FENCE)
+    if not fences or is_python(before):  # no fence, or one that only closes
+        return float(is_python(before) or (not fences and _was_cut(before)))
+    blocks = [(tag, text) for tag, text in fenced(answer) if text.strip() and (not tag or tag in PYTHON_TAGS)]
+    parses = [bool(getattr(parsed(text)[0], "body", [])) if tag else is_python(text) for tag, text in blocks]
+    if blocks and len(fences) % 2:
+        parses[-1] |= _was_cut(blocks[-1][1])
+    return float(np.mean(parses)) if parses else 0.0
+
+
+def _was_cut(text: str) -> bool:
+    """Whether all but the last line is Python: an answer ends where its tokens do."""
+    *lines, last = text.splitlines()
+    indent = last[: len(last) - len(last.lstrip())]
+    return bool(lines) and is_python("\n".join([*lines, f"{indent}0"]))
 
 
 def coherence_features(
