@@ -214,8 +214,7 @@ def _folded(model: LanguageModel, edits: Sequence[Edit]) -> Any:
         for branch in branches:
             weight, bias = (f"{family.blocks}.{point.layer}.{branch}.{part}" for part in ("weight", "bias"))
             if len(here.right):
-                from_rows = state[weight] if writes.transposed else state[weight].T
-                state[weight] = here.rows(from_rows) if writes.transposed else here.rows(from_rows).T.contiguous()
+                state[weight] = here.rows(state[weight]) if writes.transposed else here.rows(state[weight].T).T.contiguous()
             if bias in state:
                 state[bias] = here.rows(state[bias][None])[0]
         if bool(constant.any()):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import EditError, EditWarning
@@ -209,8 +210,12 @@ class Group:
         if torch.is_grad_enabled() and residual.requires_grad:
             raise EditError("No gradient goes through an edit that reads latents. Run the model without gradients, or use project_out.")
         index = torch.zeros_like(residual[:, 0, 0], dtype=torch.long) if self.index is None else self.index
-        edit = index[:, None].expand(residual.shape[:2])
-        return (residual.flatten(0, 1), edit.flatten()) if self.acting is None else (residual[self.acting], edit[self.acting])
+        edit = repeat(index, "batch -> batch position", position=residual.shape[1])
+        if self.acting is not None:
+            return residual[self.acting], edit[self.acting]
+        return rearrange(residual, "batch position d_model -> (batch position) d_model"), rearrange(
+            edit, "batch position -> (batch position)"
+        )
 
     def judge(self) -> None:
         """Raise for an edit that no token was read for, warn of one that changed no token."""
