@@ -15,6 +15,7 @@ import yaml
 
 from interp.cli import main as cli
 from interp.core.config import validated
+from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.loss_recovered import spliced_loss
 from interp.models.activation_store import ActivationStore
@@ -132,6 +133,7 @@ def test_a_perfect_reconstruction_loses_nothing_and_the_mean_is_the_zero_of_the_
 
     class Perfect:
         hook_point, n_models = POINT, models_read
+        residuals_of = Dictionary.residuals_of
 
         def encode_models(self, residuals: torch.Tensor) -> list[torch.Tensor]:
             assert residuals.shape[1:] == (models_read, D_MODEL)
