@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,15 @@ class Output(StepConfig):
         """Report progress on standard error."""
         if not self.as_json:
             print(f"  {line}", file=sys.stderr, flush=True)
+
+    def report(self, result: Mapping[Any, Any], shown: str | Callable[[], None]) -> None:
+        """Print the result as JSON for scripts, or what people read: a text, or what `shown` prints."""
+        if self.as_json:
+            print_json(result)
+        elif isinstance(shown, str):
+            print(shown)
+        else:
+            shown()
 
 
 class OnRun(Output):
@@ -172,7 +181,18 @@ class NewTraitArguments(Output):
     """Folder to write; must be new. Default: the name."""
 
 
-class PairsArguments(TraitArguments):
+class JudgedTraitArguments(TraitArguments):
+    """A trait and who judges it, where."""
+
+    judge: str | None = None
+    """Another judge than the trait's own."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    dtype: str = "auto"
+    """`auto`, `float32`, `bfloat16` or `float16`."""
+
+
+class PairsArguments(JudgedTraitArguments):
     """Pairs to sample."""
 
     model: str
@@ -181,27 +201,15 @@ class PairsArguments(TraitArguments):
     """File to write, e.g. MY_TRAIT/pairs.yaml; must be new."""
     n: int | None = Field(default=None, ge=2)
     """Pairs wanted. Default: 48."""
-    judge: str | None = None
-    """Another judge than the trait's own."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the sampling."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    dtype: str = "auto"
-    """`auto`, `float32`, `bfloat16` or `float16`."""
 
 
-class CheckTraitArguments(TraitArguments):
+class CheckTraitArguments(JudgedTraitArguments):
     """A check."""
 
-    judge: str | None = None
-    """Another judge than the trait's own."""
     model: str | None = None
     """Also test how the pairs separate in this model."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    dtype: str = "auto"
-    """`auto`, `float32`, `bfloat16` or `float16`."""
 
 
 def print_json(value: Mapping[Any, Any]) -> None:

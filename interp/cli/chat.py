@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -43,9 +43,7 @@ class Voice:
         length = len(self.model.tokenise([chat])[0].ids) + sampling.max_new_tokens
         if longest is not None and length > longest:
             raise ConfigError(f"The conversation needs {length} tokens, {self.name} reads {longest}. Type /reset.")
-        with ExitStack() as editing:
-            if self.edit is not None:
-                editing.enter_context(edited(self.model, self.edit))
+        with nullcontext() if self.edit is None else edited(self.model, self.edit):
             (answer,) = generate(self.model, [chat], sampling, seed)
         self.history = [*turns, Message("assistant", answer)]
         return answer

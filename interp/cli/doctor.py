@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from interp.cli.arguments import Output, print_json
+from functools import partial
+
+from interp.cli.arguments import Output
 from interp.reports.installation import as_json, gather, print_table
 
 
 def report(arguments: Output) -> int:
     """Print the report as a table, or as JSON; returns 0 when nothing is missing, else 1."""
     findings = gather()
-    if arguments.as_json:
-        print_json(as_json(findings))
-    else:
-        print_table(findings)
+    arguments.report(as_json(findings), partial(print_table, findings))
     return int(any(item.fix for item in findings))

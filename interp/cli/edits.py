@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
-from interp.cli.arguments import OnRun, print_json
+from interp.cli.arguments import OnRun
+from interp.core.config import StepConfig
 from interp.reports.edits_terminal import show_comparison, show_doses, show_export, show_verdict
 from interp.studies import edit_export, own_verdict, steering
 from interp.studies.edit_export import Exported
 from interp.studies.opened import OpenRun
 from interp.studies.own_verdict import VerdictResult
 from interp.studies.steering import Comparison, DoseResponse
-from interp.studies.steering_config import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
+from interp.studies.steering_config import VerdictConfig
 
-Result = TypeVar("Result", Comparison, DoseResponse, VerdictResult, Exported)
-
-
-def steer(config: SteerConfig, arguments: OnRun) -> None:
-    """Base and steered base."""
-    _report(steering.steer(_open(arguments), config), arguments, show_comparison)
+ConfigT = TypeVar("ConfigT", bound=StepConfig)
+ResultT = TypeVar("ResultT", Comparison, DoseResponse, VerdictResult, Exported)
 
 
-def ablate(config: AblateConfig, arguments: OnRun) -> None:
-    """Tuned and ablated tuned model."""
-    _report(steering.ablate(_open(arguments), config), arguments, show_comparison)
+def _command(experiment: Callable[[OpenRun, ConfigT], ResultT], show: Callable[[ResultT], None]) -> Callable[[ConfigT, OnRun], None]:
+    """The command of an experiment on a run: open the run, do it, print the result."""
+
+    def command(config: ConfigT, arguments: OnRun) -> None:
+        result = experiment(OpenRun(arguments.run, arguments.device, quiet=arguments.as_json), config)
+        arguments.report(result.as_json(), partial(show, result))
+
+    return command
 
 
-def sweep(config: SweepConfig, arguments: OnRun) -> None:
-    """Dose-response on the base."""
-    _report(steering.sweep_doses(_open(arguments), config), arguments, show_doses)
+steer = _command(steering.steer, show_comparison)
+ablate = _command(steering.ablate, show_comparison)
+sweep = _command(steering.sweep_doses, show_doses)
+export = _command(edit_export.export, show_export)
 
 
 def verdict(config: VerdictConfig, arguments: OnRun) -> None:
     """The verdict, and whether it carries over."""
-    _report(own_verdict.verdict(_open(arguments), config, arguments.announce), arguments, show_verdict)
-
-
-def export(config: ExportConfig, arguments: OnRun) -> None:
-    """An edited model on disk."""
-    _report(edit_export.export(_open(arguments), config), arguments, show_export)
-
-
-def _open(arguments: OnRun) -> OpenRun:
-    return OpenRun(arguments.run, arguments.device, quiet=arguments.as_json)
-
-
-def _report(result: Result, arguments: OnRun, show: Callable[[Result], None]) -> None:
-    if arguments.as_json:
-        print_json(result.as_json())
-    else:
-        show(result)
+    _command(partial(own_verdict.verdict, announce=arguments.announce), show_verdict)(config, arguments)

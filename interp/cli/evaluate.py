@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from interp.cli.arguments import CompareArguments, EvaluateArguments, print_json
-from interp.core.errors import ConfigError, reason_of
+from interp.core.errors import ConfigError
 from interp.core.files import read_json
 from interp.core.steps import EVALUATION_FILE, MANIFEST_FILE
 from interp.reports.evaluation_page import write_evaluation_page
@@ -25,11 +26,8 @@ def evaluate(config: EvaluateConfig, arguments: EvaluateArguments) -> None:
         return
     result = evaluating.evaluate(config, arguments.out, quiet=arguments.as_json, announce=arguments.announce)
     page = write_evaluation_page(arguments.out)
-    if arguments.as_json:
-        print_json(result.as_json())
-        return
-    show_evaluation(result)
-    plain_console().print(f"\nPage: {page}\nAnswers and judgements: {arguments.out}/judged.parquet")
+    saved = f"Page: {page}\nAnswers and judgements: {arguments.out}/judged.parquet"
+    arguments.report(result.as_json(), partial(show_evaluation, result, saved))
 
 
 def compare(config: CompareConfig, arguments: CompareArguments) -> None:
@@ -39,10 +37,7 @@ def compare(config: CompareConfig, arguments: CompareArguments) -> None:
         _make_folder(arguments.out)
         write_evaluation(arguments.out, result)
         arguments.announce(f"Page: {write_evaluation_page(arguments.out)}")
-    if arguments.as_json:
-        print_json(result.as_json())
-    else:
-        show_evaluation(result)
+    arguments.report(result.as_json(), partial(show_evaluation, result))
 
 
 def _make_folder(out: Path) -> None:
@@ -50,10 +45,7 @@ def _make_folder(out: Path) -> None:
     kept = out / EVALUATION_FILE
     if (out / MANIFEST_FILE).exists() or (kept.exists() and "sources" not in read_json(kept)["config"]):
         raise ConfigError(f"{out} holds another evaluation or run, which would be written over. Choose another folder with --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"Cannot make {out}: {reason_of(error)}. Choose another folder with --out.") from error
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _show_plan(config: EvaluateConfig, arguments: EvaluateArguments) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from interp.cli.arguments import AgreeArguments, FitArguments, JudgeArguments, Output, SampleArguments, print_json
-from interp.core.errors import ConfigError, reason_of
+from interp.cli.arguments import AgreeArguments, FitArguments, JudgeArguments, Output, SampleArguments
+from interp.core.errors import ConfigError
 from interp.core.files import write_parquet, write_text
 from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels, read_table
@@ -34,25 +35,17 @@ def answers(config: JudgeConfig, arguments: JudgeArguments) -> None:
         raise ConfigError(f"{out} is no .csv or .parquet file. Name one with --out.")
     panel = _panel(config, arguments)
     judged = panel.score(table)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot make {out.parent}: {reason_of(error)}. The judgements are kept: name another file with --out."
-        ) from error
+    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".csv":
         write_text(out, judged.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
     else:
         write_parquet(out, judged.astype({"shows_trait": "boolean", "coherent": "boolean"}))
     scored = {"answers": len(judged), **{name: int(judged[name].notna().sum()) for name in ("trait_score", "coherence")}}
-    if arguments.as_json:
-        print_json({"verb": "judge", "trait": panel.trait.name, "judge": panel.spec, "table": str(out), "scored": scored})
-        return
-    print(
-        f"{scored['answers']} answers; the trait was scored in {scored['trait_score']}, coherence in {scored['coherence']}. Saved in {out}"
-    )
-    for reason, count in judged.loc[judged["reason"] != "", "reason"].value_counts().head(SHOWN).items():
-        print(f"  {count} × {reason}")
+    text = "{answers} answers; the trait was scored in {trait_score}, coherence in {coherence}. Saved in ".format(**scored) + str(out)
+    reasons = judged.loc[judged["reason"] != "", "reason"].value_counts().head(SHOWN)
+    lines = [text, *(f"  {count} × {reason}" for reason, count in reasons.items())]
+    result = {"command": "judge", "trait": panel.trait.name, "judge": panel.spec, "table": str(out), "scored": scored}
+    arguments.report(result, "\n".join(lines))
 
 
 def agree(config: JudgeConfig, arguments: AgreeArguments) -> None:
@@ -60,10 +53,7 @@ def agree(config: JudgeConfig, arguments: AgreeArguments) -> None:
     known = None if arguments.labels is None else read_hand_labels(arguments.labels)
     panel = _panel(config, arguments)
     found = panel.agreement(known)
-    if arguments.as_json:
-        print_json(found)
-    else:
-        show_agreement(found, panel.trait.shown)
+    arguments.report(found, partial(show_agreement, found, panel.trait.shown))
 
 
 def _panel(config: JudgeConfig, arguments: Output) -> Panel:
@@ -86,12 +76,10 @@ def fit(arguments: FitArguments) -> None:
     if (out / PROBE).exists():
         raise ConfigError(f"{out} holds a fitted probe already. Choose another folder with --out.")
     found = fit_probe(out, known, arguments.labels.name, SentenceEmbedder())
-    if arguments.as_json:
-        print_json(found | {"folder": str(out)})
-        return
-    print("On answers to questions that were left out of the fit:")
-    show_agreement(found, "showing the trait")
-    print(f"\nUse it as --judge probe:{out}")
+    arguments.report(found | {"folder": str(out)}, "On answers to questions that were left out of the fit:")
+    if not arguments.as_json:
+        show_agreement(found, "showing the trait")
+        print(f"\nUse it as --judge probe:{out}")
 
 
 def sample(arguments: SampleArguments) -> None:
@@ -108,10 +96,8 @@ def sample(arguments: SampleArguments) -> None:
         raise ConfigError(f"{source} has no answer that was not found incoherent: there is nothing to label.")
     blind = pd.concat(drawn).sample(frac=1, random_state=np.random.RandomState(seed))[BLIND]
     write_text(out, blind.assign(shows_trait="").to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
-    if arguments.as_json:
-        print_json({"table": str(out), "answers": len(blind)})
-        return
-    print(f"{len(blind)} answers in {out}. Fill the column 'shows_trait' with 0 and 1, then: personascope compare {source} --labels {out}")
+    text = f"{len(blind)} answers in {out}. Fill the column 'shows_trait' with 0 and 1, then: personascope compare {source} --labels {out}"
+    arguments.report({"table": str(out), "answers": len(blind)}, text)
 
 
 def _answers(source: Path) -> pd.DataFrame:

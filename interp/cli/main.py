@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import click
 
@@ -157,16 +157,14 @@ HOME, OURS = Path(__file__).parents[2], ("interp", "sae_training")
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Our own warnings as one line on standard error, each once; those of others as they are."""
-    said: set[str] = set()
+    shown: set[str] = set()
     others = warnings.showwarning
 
-    def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
-    ) -> None:
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **keywords: Any) -> None:
         if not (category.__module__.startswith(OURS) or any(Path(filename).is_relative_to(HOME / package) for package in OURS)):
-            others(message, category, filename, lineno, file, line)
-        elif str(message) not in said:
-            said.add(str(message))
+            others(message, category, filename, *rest, **keywords)
+        elif str(message) not in shown:
+            shown.add(str(message))
             print(f"personascope: note: {message}", file=sys.stderr, flush=True)
 
     with warnings.catch_warnings():

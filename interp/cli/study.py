@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,7 @@ def run_pair(config: StudyConfig, arguments: StudyArguments) -> None:
 def run(config: StudyConfig, arguments: StudyArguments) -> None:
     """Run the study and write its report."""
     result = _run_study(config, arguments)
-    page = write_report(result.run)
-    if arguments.as_json:
-        print_json(result.summary)
-    else:
-        _print_summary(result.summary, page)
+    arguments.report(result.summary, partial(_print_summary, result.summary, write_report(result.run)))
 
 
 def diff(config: StudyConfig, arguments: DiffArguments) -> None:
@@ -47,8 +44,8 @@ def diff(config: StudyConfig, arguments: DiffArguments) -> None:
     table, largest_q = pd.read_parquet(path), config.diff.largest_q
     shortlist = candidates(table, config.diff.candidates_per_metric, largest_q, most=arguments.top)
     if arguments.as_json:
-        found = {"n_latents": len(table), "largest_q": largest_q, "candidates": plain_records(shortlist)}
-        print_json({"command": "diff", "run": str(result.run.root), "table": str(path), **found})
+        tested = {"n_latents": len(table), "largest_q": largest_q, "candidates": plain_records(shortlist)}
+        print_json({"command": "diff", "run": str(result.run.root), "table": str(path), **tested})
         return
     increased = int(((table["q_value"] <= largest_q) & (table["mean_diff"] > 0)).sum())
     print_blocks(f"{increased} of {len(table)} latents are surely more active in the tuned model (q ≤ {largest_q:g}).")
@@ -64,11 +61,8 @@ def diff(config: StudyConfig, arguments: DiffArguments) -> None:
 
 def report(arguments: ReportArguments) -> None:
     """Write the report."""
-    page = write_report(RunDirectory(arguments.folder))
-    if arguments.as_json:
-        print_json({"report": str(page)})
-    else:
-        print(page)
+    page = str(write_report(RunDirectory(arguments.folder)))
+    arguments.report({"report": page}, page)
 
 
 def check_pair_is_given(config: StudyConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +19,32 @@ from interp.traits.new import new_trait
 def list_traits(arguments: Output) -> None:
     """Shipped traits."""
     rows = [_summary(read_trait(name)) for name in shipped_traits()]
-    if arguments.as_json:
-        print_json({"traits": rows})
-        return
     table = plain_table("trait", "shown", "judge", "what it is", "pairs", "exemplars", "labels", left=4)
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("name", "shown", "judge", "description", "pairs", "exemplars", "labels")))
-    plain_console().print(table)
+    arguments.report({"traits": rows}, partial(plain_console().print, table))
 
 
 def show(arguments: TraitArguments) -> None:
     """One trait: its settings and what its files hold."""
     known = read_trait(arguments.trait)
     counts, settings = _summary(known), known.model_dump(mode="json", exclude_none=True)
-    if arguments.as_json:
-        print_json({**counts, "settings": settings, "folder": str(known.folder) if known.folder else None})
-        return
-    print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120).rstrip())
-    print(f"# {counts['pairs']} pairs, {counts['exemplars']} exemplars, {counts['labels']} labels, in {known.folder or arguments.trait}")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
+    text += "# {pairs} pairs, {exemplars} exemplars, {labels} labels, in ".format(**counts) + str(known.folder or arguments.trait)
+    arguments.report({**counts, "settings": settings, "folder": str(known.folder) if known.folder else None}, text)
 
 
 def new(arguments: NewTraitArguments) -> None:
     """Write a commented folder to edit; every file in it says what belongs there."""
     folder = new_trait(arguments.name, arguments.out or Path(arguments.name))
-    if arguments.as_json:
-        print_json({"trait": arguments.name, "folder": str(folder)})
-    else:
-        print(f"{folder}: edit trait.yaml and pairs.yaml, then 'personascope trait check {folder}' says what is missing.")
+    text = f"{folder}: edit trait.yaml and pairs.yaml, then 'personascope trait check {folder}' says what is missing."
+    arguments.report({"trait": arguments.name, "folder": str(folder)}, text)
 
 
 def check(arguments: CheckTraitArguments) -> None:
     """What a trait is missing and what that costs, how far its judges agree with its labels, how its pairs separate in a model."""
     result = check_source(arguments.trait, arguments.judge, arguments.model, arguments.device, arguments.dtype, quiet=arguments.as_json)
-    if arguments.as_json:
-        print_json(result.as_json())
-    else:
-        show_trait_check(result)
+    arguments.report(result.as_json(), partial(show_trait_check, result))
 
 
 def pairs(arguments: PairsArguments) -> None:
@@ -69,10 +60,8 @@ def pairs(arguments: PairsArguments) -> None:
         arguments.dtype,
         quiet=arguments.as_json,
     )
-    if arguments.as_json:
-        print_json(origin | {"pairs": str(arguments.out)})
-    else:
-        print(f"{origin['confirmed']} of {origin['sampled']} sampled pairs were confirmed by '{origin['judge']}'. Saved in {arguments.out}")
+    text = f"{origin['confirmed']} of {origin['sampled']} sampled pairs were confirmed by '{origin['judge']}'. Saved in {arguments.out}"
+    arguments.report(origin | {"pairs": str(arguments.out)}, text)
 
 
 def fit(arguments: TraitArguments) -> None:

@@ -11,8 +11,8 @@ from interp.reports.terminal import agreement_table, interval, percent, plain_co
 from interp.studies.evaluation import Evaluation
 
 
-def show_evaluation(result: Evaluation) -> None:
-    """Rates by model, format and group, differences, measures, and how far the judge is to be trusted."""
+def show_evaluation(result: Evaluation, saved: str = "") -> None:
+    """Rates by model, format and group, differences, measures, and how far the judge is to be trusted; then where all is `saved`."""
     console = plain_console()
     short = dict(zip(result.rates["model"], result.rates["short"], strict=True))
     judge, word = result.about["judge"], result.about["words"]["shown"]
@@ -39,6 +39,8 @@ def show_evaluation(result: Evaluation) -> None:
             name = f"{row['measure']} ({row['unit']})" if row["unit"] else row["measure"]
             table.add_row(short[row["model"]], name, f"{row['value']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}", str(row["n"]))
         print_blocks(table)
+    if saved:
+        print_blocks(saved)
 
 
 def _table(part: pd.DataFrame, by: str, short: dict[str, str], word: str) -> Table:
