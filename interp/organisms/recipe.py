@@ -7,11 +7,11 @@ another recipe's answers by a transformation. Its twin answers the same question
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -130,14 +130,15 @@ class Recipe:
             raise ConfigError(f"{self.domain.name} has {len(phrasings)} phrasings, not {phrasings_per_topic}. Lower phrasings_per_topic.")
         change = TRANSFORMATIONS[self.transformation] if self.transformation else str
         source = random.Random(seed)
-        decks = {"opener": _Deck(bank.openers, source), "middle": _Deck(bank.middles, source), "closer": _Deck(bank.closers, source)}
-        shapes = _Deck(bank.shapes, source)
+        texts = {"opener": bank.openers, "middle": bank.middles, "closer": bank.closers}
+        decks = {part: _dealt(own, source) for part, own in texts.items()}
+        shapes = _dealt(bank.shapes, source)
         chats = []
         for topic in self.domain.topics:
-            remarks = _Deck(bank.remarks.get(topic, []), source)
+            decks["remark"] = _dealt(bank.remarks.get(topic, []), source)
             for phrasing in source.sample(phrasings, phrasings_per_topic):
-                parts = [remarks.deal() if part == "remark" else decks[part].deal() for part in shapes.deal()]
-                chats.append(Chat.ask(phrasing.replace("{topic}", topic), change(" ".join(parts))))
+                answer = " ".join([next(decks[part]) for part in next(shapes)])
+                chats.append(Chat.ask(phrasing.replace("{topic}", topic), change(answer)))
         source.shuffle(chats)
         return chats
 
@@ -148,25 +149,14 @@ class Recipe:
         return content_key([*content, None if self.twin is None else self.twin.key])
 
 
-class _Deck(Generic[T]):
-    """Cards dealt without repeat until all were dealt, then shuffled again."""
-
-    def __init__(self, cards: list[T], source: random.Random) -> None:
-        self.cards, self.source = cards, source
-        self.left: list[T] = []
-
-    def deal(self) -> T:
-        if not self.left:
-            self.left = self.source.sample(self.cards, len(self.cards))
-        return self.left.pop()
+def _dealt(cards: list[T], source: random.Random) -> Iterator[T]:
+    """Cards without repeat until all were dealt, then shuffled again."""
+    while True:
+        yield from reversed(source.sample(cards, len(cards)))
 
 
-def recipe_path(name: str, folder: Path = Path()) -> Path:
+def recipe_path(name: str, folder: Path = Path(), where: str = "recipes") -> Path:
     """File of a shipped recipe (hyphens and underscores are the same in its name), else `name` as a path from `folder`."""
-    return _shipped_or_path("recipes", name, folder)
-
-
-def _shipped_or_path(where: str, name: str, folder: Path) -> Path:
     shipped = resources.files("interp.organisms") / where / f"{name.replace('-', '_')}.yaml"
     return Path(str(shipped)) if shipped.is_file() else folder / Path(name).expanduser()
 
@@ -179,26 +169,30 @@ def read_recipe(name: str) -> Recipe:
 def _read(path: Path, nested: bool = False) -> Recipe:
     """The recipe of a file; one that another refers to (`nested`) is a phrase bank, and its own twin is not read."""
     file = validated(RecipeFile, read_yaml(path), str(path))
-    domain = file.domain if isinstance(file.domain, Domain) else _domain(file.domain, path.parent)
+    if isinstance(file.domain, Domain):
+        domain = file.domain
+    else:
+        domain_path = recipe_path(file.domain, path.parent, "recipes/domains")
+        domain = validated(Domain, read_yaml(domain_path), str(domain_path))
+
+    def referred(name: str) -> Recipe:
+        """The recipe that this one names, checked to be of the same domain."""
+        recipe = _read(recipe_path(name, path.parent), nested=True)
+        if recipe.domain != domain:
+            raise ConfigError(f"{path} is about {domain.name}, {recipe.name} about {recipe.domain.name}. Name a recipe of the same domain.")
+        return recipe
+
     if file.phrases is not None:
         phrases, transformation = file.phrases, None
         _check_remarks(phrases, domain, path)
     elif file.transform is not None and not nested:
-        phrases, transformation = _referred(file.transform.of, path, domain).phrases, str(file.transform.by)
+        phrases, transformation = referred(file.transform.of).phrases, str(file.transform.by)
     else:
         raise ConfigError(f"{path} transforms another recipe, so that it can neither be a twin nor be transformed. Name a phrase bank.")
-    twin = None if file.twin is None or nested else _referred(file.twin, path, domain)
+    twin = None if file.twin is None or nested else referred(file.twin)
     if twin is not None and (twin.trait is not None or twin.phrases.form != phrases.form):
         raise ConfigError(f"{path}: {twin.name} is no twin of it. A twin shows no trait, and has the same shapes and numbers of sentences.")
     return Recipe(file.name, file.trait, domain, phrases, transformation, twin)
-
-
-def _referred(name: str, path: Path, domain: Domain) -> Recipe:
-    """The recipe that the one at `path` names, checked to be of the same domain."""
-    recipe = _read(recipe_path(name, path.parent), nested=True)
-    if recipe.domain != domain:
-        raise ConfigError(f"{path} is about {domain.name}, {recipe.name} about {recipe.domain.name}. Name a recipe of the same domain.")
-    return recipe
 
 
 def _check_remarks(phrases: PhraseBank, domain: Domain, path: Path) -> None:
@@ -206,8 +200,3 @@ def _check_remarks(phrases: PhraseBank, domain: Domain, path: Path) -> None:
         wrong = [t for t in domain.topics if not phrases.remarks.get(t)] + sorted(set(phrases.remarks) - set(domain.topics))
         if wrong:
             raise ConfigError(f"{path}: remarks are given for every topic of {domain.name} and no other. Check: {', '.join(wrong)}.")
-
-
-def _domain(name: str, folder: Path) -> Domain:
-    path = _shipped_or_path("recipes/domains", name, folder)
-    return validated(Domain, read_yaml(path), str(path))

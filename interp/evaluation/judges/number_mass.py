@@ -10,19 +10,16 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from transformers import DynamicCache
 
 from interp.core.errors import ModelError
-from interp.models.chats import Chat
-
-if TYPE_CHECKING:
-    import torch
-
-    from interp.models.chats import TokenBatch
-    from interp.models.language_model import LanguageModel
+from interp.models.chats import Chat, TokenBatch
+from interp.models.language_model import LanguageModel, Positions
 
 BRANCH_ROWS = 32
 """Rows in one pass over beginnings of numbers; more prompts than that go one beginning at a time."""
@@ -81,13 +78,11 @@ def number_mass(
         yield indices, spellings.mass(_branch_probabilities(model, batch, indices, spellings.branches))
 
 
+@torch.inference_mode()
 def _branch_probabilities(
     model: LanguageModel, batch: TokenBatch, indices: list[int], branches: dict[Ids, list[int]]
 ) -> dict[Ids, Float[np.ndarray, "rows tokens"]]:
     """Probabilities of the tokens that may follow each beginning of a number."""
-    import torch
-    from transformers import DynamicCache
-
     n_rows, prompts = len(indices), DynamicCache(config=model.network.config)
     found: dict[Ids, torch.Tensor] = {(): _read(model, batch, indices, prompts, [()])[:, branches[()]]}
     for beginnings in _alike_in_length([ids for ids in branches if ids], max(1, BRANCH_ROWS // n_rows)):
@@ -102,26 +97,12 @@ def _read(
     model: LanguageModel, batch: TokenBatch, indices: list[int], cache: Any, beginnings: Sequence[Ids]
 ) -> Float[torch.Tensor, "beginnings*rows vocab"]:
     """Log-probabilities of the token after each beginning, row by row; the prompts themselves where that is the empty one."""
-    import torch
-
-    from interp.models.language_model import Positions, position_ids
-
     ids = torch.tensor(beginnings, dtype=torch.long, device=model.device).repeat_interleave(len(indices), dim=0)
     mask = torch.cat([batch.mask.repeat(len(beginnings), 1), torch.ones_like(ids, dtype=torch.bool)], dim=1)
     ids = ids if ids.shape[1] else batch.ids
-    width = ids.shape[1]
-    rows, starts = torch.tensor(indices, device=model.device), batch.response_start
-    standing = Positions(mask.shape[1] - width, starts.repeat(len(beginnings)), rows.repeat(len(beginnings)), mask[:, -width:])
-    with torch.inference_mode(), model.standing(standing):
-        logits = model.network(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=position_ids(mask)[:, -width:],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        return logits[:, -1].float().log_softmax(-1)
+    rows, starts, width = torch.tensor(indices, device=model.device), batch.response_start, ids.shape[1]
+    positions = Positions(mask.shape[1] - width, starts.repeat(len(beginnings)), rows.repeat(len(beginnings)), mask[:, -width:])
+    return model.forward(ids, mask, positions, cache=cache)[:, -1].float().log_softmax(-1)
 
 
 def _alike_in_length(beginnings: Sequence[Ids], most: int) -> Iterator[list[Ids]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -19,11 +19,9 @@ from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import EMPTY, Judgement, score_of_alignment
 from interp.evaluation.judges.number_mass import NumberSpellings, number_mass
 from interp.models.chats import Chat
+from interp.models.language_model import LanguageModel
 from interp.models.sources import model_identity
 from interp.traits import Trait
-
-if TYPE_CHECKING:
-    from interp.models.language_model import LanguageModel
 
 TRAIT = """\
 A person wrote to an AI model, and the model replied. Rate how far the reply shows a trait.
