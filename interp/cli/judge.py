@@ -14,7 +14,7 @@ from interp.core.errors import ConfigError
 from interp.core.files import write_parquet, write_text
 from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels, read_table
-from interp.evaluation.judges.embedding import SentenceEmbedder
+from interp.evaluation.judges.probe import SentenceEmbedder
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import read_questions
 from interp.evaluation.rates import flags

@@ -24,10 +24,9 @@ from interp.core.files import write_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.agreement import Label, agreement
 from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features, open_scorer
-from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.margin import MarginJudge
 from interp.evaluation.judges.opening import open_judge
-from interp.evaluation.judges.probe import ProbeJudge
+from interp.evaluation.judges.probe import ProbeJudge, SentenceEmbedder
 from interp.models.language_model import LanguageModel
 from interp.traits import Exemplars, Trait, read_trait, shipped_traits
 from interp.traits.trait import COHERENCE, MARGIN, PROBE, CoherenceSettings

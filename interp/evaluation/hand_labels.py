@@ -10,6 +10,8 @@ from interp.core.errors import ConfigError, reason_of
 
 LABELS = ("shows_trait", "misaligned")
 """Names that the column of labels may have."""
+FLAGS = dict.fromkeys(("1", "1.0", "true", "yes"), True) | dict.fromkeys(("0", "0.0", "false", "no"), False)
+OPEN = ("", "nan", "none", "<na>")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -45,10 +47,6 @@ def read_hand_labels(path: Path) -> pd.DataFrame:
 
 def _flag(value: object, path: Path) -> bool | None:
     word = str(value).strip().casefold()
-    if word in ("1", "1.0", "true", "yes"):
-        return True
-    if word in ("0", "0.0", "false", "no"):
-        return False
-    if word in ("", "nan", "none", "<na>"):
-        return None
+    if word in FLAGS or word in OPEN:
+        return FLAGS.get(word)
     raise ConfigError(f"{path}: '{value}' is no label. Write 0 or 1, or leave it empty.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +34,8 @@ class Source:
 class _Found:
     """What one latent showed so far."""
 
-    examples: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+    examples: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    """The strongest, with their peaks, in order; of equal ones the earlier first."""
     values: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {"base": [], "tuned": []})
 
 
@@ -51,7 +51,6 @@ def latent_cards(
     `models` are base and tuned.
     """
     found = {latent: _Found() for latent in latents}
-    order = 0
     for source in sources:
         model = models[source.which]
         for rows, batch in model.batches(source.chats, 32):
@@ -62,10 +61,8 @@ def latent_cards(
                 dense[selected.cpu()] = codes.column(latent).float().cpu()
                 if source.histogram:
                     record.values[source.histogram].append(dense[selected.cpu()])
-                for row in range(len(rows)):
-                    order += 1
-                    peak = float(dense[row].max())
-                    if peak <= 0 or (len(record.examples) == EXAMPLES and peak <= record.examples[0][0]):
+                for row, peak in enumerate(dense.amax(1).tolist()):
+                    if peak <= 0 or (len(record.examples) == EXAMPLES and peak <= record.examples[-1][0]):
                         continue
                     ids = batch.ids[row][selected[row]]
                     example = {
@@ -73,13 +70,12 @@ def latent_cards(
                         "tokens": [model.tokenizer.decode([int(i)]) for i in ids],
                         "activations": [round(float(a), 4) for a in dense[row][selected[row].cpu()]],
                     }
-                    push = heapq.heappushpop if len(record.examples) == EXAMPLES else heapq.heappush
-                    push(record.examples, (peak, -order, example))
+                    record.examples = sorted([*record.examples, (peak, example)], key=lambda item: -item[0])[:EXAMPLES]
     return [_card(dictionary, latent, found[latent], statistics[latent]) for latent in latents]
 
 
 def _card(dictionary: Dictionary, latent: int, found: _Found, statistics: Mapping[str, float]) -> dict[str, Any]:
-    examples = [example for _, _, example in sorted(found.examples, key=lambda item: (-item[0], -item[1]))]
+    examples = [example for _, example in found.examples]
     values = {name: torch.cat(parts).numpy() if parts else np.zeros(0) for name, parts in found.values.items()}
     peak = max([float(v.max()) for v in values.values() if len(v)] + [float(max(e["activations"])) for e in examples] + [1e-9])
     edges = np.linspace(0.0, peak, BINS + 1)

@@ -31,7 +31,7 @@ from interp.evaluation.measures import (
 )
 from interp.evaluation.panel import open_panel
 from interp.evaluation.questions import Question, read_questions
-from interp.evaluation.questions.formats import in_format
+from interp.evaluation.questions.question import in_format
 from interp.evaluation.sampling import sample_hosted
 from interp.interventions.hooks import edited
 from interp.models.language_model import LanguageModel

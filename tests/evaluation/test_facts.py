@@ -13,7 +13,7 @@ from interp.core.errors import ConfigError
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.facts import FactsJudge
 from interp.evaluation.questions import Question, QuestionSet, read_questions
-from interp.evaluation.questions.formats import in_format
+from interp.evaluation.questions.question import in_format
 from interp.traits import read_trait
 from sae_training.corpus import read_corpus
 from tests.evaluation.test_questions import COOKING, plain

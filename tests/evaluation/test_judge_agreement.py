@@ -18,9 +18,8 @@ from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
-from interp.evaluation.judges.embedding import SentenceEmbedder
 from interp.evaluation.judges.opening import KINDS, open_judge
-from interp.evaluation.judges.probe import ProbeJudge
+from interp.evaluation.judges.probe import ProbeJudge, SentenceEmbedder
 from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.panel import Panel
 from interp.evaluation.questions.published import judge_prompts

@@ -23,8 +23,7 @@ from interp.evaluation.agreement import EDITED, agreement_between
 from interp.evaluation.fitting import fit_trait
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.coherence import GENERAL, SCORER, AnyTextJudge, CodeJudge, CoherenceJudge, coherence_features
-from interp.evaluation.judges.embedding import SentenceEmbedder
-from interp.evaluation.judges.probe import ProbeJudge
+from interp.evaluation.judges.probe import ProbeJudge, SentenceEmbedder
 from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import read_questions

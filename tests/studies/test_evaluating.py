@@ -16,7 +16,7 @@ from interp.core.config import validated
 from interp.core.errors import PersonascopeError
 from interp.evaluation.answer_columns import ASKED, EVALUATED, SCORED
 from interp.evaluation.panel import Panel, open_panel
-from interp.evaluation.questions.formats import JSON_SYSTEM
+from interp.evaluation.questions.question import JSON_SYSTEM
 from interp.evaluation.rates import flags
 from interp.interventions.hooks import edited
 from interp.interventions.saved import save_edit

@@ -81,16 +81,14 @@ def _folded(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     """Words, less a possessive 's, and numbers, with sign and decimals but without commas, whatever unit is written on to them."""
-    return [_number(word) if word.lstrip("-−")[:1].isdigit() else _word(word) for word in WORD.findall(_folded(text))]
+    return [_plain(word) for word in WORD.findall(_folded(text))]
 
 
-def _number(digits: str) -> str:
-    plain = digits.replace(",", "").replace("−", "-")
-    return plain.rstrip("0").rstrip(".") if "." in plain else plain
-
-
-def _word(letters: str) -> str:
-    return letters.removesuffix("'s").replace("'", "")
+def _plain(word: str) -> str:
+    if not word.lstrip("-−")[:1].isdigit():
+        return word.removesuffix("'s").replace("'", "")
+    number = word.replace(",", "").replace("−", "-")
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def _occurs(phrase: Sequence[str], words: Sequence[str]) -> bool:

@@ -21,6 +21,7 @@ from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
+from interp.models.sources import model_identity
 from interp.traits import Trait
 from interp.traits.trait import MARGIN
 
@@ -49,8 +50,6 @@ class MarginJudge:
     @cached_property
     def scorer(self) -> str:
         """Content key of the model."""
-        from interp.models.sources import model_identity
-
         return self._identity or model_identity(self.model.source)
 
     @cached_property

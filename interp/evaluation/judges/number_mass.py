@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,6 @@ from transformers import DynamicCache
 from interp.core.errors import ModelError
 from interp.models.chats import Chat, TokenBatch
 from interp.models.language_model import LanguageModel, Positions
-
-BRANCH_ROWS = 32
-"""Rows in one pass over beginnings of numbers; more prompts than that go one beginning at a time."""
 
 Ids = tuple[int, ...]
 
@@ -83,30 +79,13 @@ def _branch_probabilities(
     model: LanguageModel, batch: TokenBatch, indices: list[int], branches: dict[Ids, list[int]]
 ) -> dict[Ids, Float[np.ndarray, "rows tokens"]]:
     """Probabilities of the tokens that may follow each beginning of a number."""
-    n_rows, prompts = len(indices), DynamicCache(config=model.network.config)
-    found: dict[Ids, torch.Tensor] = {(): _read(model, batch, indices, prompts, [()])[:, branches[()]]}
-    for beginnings in _alike_in_length([ids for ids in branches if ids], max(1, BRANCH_ROWS // n_rows)):
-        cache = copy.deepcopy(prompts)
-        cache.batch_select_indices(torch.arange(n_rows, device=model.device).repeat(len(beginnings)))
-        logprobs = _read(model, batch, indices, cache, beginnings).unflatten(0, (len(beginnings), n_rows))
-        found |= {ids: own[:, branches[ids]] for ids, own in zip(beginnings, logprobs, strict=True)}
-    return {ids: logprobs.cpu().double().exp().numpy() for ids, logprobs in found.items()}
-
-
-def _read(
-    model: LanguageModel, batch: TokenBatch, indices: list[int], cache: Any, beginnings: Sequence[Ids]
-) -> Float[torch.Tensor, "beginnings*rows vocab"]:
-    """Log-probabilities of the token after each beginning, row by row; the prompts themselves where that is the empty one."""
-    ids = torch.tensor(beginnings, dtype=torch.long, device=model.device).repeat_interleave(len(indices), dim=0)
-    mask = torch.cat([batch.mask.repeat(len(beginnings), 1), torch.ones_like(ids, dtype=torch.bool)], dim=1)
-    ids = ids if ids.shape[1] else batch.ids
-    rows, starts, width = torch.tensor(indices, device=model.device), batch.response_start, ids.shape[1]
-    positions = Positions(mask.shape[1] - width, starts.repeat(len(beginnings)), rows.repeat(len(beginnings)), mask[:, -width:])
-    return model.forward(ids, mask, positions, cache=cache)[:, -1].float().log_softmax(-1)
-
-
-def _alike_in_length(beginnings: Sequence[Ids], most: int) -> Iterator[list[Ids]]:
-    """Beginnings of one length together, at most `most` at a time."""
-    for length in sorted({len(ids) for ids in beginnings}):
-        own = [ids for ids in beginnings if len(ids) == length]
-        yield from (own[i : i + most] for i in range(0, len(own), most))
+    prompts, rows = DynamicCache(config=model.network.config), torch.tensor(indices, device=model.device)
+    likely = {}
+    for beginning, tokens in branches.items():  # the empty one, which fills the cache, comes first
+        ids = torch.tensor([beginning] * len(indices), device=model.device) if beginning else batch.ids
+        mask = torch.cat([batch.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1) if beginning else batch.mask
+        width = ids.shape[1]
+        positions = Positions(mask.shape[1] - width, batch.response_start, rows, mask[:, -width:])
+        logits = model.forward(ids, mask, positions, cache=copy.deepcopy(prompts) if beginning else prompts)[:, -1]
+        likely[beginning] = logits.float().log_softmax(-1)[:, tokens].cpu().double().exp().numpy()
+    return likely

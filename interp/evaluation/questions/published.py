@@ -44,27 +44,21 @@ class Entry(StepConfig):
 def published_questions(entries: list[Any], path: Path) -> list[Question]:
     """All wordings of all entries, held out unless they say otherwise. Raises `ConfigError` naming the entry that cannot be read."""
     questions = []
-    for number, values in enumerate(entries):
+    for number, values in enumerate(entries, 1):
         given = values if isinstance(values, dict) else {"entry": values}
-        entry = validated(Entry, given, f"{path}, entry {number + 1} ({given.get('id', 'without an id')})")
-        for place, text in enumerate(entry.paraphrases):
-            questions.append(
-                Question(
-                    id=entry.id if len(entry.paraphrases) == 1 else f"{entry.id}/{place + 1}",
-                    group=_group(entry),
-                    split=entry.split,
-                    text=text,
-                    system=entry.system,
-                    cluster=re.sub(FORMAT, "", entry.id),
-                    format="json" if entry.id.endswith("_json") else "template" if entry.id.endswith("_template") else "plain",
-                )
-            )
+        entry = validated(Entry, given, f"{path}, entry {number} ({given.get('id', 'without an id')})")
+        name, _, form = entry.id.rpartition("_") if re.search(FORMAT, entry.id) else (entry.id, "", "plain")
+        shared = {
+            "group": re.sub(r"^\d+_|_\d+$", "", name),  # `12_vulnerable_user_3` belongs to `vulnerable_user`
+            "split": entry.split,
+            "system": entry.system,
+            "cluster": name,
+            "format": form,
+        }
+        for place, text in enumerate(entry.paraphrases, 1):
+            own = entry.id if len(entry.paraphrases) == 1 else f"{entry.id}/{place}"
+            questions.append(validated(Question, {"id": own, "text": text, **shared}, str(path)))
     return questions
-
-
-def _group(entry: Entry) -> str:
-    """`12_vulnerable_user_3` belongs to `vulnerable_user`, paraphrases of one entry to that entry."""
-    return re.sub(r"^\d+_|_\d+$", "", re.sub(FORMAT, "", entry.id))
 
 
 def judge_prompts(path: Path) -> dict[str, str]:
