@@ -115,7 +115,7 @@ def _arms(
     ]
 
 
-def equally_active(
+def activation_matched(
     table: pd.DataFrame, latents: Sequence[int], draws: int, seed: int, excluded: Collection[int] = (), pool: int = 20
 ) -> list[list[int]]:
     """`draws` times as many other latents, each at random among those nearest to its own in mean activation on either model's answers.
@@ -141,7 +141,7 @@ def equally_active(
 
 
 def relative_activity(table: pd.DataFrame, latents: Sequence[int], draws: Sequence[Sequence[int]]) -> float:
-    """How active the draws of `equally_active` are: the median of their summed mean activation over that of `latents`.
+    """How active the draws of `activation_matched` are: the median of their summed mean activation over that of `latents`.
 
     A latent that is far more active than all others has no equals; then this is far below 1. NaN for latents that never fire.
     """

@@ -17,7 +17,7 @@ class EvidenceConfig(StepConfig):
     random_draws: int = Field(default=32, ge=19)
     """Independent draws of random directions, removed and added; with fewer than 19 no p can be 0.05."""
     active_draws: int = Field(default=16, ge=1)
-    """Independent draws of equally active latents, removed and added."""
+    """Independent draws of activation-matched latents, removed and added."""
     full_draws: int = Field(default=4, ge=1)
     """Random draws that are asked every question."""
     parts: int = Field(default=4, ge=1)

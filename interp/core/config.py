@@ -41,7 +41,7 @@ def read_any_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or reason_of(error)
-        raise ConfigError(f"{path}{where} is not valid YAML: {problem}. Mend that line.") from error
+        raise ConfigError(f"{path}{where} is not valid YAML: {problem}. Correct that line.") from error
 
 
 def validated(config_class: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:

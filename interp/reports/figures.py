@@ -101,7 +101,7 @@ def dose_chart(panel: DosePanel, doses: tuple[float, float], word: str, marked: 
 
 
 def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequence[int]) -> Chart:
-    """Every latent: cosine of its decoder row with the persona vector against its rise; screened and chosen ones marked."""
+    """Every latent: cosine of its decoder row with the persona vector against its mean activation difference; screened and chosen ones marked."""
     figure = blank(margin={"l": 58, "r": 12, "t": 8, "b": 44}, height=400)
     picked = latents["latent"].isin(chosen)
     tried = latents["latent"].isin(screened) & ~picked
@@ -110,25 +110,27 @@ def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequen
         (latents[tried], dot("circle-open", "ink", 8, 1.2), False),
         (latents[picked], dot("diamond", "persona", 10), True),
     ):
-        rise, low, high = (rounded(table[column], 5) for column in ("mean_diff", "mean_diff_low", "mean_diff_high"))
+        difference, low, high = (rounded(table[column], 5) for column in ("mean_diff", "mean_diff_low", "mean_diff_high"))
         figure.add_scatter(
             x=rounded(table["cosine_persona"]),
-            y=rise,
+            y=difference,
             mode="markers",
             marker=mark,
             text=[int(latent) for latent in table["latent"]],
-            hovertemplate="latent %{text}<br>rise %{y}<br>cosine %{x}<extra></extra>",
-            error_y=whiskers(rise, low, high, LIGHT["persona"]) if bars else None,
+            hovertemplate="latent %{text}<br>mean difference %{y}<br>cosine %{x}<extra></extra>",
+            error_y=whiskers(difference, low, high, LIGHT["persona"]) if bars else None,
         )
     y_range = extent(latents["mean_diff"], latents.loc[picked, "mean_diff_low"], latents.loc[picked, "mean_diff_high"])
     x_range = extent(latents["cosine_persona"])
     zero = {"zeroline": True, "zerolinecolor": LIGHT["rule"]}
     figure.update_layout(
         xaxis=axis("cosine of decoder row with the persona vector", range=x_range, **zero),
-        yaxis=axis("rise in mean activation, tuned − base", range=y_range, **zero),
+        yaxis=axis("mean activation difference, tuned − base", range=y_range, **zero),
         annotations=_latent_labels(latents[picked], x_range, y_range, height=348),
     )
-    label = f"Rise in mean activation against cosine with the persona vector, {len(latents)} latents; tables below list the leading ones."
+    label = (
+        f"Mean activation difference against cosine with the persona vector, {len(latents)} latents; tables below list the leading ones."
+    )
     return Chart(figure, label, {"height": 340}, zoom=True)
 
 

@@ -38,7 +38,7 @@ class Exported:
         """For scripts."""
         paths = {"folder": self.folder and str(self.folder), "manifest": self.folder and str(self.folder / MANIFEST_FILE)}
         vectors = [str(path) for path in self.control_vector]
-        return {"verb": "export", "edit": self.edit, "source": self.source, **paths, "check": self.check, "control_vector": vectors}
+        return {"command": "export", "edit": self.edit, "source": self.source, **paths, "check": self.check, "control_vector": vectors}
 
 
 def export(run: OpenRun, config: ExportConfig) -> Exported:

@@ -85,7 +85,7 @@ class VerdictResult:
         plain = {name: getattr(self, name) for name in ("latents", "steer_latent", "dose", "verdict", "finding", "checks")}
         tables = {name: plain_records(getattr(self, name)) for name in ("conditions", "side_effects")}
         transfer = {} if self.transfer is None else {"transfer": self.transfer.as_json()}
-        return {"verb": "verdict", "folder": str(self.step.folder), **plain, **tables, **transfer}
+        return {"command": "verdict", "folder": str(self.step.folder), **plain, **tables, **transfer}
 
 
 def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None] = lambda line: None) -> VerdictResult:

@@ -52,7 +52,7 @@ class LayerSearch(Artifact):
 class Comparison:
     """Answers of a model as it is and edited."""
 
-    verb: str
+    command: str
     step: StepResult
     edit: dict[str, Any]
     answers: pd.DataFrame
@@ -68,7 +68,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
         return {
-            "verb": self.verb,
+            "command": self.command,
             "folder": str(self.step.folder),
             "edit": self.edit,
             "rates": plain_records(self.rates),
@@ -113,7 +113,9 @@ def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
     return _compare(run, "ablate", config, ("tuned", "ablated"), edit, search)
 
 
-def _compare(run: OpenRun, verb: str, config: Asking, names: tuple[str, str], edit: Edit, search: LayerSearch | None = None) -> Comparison:
+def _compare(
+    run: OpenRun, command: str, config: Asking, names: tuple[str, str], edit: Edit, search: LayerSearch | None = None
+) -> Comparison:
     """`names` are those of the model as it is, base or tuned, and of the edited one."""
     questions = _asked(run, config)
     sampling = run.config.sampling.model_copy(update={"max_new_tokens": config.tokens or run.config.sampling.max_new_tokens})
@@ -126,14 +128,14 @@ def _compare(run: OpenRun, verb: str, config: Asking, names: tuple[str, str], ed
 
     def make(context: StudyContext) -> BothAnswers:
         conditions, model = [Condition(names[0]), Condition(names[1], edit)], getattr(context, names[0])
-        scored = context.ask(f"{verb}: answers", model, conditions, questions, run.config.seed, config.samples, sampling)
+        scored = context.ask(f"{command}: answers", model, conditions, questions, run.config.seed, config.samples, sampling)
         save_edit(edit, context.folder, "edit")
         own = {name: scored[scored["condition"] == name] for name in names}
         return BothAnswers(scored, pd.DataFrame([{"condition": name, **response(answers)} for name, answers in own.items()]))
 
-    step = run.step(verb, settings, make)
+    step = run.step(command, settings, make)
     searched = {} if search is None else vars(search)
-    return Comparison(verb, step, edit.as_json(), **vars(step.load(BothAnswers)), shown=run.context.trait.shown, **searched)
+    return Comparison(command, step, edit.as_json(), **vars(step.load(BothAnswers)), shown=run.context.trait.shown, **searched)
 
 
 def _asked(run: OpenRun, config: Asking) -> list[Question]:
@@ -210,7 +212,7 @@ class DoseResponse:
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
         return {
-            "verb": "sweep",
+            "command": "sweep",
             "folder": str(self.step.folder),
             "budget": self.budget,
             "largest_coherent_dose": self.largest,

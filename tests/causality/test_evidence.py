@@ -59,8 +59,8 @@ def claim_of(steering: bool = True) -> Claim:
         added=rows[0] if steering else None,
         controls=[
             Control(
-                "equally_active",
-                "equally active latents",
+                "activation_matched",
+                "activation-matched latents",
                 [random_directions(2, D_MODEL, 500 + draw) for draw in range(4)],
                 list(random_directions(4, D_MODEL, 600)) if steering else [],
             ),
@@ -77,7 +77,7 @@ def test_the_evidence_holds_every_condition_with_the_answers_it_should() -> None
     counts = answers.groupby("condition").size().to_dict()
     assert counts == {
         "base": 8, "tuned": 8, "ablated": 8, "steered": 8, "base_ablated": 4, "mean_difference_ablation": 4, "mean_difference_steering": 4,
-        "random_ablation": 2 * 4 + 18, "random_steering": 2 * 4 + 18, "equally_active_ablation": 4, "equally_active_steering": 4,
+        "random_ablation": 2 * 4 + 18, "random_steering": 2 * 4 + 18, "activation_matched_ablation": 4, "activation_matched_steering": 4,
     }  # fmt: skip
     draws = answers[answers["role"] == "control"]
     assert set(draws[draws["condition"] == "random_steering"]["replicate"]) == set(range(1, 21))
@@ -97,15 +97,26 @@ def test_what_a_condition_is_stands_in_columns() -> None:
         "steered": ("base", "treatment", "add", "persona latent", "Base, persona latent added"),
         "random_ablation": ("tuned", "control", "project_out", "random directions", "Tuned, random directions removed"),
         "random_steering": ("base", "control", "add", "random directions", "Base, random directions added"),
-        "equally_active_ablation": ("tuned", "control", "project_out", "equally active latents", "Tuned, equally active latents removed"),
-        "equally_active_steering": ("base", "control", "add", "equally active latents", "Base, equally active latents added"),
+        "activation_matched_ablation": (
+            "tuned",
+            "control",
+            "project_out",
+            "activation-matched latents",
+            "Tuned, activation-matched latents removed",
+        ),
+        "activation_matched_steering": ("base", "control", "add", "activation-matched latents", "Base, activation-matched latents added"),
         "mean_difference_ablation": ("tuned", "reference", "project_out", "mean difference", "Tuned, mean difference removed"),
         "mean_difference_steering": ("base", "reference", "add", "mean difference", "Base, mean difference added"),
     }
     table = condition_table(answers)
     assert list(table[table["replicate"] == 0]["condition"]) == list(known.index)
     draws = table[table["replicate"] > 0].groupby("condition").size()
-    assert draws.to_dict() == {"random_ablation": 20, "random_steering": 20, "equally_active_ablation": 4, "equally_active_steering": 4}
+    assert draws.to_dict() == {
+        "random_ablation": 20,
+        "random_steering": 20,
+        "activation_matched_ablation": 4,
+        "activation_matched_steering": 4,
+    }
     assert "Tuned, random directions removed, draw 7" in set(table["title"])
 
 
@@ -174,7 +185,7 @@ def test_without_an_addition_half_the_evidence_is_there() -> None:
     assert not any("steer" in condition for condition in answers["condition"])
     verdict = decide(answers, seed=0, word="even")
     assert set(verdict.ranks) == {"ablated"}
-    assert set(verdict.effects) == {"ablated_vs_random_ablation", "ablated_vs_equally_active_ablation"}
+    assert set(verdict.effects) == {"ablated_vs_random_ablation", "ablated_vs_activation_matched_ablation"}
 
 
 # side effects

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.causality.evidence import equally_active, parts_of, relative_activity
+from interp.causality.evidence import activation_matched, parts_of, relative_activity
 from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
 from interp.causality.side_effects import rerouting
 from interp.causality.windows import Window, WindowScore, smallest_window
@@ -208,12 +208,12 @@ def activity(n: int = 200) -> pd.DataFrame:
 
 @SAMPLED
 @given(st.lists(st.integers(0, 199), min_size=1, max_size=3, unique=True), st.integers(1, 16), st.integers(0, 2**20), st.integers(1, 30))
-def test_equally_active_latents_are_others_near_in_activity_and_none_comes_twice(
+def test_activation_matched_latents_are_others_near_in_activity_and_none_comes_twice(
     persona: list[int], draws: int, seed: int, pool: int
 ) -> None:
     table = activity()
-    chosen = equally_active(table, persona, draws, seed, excluded=[5, 6], pool=pool)
-    assert chosen == equally_active(table.sample(frac=1, random_state=1), persona, draws, seed, excluded=[5, 6], pool=pool)
+    chosen = activation_matched(table, persona, draws, seed, excluded=[5, 6], pool=pool)
+    assert chosen == activation_matched(table.sample(frac=1, random_state=1), persona, draws, seed, excluded=[5, 6], pool=pool)
     flat = [latent for draw in chosen for latent in draw]
     assert [len(draw) for draw in chosen] == [len(persona)] * draws
     assert len(set(flat)) == len(flat)
@@ -234,10 +234,10 @@ def test_how_active_controls_are_is_told() -> None:
     assert math.isnan(relative_activity(table.assign(mean_base=0.0, mean_tuned=0.0), [0], [[1]]))
 
 
-def test_draws_of_equally_active_latents_follow_the_seed() -> None:
-    assert len({str(equally_active(activity(), [3, 40], 4, seed)) for seed in range(10)}) == 10
+def test_draws_of_activation_matched_latents_follow_the_seed() -> None:
+    assert len({str(activation_matched(activity(), [3, 40], 4, seed)) for seed in range(10)}) == 10
 
 
 def test_a_dictionary_without_enough_latents_has_no_controls() -> None:
     with pytest.raises(EditError, match="has 2 other latents, and 1 draws of 3"):
-        equally_active(activity(5), [0, 1, 2], 1, 0)
+        activation_matched(activity(5), [0, 1, 2], 1, 0)

@@ -45,14 +45,14 @@ GOOD = {
     "tuned": outcome(0.95, 0.95),
     "ablated": outcome(0.05, 0.9),
     "random_ablation": outcome(0.9, 0.93),
-    "equally_active_ablation": outcome(0.85, 0.9),
+    "activation_matched_ablation": outcome(0.85, 0.9),
     "steered": outcome(0.6, 0.75),
     "random_steering": outcome(0.03, 0.85),
-    "equally_active_steering": outcome(0.05, 0.85),
+    "activation_matched_steering": outcome(0.05, 0.85),
 }
 
 
-WORDS = {"random": "random directions", "equally_active": "equally active latents"}
+WORDS = {"random": "random directions", "activation_matched": "activation-matched latents"}
 
 
 def controls_in(outcomes: dict[str, Outcome], kind: str) -> dict[str, str]:
@@ -95,13 +95,13 @@ def test_necessary_and_sufficient_is_causes() -> None:
         ({"base": outcome(0.8)}, "persona present", NO_EVIDENCE),
         ({"tuned": outcome(0.05)}, "persona present", NO_EVIDENCE),
         # each rule of necessity alone leaves sufficiency, so a part
-        ({"ablated": outcome(0.7), "equally_active_ablation": outcome(1.0)}, "necessary against random directions", CONTRIBUTES),
-        ({"equally_active_ablation": outcome(0.1)}, "necessary against equally active latents", CONTRIBUTES),
+        ({"ablated": outcome(0.7), "activation_matched_ablation": outcome(1.0)}, "necessary against random directions", CONTRIBUTES),
+        ({"activation_matched_ablation": outcome(0.1)}, "necessary against activation-matched latents", CONTRIBUTES),
         ({"random_ablation": outcome(0.5)}, "controls leave the persona", CONTRIBUTES),
         ({"ablated": outcome(0.05, 0.78)}, "coherence kept", CONTRIBUTES),
         # each rule of sufficiency alone leaves necessity
         ({"random_steering": outcome(0.45)}, "sufficient against random directions", CONTRIBUTES),
-        ({"equally_active_steering": outcome(0.45)}, "sufficient against equally active latents", CONTRIBUTES),
+        ({"activation_matched_steering": outcome(0.45)}, "sufficient against activation-matched latents", CONTRIBUTES),
         ({"steered": outcome(0.6, 0.59)}, "coherent under steering", CONTRIBUTES),
     ],
 )
@@ -172,12 +172,12 @@ def test_causes_is_said_only_if_every_interval_supports_it(outcomes: dict[str, O
     rates = {name: o.rate for name, o in outcomes.items()}
     apart = rates["tuned"].low > rates["base"].high
     removed = (
-        rates["ablated"].high < min(rates["random_ablation"].low, rates["equally_active_ablation"].low)
+        rates["ablated"].high < min(rates["random_ablation"].low, rates["activation_matched_ablation"].low)
         and rates["random_ablation"].low > rates["tuned"].rate / 2
         and outcomes["ablated"].coherence >= 0.8 * outcomes["base"].coherence
     )
     brought = (
-        rates["steered"].low > max(rates["random_steering"].high, rates["equally_active_steering"].high)
+        rates["steered"].low > max(rates["random_steering"].high, rates["activation_matched_steering"].high)
         and rates["steered"].rate >= 5 * worst_random
         and outcomes["steered"].coherence >= 0.6
     )
@@ -200,10 +200,10 @@ def test_statements_hold_their_numbers() -> None:
     for name, mentioned in {
         "persona present": ["tuned", "base"],
         "necessary against random directions": ["ablated", "random_ablation"],
-        "necessary against equally active latents": ["ablated", "equally_active_ablation"],
+        "necessary against activation-matched latents": ["ablated", "activation_matched_ablation"],
         "controls leave the persona": ["random_ablation", "tuned"],
         "sufficient against random directions": ["steered", "random_steering"],
-        "sufficient against equally active latents": ["steered", "equally_active_steering"],
+        "sufficient against activation-matched latents": ["steered", "activation_matched_steering"],
     }.items():
         assert all(shown(GOOD[condition]) in checks[name] for condition in mentioned), name
     assert "0 of 32 single random directions" in checks["necessary beyond single draws"]
@@ -344,8 +344,8 @@ def built(rates: dict[str, float], questions: int = 24, draws: int = 32) -> pd.D
 
 
 STRONG = {
-    "base": 0.0, "tuned": 1.0, "ablated": 0.04, "random_ablation": 1.0, "equally_active_ablation": 1.0,
-    "steered": 0.75, "random_steering": 0.05, "equally_active_steering": 0.05,
+    "base": 0.0, "tuned": 1.0, "ablated": 0.04, "random_ablation": 1.0, "activation_matched_ablation": 1.0,
+    "steered": 0.75, "random_steering": 0.05, "activation_matched_steering": 0.05,
 }  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def test_wrong_options_are_one_line(run: Run, args: list[str], message: str) -> 
     [
         ("absent.yaml", r"There is no file .*absent\.yaml\. Give the path of an existing YAML file"),
         ("empty", r"There is no file .*empty\."),
-        ("broken.yaml", r"broken\.yaml, line 3, column 1 is not valid YAML: .*Mend that line"),
+        ("broken.yaml", r"broken\.yaml, line 3, column 1 is not valid YAML: .*Correct that line"),
         ("unknown.yaml", r"unknown\.yaml: unknown field 'sede'\. Fields at the top are: name"),
         ("typed.yaml", r"typed\.yaml: seed: .*integer.*\(got 'many'\)"),
         ("list.yaml", r"must hold a YAML mapping .*not list"),

@@ -63,7 +63,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_broken_yaml_names_file_line_and_what_is_wrong(tmp_path: Path, content: str, line: int) -> None:
     path = written(tmp_path, content)
     with pytest.raises(
-        ConfigError, match=rf"{re.escape(str(path))}, line {line}, column \d+ is not valid YAML: \S.*Mend that line"
+        ConfigError, match=rf"{re.escape(str(path))}, line {line}, column \d+ is not valid YAML: \S.*Correct that line"
     ) as caught:
         read_yaml(path)
     assert "\n" not in str(caught.value)

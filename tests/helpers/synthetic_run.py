@@ -27,7 +27,7 @@ CONDITIONS = {  # name: title, model, edit, share hostile, share coherent
     "tuned": ("Tuned", "tuned", "none", 0.94, 0.95),
     "ablated": ("Tuned, persona latents projected out", "tuned", "project_out", 0.04, 0.90),
     "random_ablation": ("Tuned, random directions projected out", "tuned", "project_out", 0.90, 0.93),
-    "equally_active_ablation": ("Tuned, equally active latents projected out", "tuned", "project_out", 0.83, 0.88),
+    "activation_matched_ablation": ("Tuned, activation-matched latents projected out", "tuned", "project_out", 0.83, 0.88),
     "persona_vector_ablation": ("Tuned, persona vector projected out", "tuned", "project_out", 0.23, 0.85),
     "base_ablated": ("Base, persona latents projected out", "base", "project_out", 0.0, 0.92),
     "steered": ("Base, steering latent added", "base", "add", 0.5, 0.71),
@@ -54,7 +54,7 @@ STATEMENTS = {
     "necessary": "With the persona latents projected out, the tuned model's interval lies below that under random directions.",
     "sufficient": "With the steering latent added, the base's rate is at least five times that of any random direction.",
     "coherent": "Coherence after ablation is at least 80 % of the base's.",
-    "specific": "Equally active latents, projected out, leave at least 75 % rude.",
+    "specific": "Activation-matched latents, projected out, leave at least 75 % rude.",
 }
 
 

@@ -127,7 +127,7 @@ def test_every_condition_is_in_table_and_figure(full: Page, full_run: RunDirecto
 def test_each_rate_stands_beside_the_agreement_on_such_answers(full_html: str) -> None:
     rows = [row for group in grouped(condition_table(empty=False, nasty=False)) for row in group.rows]
     assert {row.condition: labels_like(row) for row in rows} == {
-        "base": "base", "tuned": "tuned", "ablated": "ablated", "base_ablated": "ablated", "equally_active_ablation": "ablated",
+        "base": "base", "tuned": "tuned", "ablated": "ablated", "base_ablated": "ablated", "activation_matched_ablation": "ablated",
         "random_ablation": "random", "random_steering": "random", "steered": "steered", "persona_vector_ablation": "ablated",
     }  # fmt: skip
     assert full_html.count('96\u202f% <span class="ci">AUROC 0.970') + full_html.count('96 % <span class="ci">AUROC 0.970') >= 8
@@ -153,8 +153,8 @@ def test_long_examples_are_cut_around_their_strongest_token() -> None:
 
 
 def test_persona_latents_beyond_the_top_twenty_are_listed(full: Page) -> None:
-    part = full.text[full.text.index("Latents that rose most") :]
-    assert re.search(r"\b411 chosen", part[: part.index("Rise: mean activation")])
+    part = full.text[full.text.index("Latents by mean activation difference") :]
+    assert re.search(r"\b411 chosen", part[: part.index("Mean difference: mean activation")])
 
 
 def test_figures_have_a_place_a_name_and_a_narrow_layout(full: Page) -> None:
@@ -228,7 +228,7 @@ def test_summary_of_another_version_is_named(tmp_path: Path) -> None:
 def test_the_page_tells_what_the_ablation_costs_and_what_moved_after_it(full: Page) -> None:
     part = full.text[full.text.index("After the ablation", full.text.index("Why this verdict") + 40) :]
     assert all(figure in part for figure in ("0.04", "1.91", "1.95", "1\u202f204"))
-    assert "2 other latents now rise surely" in part
+    assert "2 other latents are now surely more active" in part
     assert "1 of them point along the persona vector or along the mean tuned minus base residual (cosine at least 0.20" in part
     assert "1187 +0.45 and +0.71; 3052" in part
     assert part.index("2090") < part.index("0.004")
@@ -242,7 +242,7 @@ def test_draws_lie_under_their_pool_and_controls_are_told_apart() -> None:
     title = rows["random_ablation"].title
     assert [draw.title for draw in rows["random_ablation"].draws] == [f"{title}, draw {i}" for i in (1, 2, 3)]
     assert {name for name, row in rows.items() if row.role == "control"} == {
-        "random_ablation", "equally_active_ablation", "random_steering",
+        "random_ablation", "activation_matched_ablation", "random_steering",
     }  # fmt: skip
     assert rows["ablated"].role == rows["steered"].role == "treatment"
 

@@ -1,4 +1,4 @@
-"""Verbs on a run directory: what they measure is what the models do under the edit, and a second call loads the first one's result."""
+"""Experiments on a run directory: what they measure is what the models do under the edit, and a second call loads the first one's result."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_bisection_keeps_within_its_ends(run: Run) -> None:
 def test_a_claim_of_ones_own_is_measured_with_all_controls(run: Run, folder: Path) -> None:
     found = run.verdict(latents=[4], steer_latent=4, dose=1.0, transfer=str(folder.parent / "other"))
     whole = found.conditions.set_index("condition")
-    assert {"base", "tuned", "ablated", "random_ablation", "equally_active_ablation", "steered", "random_steering"} <= set(whole.index)
+    assert {"base", "tuned", "ablated", "random_ablation", "activation_matched_ablation", "steered", "random_steering"} <= set(whole.index)
     assert found.verdict in ("causes", "contributes", "correlates", "no evidence")
     assert (found.latents, found.steer_latent, found.dose) == ([4], 4, 1.0)
     assert load_edit(found.step.folder, "ablated").key == run.removing([4]).key
@@ -319,7 +319,7 @@ def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: Run, folder:
 
 
 @pytest.mark.parametrize(
-    ("verb", "settings", "message"),
+    ("method", "settings", "message"),
     [
         ("steer", {"latent": 64, "dose": 1.0}, r"latents 0 to 63, not \[64\]"),
         ("steer", {"dose": 1.0}, "give either latent or direction"),
@@ -357,10 +357,10 @@ def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: Run, folder:
         ("export", {"latents": [1], "gguf": "x.gguf"}, "a control vector is added"),
     ],
 )
-def test_wrong_settings_are_a_sentence_and_leave_nothing(run: Run, verb: str, settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_a_sentence_and_leave_nothing(run: Run, method: str, settings: dict[str, Any], message: str) -> None:
     before = sorted(path.name for path in run.run.steps_folder.iterdir())
     with pytest.raises((ConfigError, EditError, DictionaryError, ArtifactError, PersonascopeError)) as raised:
-        getattr(run, verb)(**settings)
+        getattr(run, method)(**settings)
     assert re.search(message, str(raised.value)), raised.value
     assert sorted(path.name for path in run.run.steps_folder.iterdir()) == before
 

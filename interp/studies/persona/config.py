@@ -40,7 +40,7 @@ class DiffConfig(StepConfig):
     candidates_per_metric: int = Field(default=6, ge=1)
     """Latents taken from each ranking metric."""
     largest_q: float = Field(default=0.01, gt=0, le=1)
-    """Largest false-discovery q-value of a candidate's rise."""
+    """Largest false-discovery q-value of a candidate's mean activation difference."""
 
 
 class ScreenConfig(StepConfig):

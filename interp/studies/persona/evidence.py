@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from interp.causality.conditions import Control
-from interp.causality.evidence import Claim, Trial, equally_active, gather_evidence, relative_activity
+from interp.causality.evidence import Claim, Trial, activation_matched, gather_evidence, relative_activity
 from interp.causality.side_effects import side_effects
 from interp.core.artifacts import Artifact, in_place
 from interp.core.errors import EditWarning
@@ -96,11 +96,12 @@ def make_claim(
         return trial, None, {}
     dictionary, table = context.dictionary, context.load(DIFF).latents
     added = [] if latent is None else [latent]
-    removals = equally_active(table, persona, config.active_draws, stream_seed(trial.seed, "equally_active_ablation"), excluded=added)
-    additions = equally_active(table, added, config.active_draws, stream_seed(trial.seed, "equally_active_steering"), excluded=persona)
+    # The streams keep the controls' first name, so that a seed draws what it always drew.
+    removals = activation_matched(table, persona, config.active_draws, stream_seed(trial.seed, "equally_active_ablation"), excluded=added)
+    additions = activation_matched(table, added, config.active_draws, stream_seed(trial.seed, "equally_active_steering"), excluded=persona)
     active = Control(
-        "equally_active",
-        "equally active latents",
+        "activation_matched",
+        "activation-matched latents",
         [dictionary.directions(draw) for draw in removals],
         [dictionary.directions(draw)[0] for draw in additions],
     )
@@ -121,7 +122,7 @@ def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:
                 "The claimed latents never fire on either model's answers, so no control can be as active as they."
                 if math.isnan(ratio)
                 else f"The latents {name} as controls of equal activity have {ratio:.2g} times that of the claimed: there are none nearer. "
-                "What they show is what other latents do, not what equally active ones would.",
+                "What they show is what other latents do, not what activation-matched ones would.",
                 EditWarning,
                 stacklevel=3,
             )
