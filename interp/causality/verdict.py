@@ -139,7 +139,8 @@ def _rank_check(name: str, does: str, rank: RankTest, rules: Rules) -> Check:
 
 
 def verdict_word(present: Check, necessary: list[Check], sufficient: list[Check]) -> str:
-    """`causes`: necessary and sufficient. `contributes`: one of both. `correlates`: neither, though latents are more active. Else `no evidence`.
+    """`causes`: necessary and sufficient. `contributes`: one of both. `correlates`: neither, though latents are more active. Else
+    `no evidence`.
 
     `necessary` is empty when no latent is surely more active or none could be removed.
     """

@@ -101,7 +101,7 @@ def dose_chart(panel: DosePanel, doses: tuple[float, float], word: str, marked: 
 
 
 def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequence[int]) -> Chart:
-    """Every latent: cosine of its decoder row with the persona vector against its mean activation difference; screened and chosen ones marked."""
+    """Every latent: its mean activation difference against the cosine of its decoder row with the persona vector."""
     figure = blank(margin={"l": 58, "r": 12, "t": 8, "b": 44}, height=400)
     picked = latents["latent"].isin(chosen)
     tried = latents["latent"].isin(screened) & ~picked
@@ -128,9 +128,7 @@ def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequen
         yaxis=axis("mean activation difference, tuned − base", range=y_range, **zero),
         annotations=_latent_labels(latents[picked], x_range, y_range, height=348),
     )
-    label = (
-        f"Mean activation difference against cosine with the persona vector, {len(latents)} latents; tables below list the leading ones."
-    )
+    label = f"Mean activation difference against cosine with the persona vector, {len(latents)} latents; the leading ones are in the tables below."
     return Chart(figure, label, {"height": 340}, zoom=True)
 
 

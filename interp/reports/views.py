@@ -203,6 +203,6 @@ def _window(values: Sequence[float]) -> tuple[int, int]:
 
 
 def rerouted_latents(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Latents that moved after the ablation: all along the persona, then those with the largest mean difference, `SHOWN_REROUTED` in all."""
+    """Latents that moved after the ablation: those along the persona first, `SHOWN_REROUTED` in all."""
     first = pd.concat([table[table["along"]], table[~table["along"]]]).head(SHOWN_REROUTED)
     return first.to_dict("records")
