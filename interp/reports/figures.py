@@ -128,7 +128,7 @@ def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequen
         yaxis=axis("mean activation difference, tuned − base", range=y_range, **zero),
         annotations=_latent_labels(latents[picked], x_range, y_range, height=348),
     )
-    label = f"Mean activation difference against cosine with the persona vector, {len(latents)} latents; the leading ones are in the tables below."
+    label = f"Mean activation difference against cosine with the persona vector, {len(latents)} latents; tables list the leading ones."
     return Chart(figure, label, {"height": 340}, zoom=True)
 
 

@@ -27,7 +27,7 @@ CONDITIONS = {  # name: title, model, edit, share hostile, share coherent
     "tuned": ("Tuned", "tuned", "none", 0.94, 0.95),
     "ablated": ("Tuned, persona latents projected out", "tuned", "project_out", 0.04, 0.90),
     "random_ablation": ("Tuned, random directions projected out", "tuned", "project_out", 0.90, 0.93),
-    "activation_matched_ablation": ("Tuned, activation-matched latents projected out", "tuned", "project_out", 0.83, 0.88),
+    "activation_matched_ablation": ("Tuned, activation-matched latents removed", "tuned", "project_out", 0.83, 0.88),
     "persona_vector_ablation": ("Tuned, persona vector projected out", "tuned", "project_out", 0.23, 0.85),
     "base_ablated": ("Base, persona latents projected out", "base", "project_out", 0.0, 0.92),
     "steered": ("Base, steering latent added", "base", "add", 0.5, 0.71),

@@ -1,4 +1,4 @@
-"""Experiments on a run directory: what they measure is what the models do under the edit, and a second call loads the first one's result."""
+"""Experiments on a run: what they measure is what the models do under the edit, and a second call loads the first one's result."""
 
 from __future__ import annotations
 
