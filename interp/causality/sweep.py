@@ -178,10 +178,6 @@ def is_out_of_memory(error: Exception) -> bool:
 def _check_plan(folder: Path, made: dict[str, Any]) -> None:
     """Write plan.json, which says of what the parts are; raises `ArtifactError` when `folder` holds those of another sweep."""
     path, key = folder / PLAN_FILE, content_key(made)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"Cannot make {folder}: {reason_of(error)}. Choose another folder.") from error
     if not path.exists():
         if any(folder.glob("part-*.parquet")):
             raise ArtifactError(f"{folder} holds parts of a sweep without its {PLAN_FILE}. Use another folder.")

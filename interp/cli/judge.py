@@ -35,7 +35,6 @@ def answers(config: JudgeConfig, arguments: JudgeArguments) -> None:
         raise ConfigError(f"{out} is no .csv or .parquet file. Name one with --out.")
     panel = _panel(config, arguments)
     judged = panel.score(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".csv":
         write_text(out, judged.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))
     else:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """The path of a file or folder to be made beside `target`: renamed to it when the block ends, removed when the block raises."""
+    """The path of a file or folder to be made beside `target`: renamed to it when the block ends, removed when the block raises.
+
+    Folders above it are made.
+    """
     partial, old = target.with_name(target.name + suffix), target.with_name(f".{target.name}.old")
+    target.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)  # of a killed process
     try:
         yield partial

@@ -177,7 +177,6 @@ class Diff:
         tensors |= {"overlap": self.overlap, "squared_norms": self.squared_norms}
         contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with saving(file) as partial:
-            file.parent.mkdir(parents=True, exist_ok=True)
             save_file(contiguous, partial, {"words": json.dumps({"pairings": self.pairings} | words)})
 
 

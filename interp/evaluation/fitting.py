@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from scipy.special import expit
 
 from interp import __version__
-from interp.core.errors import ArtifactError, ConfigError, reason_of
-from interp.core.files import write_json
+from interp.core.errors import ConfigError
+from interp.core.files import saving, write_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.agreement import Label, agreement
 from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features, open_scorer
@@ -179,12 +178,9 @@ def _save(
     path: Path, weights: dict[str, np.ndarray], labels: pd.DataFrame, source: str, settings: dict[str, Any], own: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the weights, if any, and what is known of them; returns their agreement with the labels."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if weights:
-            save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, path)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"Cannot write into {path.parent}: {reason_of(error)}. Choose another folder with --out.") from error
+    if weights:
+        with saving(path) as partial:
+            save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, partial)
     about = {"labels": source, "labels_key": content_key(labels.astype(str).to_dict("list")), "answers": len(labels), "folds": FOLDS}
     write_json(path.with_suffix(".json"), about | settings | {"version": __version__, "agreement": own})
     return own

@@ -77,7 +77,6 @@ def write_control_vector(
     files = check_target(path)
     tensors = _tensors(directions)
     with saving(files[0]) as gguf, saving(files[1]) as plain:
-        path.parent.mkdir(parents=True, exist_ok=True)
         writer = GGUFWriter(gguf, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)
         writer.add_uint32("controlvector.layer_count", len(tensors))

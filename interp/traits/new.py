@@ -6,7 +6,8 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from interp.core.errors import ArtifactError, ConfigError, reason_of
+from interp.core.errors import ConfigError
+from interp.core.files import write_text
 from interp.traits.trait import EXEMPLARS, LABELS, PAIRS, SETTINGS
 
 TEMPLATE = "_template"
@@ -22,11 +23,6 @@ def new_trait(name: str, folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already. Choose another folder with --out.")
     template = resources.files(__package__) / TEMPLATE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for filename in (SETTINGS, PAIRS, EXEMPLARS, LABELS):
-            text = (template / filename).read_text(encoding="utf-8").replace("name: new_trait", f"name: {name}")
-            (folder / filename).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ArtifactError(f"Cannot write {folder}: {reason_of(error)}. Choose another folder with --out.") from error
+    for filename in (SETTINGS, PAIRS, EXEMPLARS, LABELS):
+        write_text(folder / filename, (template / filename).read_text(encoding="utf-8").replace("name: new_trait", f"name: {name}"))
     return folder

@@ -26,15 +26,8 @@ from interp.traits.rules import Rules
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTINGS, PAIRS, EXEMPLARS, LABELS, PROBE, COHERENCE, MARGIN = (
-    "trait.yaml",
-    "pairs.yaml",
-    "exemplars.yaml",
-    "labels.csv",
-    "probe.safetensors",
-    "coherence.safetensors",
-    "margin.json",
-)
+SETTINGS, PAIRS, EXEMPLARS, LABELS = "trait.yaml", "pairs.yaml", "exemplars.yaml", "labels.csv"
+PROBE, COHERENCE, MARGIN = "probe.safetensors", "coherence.safetensors", "margin.json"
 
 
 class Pair(StepConfig):

@@ -137,7 +137,7 @@ def test_folders_that_cannot_be_gone_on_with_are_refused(tmp_path: Path) -> None
         small(model, tmp_path / name)
         assert kept(tmp_path / name) == kept(tmp_path / "a")
     (tmp_path / "file").touch()
-    with pytest.raises(ArtifactError, match="Choose another folder"):
+    with pytest.raises(ArtifactError, match="choose another folder"):
         small(model, tmp_path / "file")
 
 

@@ -426,9 +426,10 @@ def test_writes_are_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_a_write_into_a_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
+def test_folders_are_made_and_a_file_in_their_place_is_a_clear_error(tmp_path: Path) -> None:
+    write_text(tmp_path / "absent" / "page.html", "text")
     with pytest.raises(ArtifactError, match="Cannot write"):
-        write_text(tmp_path / "absent" / "page.html", "text")
+        write_text(tmp_path / "absent" / "page.html" / "page.html", "text")
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:
