@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import ModelError
 from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
+from interp.models.cpu import CACHED_ROWS, keep_freed_memory
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
 from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, read_packed
 from interp.models.hook_points import HookPoint, attach, check_site, find_blocks, parse_hook_point
@@ -57,6 +58,7 @@ class LanguageModel:
         self.d_model = int(network.config.get_text_config().hidden_size)
         """Width of the residual stream."""
         pack_linears(network)
+        keep_freed_memory()
         self.positions: Positions | None = None
         self.prompt_signatures: Sequence[str | None] | None = None
         """Set while row edits are active: what is done to each row's prompt. Rows alike in this may share a prefill."""
@@ -172,8 +174,9 @@ class LanguageModel:
             return [torch.empty(0)] * len(chats)
         places, of_token = torch.stack(before).unique(return_inverse=True)
         logits = self.read_packed(packed, places).float()
+        total = torch.cat([part.logsumexp(-1) for part in logits.split(CACHED_ROWS)])
         targets = torch.tensor([chat.ids[i] for chat, own in zip(chats, responses, strict=True) for i in own], device=self.device)
-        return list((logits[of_token, targets] - logits.logsumexp(-1)[of_token]).cpu().split([len(own) for own in responses]))
+        return list((logits[of_token, targets] - total[of_token]).cpu().split([len(own) for own in responses]))
 
     def packs_chats(self) -> bool:
         """Whether chats may be read as prefix trees now: their rows are not those of the chats, which hooks would expect."""

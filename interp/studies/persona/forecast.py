@@ -11,7 +11,7 @@ from interp.models.cpu.packed_linear import pack_linears
 from interp.models.sources import choose_device, choose_dtype, model_shape
 from interp.studies.persona.config import StudyConfig
 
-EFFICIENCY = 0.5
+EFFICIENCY = 0.7
 """Rate of a whole job over that of its matrix products alone, as measured on the demo."""
 PROMPT, READ, JUDGED = 15, 60, 25
 """Tokens: of a question beyond what is shared; of an answered question that is read; of an answer that is judged."""
@@ -36,7 +36,7 @@ def tokens_of(config: StudyConfig) -> dict[str, float]:
         "diff": 280 * answers,
         "screen": screened * answer,
         "evidence": evidence.questions * (4 * evidence.samples + 5 + draws) * answer,
-        "verdict": 17_000,
+        "verdict": 100,
         "after": 90 * answers,
         "cards": 5_000,
     }
