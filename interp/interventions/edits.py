@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from interp.core.errors import EditError
+from interp.core.tensors import all_finite
 from interp.core.vocabulary import Phase
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.sae import SAE
@@ -42,7 +43,7 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One intervention on the residual stream; make it with `add`, `project_out`, `subtract_latents` or `clamp_latents`.
+    """One intervention on the residual stream; make it with `add`, `project_out` or `clamp_latents`.
 
     `add`: `x + vector`. `project_out`: `x - Q Qᵀ (x - centre)`, Q spanning the directions: what varies along them is held at
     the centre (mean ablation in a subspace). `set_latents`: `x + Σ_j (value_j - a_j(x)) d_j`, with a_j the activation of latent
@@ -166,25 +167,15 @@ def project_out(
     return Edit("project_out", tuple(centres), vectors, torch.stack([c.float() for c in centres.values()]), phase, 1.0, label)
 
 
-def subtract_latents(
-    dictionary: Dictionary, latents: Sequence[int], hook_points: Sequence[str] | None = None, phase: Phase = "all", label: str = ""
-) -> Edit:
-    """Take the contribution of `latents` away, `x - Σ_j a_j(x) d_j`, at `hook_points` (default: the dictionary's own).
-
-    Raises as `clamp_latents` does.
-    """
-    return clamp_latents(dictionary, latents, 0.0, hook_points, phase, label)
-
-
 def clamp_latents(
     dictionary: Dictionary,
     latents: Sequence[int],
-    values: float | Sequence[float] | Float[torch.Tensor, " n"],
+    values: float | Sequence[float] | Float[torch.Tensor, " n"] = 0.0,
     hook_points: Sequence[str] | None = None,
     phase: Phase = "all",
     label: str = "",
 ) -> Edit:
-    """Hold the activations of `latents` at `values` (one for all, or one each), whether they fire or not.
+    """Hold the activations of `latents` at `values` (one for all, or one each; 0 takes what they add away), whether they fire or not.
 
     Only their contribution changes; the error of the dictionary is kept (Templeton et al. 2024, "Scaling Monosemanticity").
     At their mean activations this is mean ablation. At hook points other than the dictionary's own (the default) the same
@@ -240,7 +231,5 @@ def _check(directions: torch.Tensor, hook_points: Sequence[str], phase: str) -> 
         raise EditError("An edit without a hook point changes nothing. Name at least one.")
     if phase not in get_args(Phase):
         raise EditError(f"There is no phase '{phase}'. Use {', '.join(get_args(Phase))}.")
-    if not bool(torch.isfinite(directions).all()):
-        raise EditError("A direction holds values that are not finite.")
-    if directions.numel() == 0 or bool((directions.norm(dim=-1) == 0).any()):
-        raise EditError("A direction is zero, so the edit would change nothing. Give a direction with a norm.")
+    if not directions.numel() or not all_finite(directions) or bool((directions.norm(dim=-1) == 0).any()):
+        raise EditError("A direction is zero or not finite. Give one with a norm.")

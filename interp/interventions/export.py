@@ -161,14 +161,13 @@ def _maps(model: LanguageModel, edits: Sequence[Edit]) -> dict[str, _Affine]:
 
 def _check_kind(model: LanguageModel, edit: Edit) -> None:
     edit.check_width(model)
-    if edit.gate is not None or edit.kind not in ("add", "project_out"):
-        what = "a condition on a latent" if edit.gate is not None else "the activation of latents"
+    of_latents = "the activation of latents" if edit.kind == "set_latents" else ""
+    depends_on = "a condition on a latent" if edit.gate is not None else of_latents or (edit.phase != "all" and f"the phase '{edit.phase}'")
+    if depends_on:
         raise EditError(
-            f"The edit '{edit.name}' depends on {what}, which no weight can do. Exact are add and project_out, say of decoder rows, "
-            "without a condition."
+            f"The edit '{edit.name}' depends on {depends_on}, which no weight can do. Exact are add and project_out, say of decoder rows, "
+            "without a condition, in the phase 'all'."
         )
-    if edit.phase != "all":
-        raise EditError(f"The edit '{edit.name}' acts in the phase '{edit.phase}', weights act at every token. Exact is phase 'all'.")
 
 
 # Weights

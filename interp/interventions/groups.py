@@ -26,20 +26,13 @@ class LatentReader:
     """
 
     def __init__(self, sae: SAE, latents: Sequence[int], device: torch.device) -> None:
-        self.n = len(latents)
-        chosen = torch.tensor(latents)
-        competing = sae.k is not None
-        self.sae = (sae if competing else sae.some_latents(chosen.to(sae.w_enc.device))).to(device)
-        self.column = torch.full((self.sae.n_latents,), self.n)  # latents that are not asked for share a column after the others
-        self.column[chosen if competing else torch.arange(self.n)] = torch.arange(self.n)
-        self.column = self.column.to(device)
+        self.latents = list(latents) if sae.k is not None else None
+        self.sae = (sae if self.latents else sae.some_latents(torch.tensor(latents, device=sae.w_enc.device))).to(device)
 
     def __call__(self, residuals: Float[torch.Tensor, "tokens d_in"]) -> Float[torch.Tensor, "tokens n"]:
         """Activations in float32; raises `DictionaryError` for values that are not finite."""
         codes = self.sae.encode(residuals)
-        table = codes.values.new_zeros(codes.n_tokens, self.n + 1)
-        table[codes.tokens, self.column[codes.latents.long()]] = codes.values
-        return table[:, : self.n]
+        return torch.stack([codes.column(latent) for latent in self.latents], dim=1) if self.latents else codes.dense()
 
 
 class Group:

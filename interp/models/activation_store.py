@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -47,13 +47,6 @@ class StoreIndex(StepConfig):
     made: dict[str, Any]
     """Where the rows come from, as the writer was told."""
 
-    @field_validator("hook_points")
-    @classmethod
-    def _each_once(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError("a hook point stands there twice")
-        return names
-
 
 class StoreWriter:
     """Collects residuals and writes them in shards; at most one shard is held in memory.
@@ -79,8 +72,8 @@ class StoreWriter:
         """
         index = {"version": 2, "hook_points": list(hook_points), "d_model": d_model, "n_models": n_models, "dtype": dtype}
         self.index = validated(StoreIndex, {**index, "shards": [], "made": dict(made or {})}, "activation store")
-        if shard_rows < 1:
-            raise ConfigError(f"A shard cannot have {shard_rows} rows. Give shard_rows of at least 1.")
+        if shard_rows < 1 or len(set(hook_points)) < len(hook_points):
+            raise ConfigError(f"A store of {list(hook_points)}, {shard_rows} rows a shard, cannot be. Name each once; give at least 1 row.")
         self.folder, self.shard_rows = Path(folder), shard_rows
         self.shuffle = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
         if (self.folder / INDEX_FILE).exists():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp.models.adapters import adapter_config, changes_nothing, load_adapter, probe_logits
+from interp.models.adapters import adapter_config, check_change, load_adapter, probe_logits
 from interp.models.cpu.packed_linear import unpacked_copy
 from interp.models.language_model import LanguageModel, Positions, check_pair
 from interp.models.sources import choose_device, choose_dtype, open_model, open_network
@@ -52,8 +52,7 @@ def _shared_pair(
     wrapped = load_adapter(network, tuned, base)
     layers = [module for module in wrapped.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
     with _adapted(layers, True):
-        if torch.equal(before, probe_logits(network)):
-            raise changes_nothing(tuned, base)
+        check_change(before, probe_logits(network), tuned, base)
     with _adapted(layers, False):
         if not torch.equal(before, probe_logits(network)):
             return None

@@ -38,8 +38,7 @@ def merge_adapter(network: Any, adapter: str, source: str) -> Any:
     wrapped = load_adapter(network, adapter, source)
     with model_errors(f"The adapter {adapter} does not fit {source}", FIT):
         merged = wrapped.merge_and_unload()
-    if torch.equal(before, probe_logits(merged)):
-        raise changes_nothing(adapter, source)
+    check_change(before, probe_logits(merged), adapter, source)
     return merged
 
 
@@ -72,6 +71,7 @@ def probe_logits(network: Any) -> torch.Tensor:
     return network.eval()(torch.arange(1, 9)[None]).logits
 
 
-def changes_nothing(adapter: str, source: str) -> ModelError:
-    """The error for an adapter that leaves `source` as it is."""
-    return ModelError(f"The adapter {adapter} changes nothing in {source}. Check that it was trained and saved.")
+def check_change(before: torch.Tensor, after: torch.Tensor, adapter: str, source: str) -> None:
+    """Raise `ModelError` where an adapter leaves the logits of `source` as they were."""
+    if torch.equal(before, after):
+        raise ModelError(f"The adapter {adapter} changes nothing in {source}. Check that it was trained and saved.")

@@ -18,7 +18,7 @@ from interp.core.errors import ArtifactError, ConfigError
 from interp.core.fingerprints import content_key
 from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
 from interp.core.vocabulary import Phase
-from interp.interventions.edits import Edit, clamp_latents, project_out, random_directions, subtract_latents
+from interp.interventions.edits import Edit, clamp_latents, project_out, random_directions
 from interp.interventions.export import everywhere
 from interp.interventions.saved import load_edit
 from interp.models.activations import mean_residuals
@@ -151,7 +151,7 @@ class OpenRun:
             around = self.centres(self.window(layers)) if centres is None else centres
             return project_out(rows, around, phase, f"{names} projected out of {_spelled(list(around))}")
         if kind == "subtract":
-            return subtract_latents(dictionary, latents, phase=phase, label=f"{names} subtracted")
+            return clamp_latents(dictionary, latents, phase=phase, label=f"{names} subtracted")
         means = self.latents.set_index("latent")["mean_base"].loc[list(latents)].tolist()
         return clamp_latents(dictionary, latents, means, phase=phase, label=f"{names} held at the base's mean")
 

@@ -10,7 +10,7 @@ import torch
 
 from interp.core.vocabulary import Phase
 from interp.dictionaries.sae import SAE
-from interp.interventions.edits import Edit, add, clamp_latents, project_out, random_directions, subtract_latents
+from interp.interventions.edits import Edit, add, clamp_latents, project_out, random_directions
 from interp.models.chats import Chat
 from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel
@@ -39,7 +39,7 @@ def setting(phase: Phase = "all", seed: int = 0, architecture: str = "topk", nam
 
 
 def subtracting(phase: Phase = "all", seed: int = 0, architecture: str = "jumprelu", names: Sequence[str] = WINDOW) -> Edit:
-    return subtract_latents(small_dictionary(architecture), range(seed, N_LATENTS - 4 + seed), names, phase, "subtracted")
+    return clamp_latents(small_dictionary(architecture), range(seed, N_LATENTS - 4 + seed), 0.0, names, phase, "subtracted")
 
 
 def gated(phase: Phase = "all", seed: int = 0, architecture: str = "gated") -> Edit:

@@ -18,7 +18,7 @@ from interp.core.errors import ArtifactError, EditError, HookPointError
 from interp.core.files import file_sha256
 from interp.dictionaries.sae import SAE
 from interp.interventions import export
-from interp.interventions.edits import Edit, add, project_out, subtract_latents
+from interp.interventions.edits import Edit, add, clamp_latents, project_out
 from interp.interventions.export import MANIFEST_FILE, TOLERANCE, everywhere, export_model
 from interp.interventions.hooks import edited
 from interp.interventions.saved import load_edit
@@ -261,8 +261,8 @@ def test_what_no_weight_can_do_is_refused(tmp_path: Path) -> None:
     names = everywhere(model)
     sae = SAE(randn(D_MODEL, 8, seed=1), torch.zeros(8), randn(8, D_MODEL, seed=2), torch.zeros(D_MODEL), "topk", 2, None, False, PRE)
     response = project_out(randn(1, D_MODEL, seed=0), dict.fromkeys(names, torch.zeros(D_MODEL)), phase="response", label="late")
-    refused(model, response, tmp_path, r"'late' acts in the phase 'response', weights act at every token\. Exact is phase 'all'")
-    refused(model, subtract_latents(sae, [3], label="latent"), tmp_path, "'latent' depends on the activation of latents, which no weight")
+    refused(model, response, tmp_path, r"'late' depends on the phase 'response', which no weight can do\. Exact .* in the phase 'all'")
+    refused(model, clamp_latents(sae, [3], label="latent"), tmp_path, "'latent' depends on the activation of latents, which no weight")
     refused(model, centred(names).only_where(sae, 3), tmp_path, "'test' depends on a condition on a latent, which no weight can do")
     refused(model, project_out(randn(1, 8, seed=0), {PRE: torch.zeros(8)}), tmp_path, "has width 8, llama has 32")
     refused(model, [], tmp_path, "Without an edit there is nothing to export")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.errors import EditError, EditWarning, HookPointError
-from interp.interventions.edits import Edit, add, clamp_latents, project_out, subtract_latents
+from interp.interventions.edits import Edit, add, clamp_latents, project_out
 from interp.interventions.groups import LatentReader
 from interp.interventions.hooks import edited, edited_rows
 from interp.interventions.saved import load_edit, save_edit
@@ -137,7 +137,7 @@ def test_subtracting_is_clamping_at_zero_and_each_latent_has_its_own_value() -> 
     model, dictionary = tiny_model(1), small_dictionary("topk")
     before = residuals(model)
     everything = list(range(N_LATENTS))
-    subtracted = residuals(model, subtract_latents(dictionary, everything))
+    subtracted = residuals(model, clamp_latents(dictionary, everything))
     assert torch.equal(subtracted, residuals(model, clamp_latents(dictionary, everything, [0.0] * N_LATENTS)))
     rebuilt = dictionary.decode(dictionary.encode(before)) - dictionary.b_dec
     torch.testing.assert_close(subtracted, before - rebuilt, atol=1e-4, rtol=1e-4)
@@ -225,7 +225,7 @@ def test_an_edit_that_changes_no_token_warns() -> None:
     model = tiny_model(1)
     chats = ask_all()
     for edit, reason in (
-        (subtract_latents(never(), [0], label="one"), "its latents never fired"),
+        (clamp_latents(never(), [0], label="one"), "its latents never fired"),
         (clamp_latents(never(), [0, 1], [0.0, 2.0], phase="response", label="one"), "its latents had their values already"),
         (replace(adding("all").only_where(never().at(WINDOW[0]), 0), label="one"), "latent 0 never exceeded 0 at blocks.0.hook_resid_post"),
     ):
@@ -238,7 +238,7 @@ def test_an_edit_that_changes_no_token_warns() -> None:
             assert [answers[0], answers[3]] == [plain[0], plain[3]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with edited(model, subtract_latents(never(), [0, 1])):  # one of them fires
+        with edited(model, clamp_latents(never(), [0, 1])):  # one of them fires
             generate(model, chats, greedy(2), seed=0)
 
 
@@ -275,16 +275,16 @@ def test_an_edit_of_latents_has_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda d: subtract_latents(d, []), "not none at all"),
-        (lambda d: subtract_latents(d, [3, N_LATENTS]), rf"latents 0 to {N_LATENTS - 1}, not \[{N_LATENTS}\]"),
-        (lambda d: subtract_latents(d, [-1]), r"not \[-1\]"),
-        (lambda d: subtract_latents(d, [3, 3]), "hold one twice"),
-        (lambda d: subtract_latents(d, [3], []), "without a hook point"),
-        (lambda d: subtract_latents(d, [3], [POINT, POINT]), "Name each place once"),
-        (lambda d: subtract_latents(d.at(""), [3]), "Name each place once"),
-        (lambda d: subtract_latents(d, [3], phase="decode"), "no phase 'decode'"),
-        (lambda d: subtract_latents(replace(d, w_dec=torch.zeros_like(d.w_dec)), [3]), "is zero"),
-        (lambda d: subtract_latents(replace(d, reads="difference"), [3]), "difference of two models"),
+        (lambda d: clamp_latents(d, []), "not none at all"),
+        (lambda d: clamp_latents(d, [3, N_LATENTS]), rf"latents 0 to {N_LATENTS - 1}, not \[{N_LATENTS}\]"),
+        (lambda d: clamp_latents(d, [-1]), r"not \[-1\]"),
+        (lambda d: clamp_latents(d, [3, 3]), "hold one twice"),
+        (lambda d: clamp_latents(d, [3], hook_points=[]), "without a hook point"),
+        (lambda d: clamp_latents(d, [3], hook_points=[POINT, POINT]), "Name each place once"),
+        (lambda d: clamp_latents(d.at(""), [3]), "Name each place once"),
+        (lambda d: clamp_latents(d, [3], phase="decode"), "no phase 'decode'"),
+        (lambda d: clamp_latents(replace(d, w_dec=torch.zeros_like(d.w_dec)), [3]), "is zero"),
+        (lambda d: clamp_latents(replace(d, reads="difference"), [3]), "difference of two models"),
         (lambda d: clamp_latents(d, [3], float("nan")), "finite number"),
         (lambda d: clamp_latents(d, [3, 4], [1.0]), "one each"),
         (lambda d: adding().only_where(d, N_LATENTS), "The dictionary has latents"),
@@ -305,11 +305,11 @@ def test_edits_of_latents_that_mean_nothing_are_refused(make: Callable[[Any], Ed
 def test_dictionaries_the_model_cannot_read_are_refused_on_entering() -> None:
     model = tiny_model()
     narrow = replace(small_dictionary("standard"), w_enc=torch.ones(16, N_LATENTS), w_dec=torch.ones(N_LATENTS, 16), b_dec=torch.ones(16))
-    for edit in (subtract_latents(narrow, [1]), adding(names=[POINT]).only_where(narrow, 1)):
+    for edit in (clamp_latents(narrow, [1]), adding(names=[POINT]).only_where(narrow, 1)):
         with pytest.raises(EditError, match=f"width 16, tiny-llama has {D_MODEL}"), edited(model, edit):
             pytest.fail("entered")
     lower = small_dictionary("standard").at("blocks.7.hook_resid_post")
-    for edit in (subtract_latents(lower, [1]), adding(names=["blocks.8.hook_resid_post"]).only_where(lower, 1)):
+    for edit in (clamp_latents(lower, [1]), adding(names=["blocks.8.hook_resid_post"]).only_where(lower, 1)):
         with pytest.raises(HookPointError, match="Did you mean"), edited(model, edit):
             pytest.fail("entered")
     assert all(not block._forward_hooks and not block._forward_pre_hooks for block in model.blocks)
@@ -341,7 +341,7 @@ def test_an_edit_survives_the_disk_with_its_dictionary_saved_once(tmp_path: Path
     dictionary = small_dictionary(architecture)
     edit = clamp_latents(dictionary, [3, 4], [1.0, 0.1], [POINT, resid_post(2)], "response", "both").only_where(dictionary, 9, 0.25)
     save_edit(edit, tmp_path, "one")
-    save_edit(subtract_latents(dictionary, [2]), tmp_path, "two")
+    save_edit(clamp_latents(dictionary, [2]), tmp_path, "two")
     folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
     assert folders == [f"dictionary-{dictionary.content[:12]}"]
     back = load_edit(tmp_path, "one")
@@ -357,7 +357,7 @@ def test_an_edit_survives_the_disk_with_its_dictionary_saved_once(tmp_path: Path
 
 def test_a_saved_edit_with_another_dictionary_or_none_is_refused(tmp_path: Path) -> None:
     dictionary = small_dictionary("standard")
-    save_edit(subtract_latents(dictionary, [3]), tmp_path, "one")
+    save_edit(clamp_latents(dictionary, [3]), tmp_path, "one")
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     record = json.loads((tmp_path / "one.json").read_text())
     (tmp_path / "one.json").write_text(json.dumps(record | {"latents": record["latents"] | {"values": [1.0]}}))
@@ -367,7 +367,7 @@ def test_a_saved_edit_with_another_dictionary_or_none_is_refused(tmp_path: Path)
     kept = folder.rename(tmp_path / "kept")
     with pytest.raises(EditError, match="is damaged"):
         load_edit(tmp_path, "one")
-    other = subtract_latents(replace(dictionary, b_enc=dictionary.b_enc + 1), [3])
+    other = clamp_latents(replace(dictionary, b_enc=dictionary.b_enc + 1), [3])
     save_edit(other, tmp_path, "two")
     next(path for path in tmp_path.iterdir() if path.name.startswith("dictionary-")).rename(folder)
     with pytest.raises(EditError, match="was altered"):
@@ -379,7 +379,7 @@ def test_a_crosscoders_latents_are_added_and_projected_out_but_not_read() -> Non
     """One model runs under an edit, and a crosscoder's activations take both; its directions are those of the tuned model."""
     cross = random_crosscoder()
     for edit in (
-        lambda: subtract_latents(cross, [3]),
+        lambda: clamp_latents(cross, [3]),
         lambda: clamp_latents(cross, [3], 1.0),
         lambda: add(torch.ones(D_MODEL), {POINT: 1.0}, 1.0).only_where(cross, 3),
     ):

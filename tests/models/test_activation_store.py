@@ -172,9 +172,9 @@ def test_a_store_takes_only_finite_rows_of_its_shape(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"hook_points": []}, "hook_points: List should have at least 1 item"),
-        ({"hook_points": [NAMES[0]] * 2}, "a hook point stands there twice"),
+        ({"hook_points": [NAMES[0]] * 2}, "Name each once"),
         ({"dtype": "int8"}, r"dtype: .*'float32' or 'bfloat16' \(got 'int8'\)"),
-        ({"shard_rows": 0}, "shard_rows of at least 1"),
+        ({"shard_rows": 0}, "0 rows a shard.*at least 1 row"),
         ({"d_model": 0}, r"d_model: .*greater than or equal to 1 \(got 0\)"),
         ({"n_models": 0}, r"n_models: .*greater than or equal to 1 \(got 0\)"),
     ],
