@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from interp.core.errors import PersonascopeError, TrainingError, reason_of
-from interp.core.files import read_json, write_json
+from interp.core.files import read_json, replacing, write_json
 
 TENSORS, STATE, METRICS = "tensors.safetensors", "state.json", "metrics.parquet"
 KEPT = 2
@@ -42,18 +41,14 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write one and forget all but the last two. Raises `TrainingError` where the disk does not take it; earlier ones stay."""
         target = self.folder / f"step-{checkpoint.step:09d}"
-        partial = target.with_name(f".{target.name}.partial")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-            save_file(tensors, partial / TENSORS)
-            checkpoint.metrics.to_parquet(partial / METRICS)
-            write_json(partial / STATE, {"step": checkpoint.step, "made_by": self.made_by, **checkpoint.state})
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
+            with replacing(target) as partial:
+                partial.mkdir(parents=True)
+                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+                save_file(tensors, partial / TENSORS)
+                checkpoint.metrics.to_parquet(partial / METRICS)
+                write_json(partial / STATE, {"step": checkpoint.step, "made_by": self.made_by, **checkpoint.state})
         except (OSError, SafetensorError, PersonascopeError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
             remedy = f"{self.last_good()} Free some space and run the same command again."
             raise TrainingError(f"Cannot write the checkpoint {target}: {reason_of(error)}. {remedy}") from error
         for old in self.there()[:-KEPT]:
@@ -62,7 +57,7 @@ class Checkpoints:
 
     def there(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f"step-*/{STATE}"))
+        return sorted(path.parent for path in self.folder.glob(f"step-{9 * '[0-9]'}/{STATE}"))
 
     def last_good(self) -> str:
         """A sentence that names the last one."""

@@ -11,7 +11,8 @@ import hashlib
 import threading
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from contextlib import closing
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -185,17 +186,14 @@ class Feed:
     def _deal(self, position: Position, rank: int, world: int) -> Generator[tuple[Block, Position], None, None]:
         share = self.batch_rows // world
         mine = range(rank * share, (rank + 1) * share)
-        batch, filled = {}, 0
-        passes, number, row = astuple(position)
-        pass_rows: int | None = 0 if position.group == 0 else None  # unknown where the pass was begun elsewhere
-        groups = _Groups(self, passes, number)
-        try:
-            while True:
-                group = groups.next()
+        batch, filled, row = {}, 0, position.row
+        pass_rows = 0 if position.group == 0 else self.batch_rows  # unknown where the pass was begun elsewhere
+        with closing(self._groups(replace(position, row=0))) as groups:
+            for here, group in groups:
                 rows = len(group.order)
                 if row > rows:
                     raise TrainingError(f"{position} lies outside the residuals (the group has {rows} rows). {_REMEDY}")
-                pass_rows = None if pass_rows is None else pass_rows + rows
+                pass_rows += rows
                 while row < rows:
                     if not filled:
                         batch = {name: tensor.new_empty(share, *tensor.shape[1:]) for name, tensor in group.blocks[0].items()}
@@ -207,36 +205,49 @@ class Feed:
                     filled, row = filled + taken, row + taken
                     if filled == self.batch_rows:
                         filled = 0
-                        end = Position(passes, number, row)
-                        yield batch, self._after(end) if row == rows else end
+                        yield batch, self._after(here) if row == rows else replace(here, row=row)
                         batch = {}
                 del group  # two groups at most: the next one, and the one that the thread reads
-                following = self._after(Position(passes, number))
-                if following.passes > passes:
-                    if pass_rows is not None and pass_rows < self.batch_rows:
+                row = 0
+                if here.group + 1 == self.groups_per_pass:
+                    if pass_rows < self.batch_rows:
                         raise _too_few(pass_rows, self.batch_rows)
                     pass_rows = 0
-                passes, number, row = astuple(following)
-        finally:
-            groups.close()
 
     def _after(self, position: Position) -> Position:
         """Begin of the next group."""
         last = position.group + 1 == self.groups_per_pass
         return Position(position.passes + 1) if last else Position(position.passes, position.group + 1)
 
-    def load(self, passes: int, number: int, stop: threading.Event | None = None) -> _Group:
-        """Group `number` of a pass: its blocks, read, and the order of its rows. `stop` ends the reading early, with no blocks."""
-        order = torch.randperm(self.source.n_blocks, generator=self._generator("blocks", passes))
+    def _groups(self, here: Position) -> Generator[tuple[Position, _Group], None, None]:
+        """The groups in order, each with where it begins; one is read ahead by a thread, whose errors are raised when it is its turn."""
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="feed") if self.prefetch else None
+        ahead = pool.submit(self._load, here, stop) if pool else None
+        try:
+            while True:
+                group, ahead = ahead.result() if ahead else self._load(here, stop), None
+                after = self._after(here)
+                ahead = pool.submit(self._load, after, stop) if pool else None
+                yield here, group
+                del group
+                here = after
+        finally:
+            stop.set()
+            if pool:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, position: Position, stop: threading.Event) -> _Group:
+        """The group at a position: its blocks, read, and the order of its rows. `stop` ends the reading early."""
+        order = torch.randperm(self.source.n_blocks, generator=self._generator("blocks", position.passes))
         blocks: list[Block] = []
-        for index in order[number * self.group : (number + 1) * self.group].tolist():
-            if stop is not None and stop.is_set():
-                blocks = []
+        for index in order[position.group * self.group : (position.group + 1) * self.group].tolist():
+            if stop.is_set():
                 break
             blocks.append(self._checked(index, self.source.block(index)))
-        lengths = torch.tensor([0, *(len(block[self.source.hook_points[0]]) for block in blocks)])
-        starts = lengths.cumsum(0)
-        return _Group(blocks, starts[:-1], torch.randperm(int(starts[-1]), generator=self._generator("rows", passes, number)))
+        starts = torch.tensor([0, *(len(block[self.source.hook_points[0]]) for block in blocks)]).cumsum(0)
+        generator = self._generator("rows", position.passes, position.group)
+        return _Group(blocks, starts[:-1], torch.randperm(int(starts[-1]), generator=generator))
 
     def _checked(self, index: int, block: Block) -> Block:
         source = self.source
@@ -252,32 +263,6 @@ class Feed:
     def _generator(self, *purpose: str | int) -> torch.Generator:
         digest = hashlib.sha256(repr((self.seed, *purpose)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-
-
-class _Groups:
-    """The groups in order; one is read ahead by a thread."""
-
-    def __init__(self, feed: Feed, passes: int, number: int) -> None:
-        self.feed, self.at = feed, Position(passes, number)
-        self.stop = threading.Event()
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="feed") if feed.prefetch else None
-        self.ahead = self.pool.submit(feed.load, passes, number, self.stop) if self.pool else None
-
-    def next(self) -> _Group:
-        """The next group; what went wrong in reading it is raised here."""
-        here, self.at = self.at, self.feed._after(self.at)
-        if self.pool is None or self.ahead is None:
-            return self.feed.load(here.passes, here.group)
-        group, self.ahead = self.ahead.result(), None
-        self.ahead = self.pool.submit(self.feed.load, self.at.passes, self.at.group, self.stop)
-        return group
-
-    def close(self) -> None:
-        """Stop the thread; it ends with the block that it is reading."""
-        self.stop.set()
-        if self.pool is not None:
-            self.pool.shutdown(wait=True, cancel_futures=True)
-            self.ahead = None
 
 
 def _too_few(rows: int, batch_rows: int) -> TrainingError:

@@ -52,26 +52,26 @@ class LiveSource:
         prompt. Raises `TrainingError` for settings that would give no rows, `ModelError` for models that do not belong together, and
         `HookPointError`.
         """
-        if len(models) not in (1, 2):
-            raise TrainingError(f"Residuals are read from one model or two, not {len(models)}. Give a model, or a base and its fine-tune.")
+        self.is_text = bool(documents) and isinstance(documents[0], str)
+        alike = bool(documents) and all(isinstance(document, str) == self.is_text for document in documents)
+        kind, choices = ("plain text", ["content", "all"]) if self.is_text else ("chats", list(WHERE))
+        named_once = 0 < len(set(hook_points)) == len(hook_points)
+        most = max_tokens - 1
+        for fits, problem in (
+            (len(models) in (1, 2), f"Residuals are read from one model or two, not {len(models)}. Give one, or a base and its fine-tune."),
+            (alike, f"{len(documents)} documents give no residuals, or are of two kinds. Give chats, or plain texts."),
+            (tokens in choices, f"tokens is '{tokens}', which {kind} does not have. Use {' or '.join(choices)}."),
+            (dtype in DTYPES, f"'{dtype}' is not a dtype of residuals. Use {' or '.join(DTYPES)}."),
+            (block_sequences >= 1, f"block_sequences is {block_sequences}. Give at least 1."),
+            (max_tokens >= 2, f"max_tokens is {max_tokens}. Give at least 2."),
+            (rows >= 1, f"rows is {rows}. Give at least 1."),
+            (0 <= skip_first <= most, f"skip_first is {skip_first}, of sequences of {max_tokens} tokens. Give 0 to {most}."),
+            (named_once, f"Hook points must be named, each once, not {list(hook_points)}. Name at least one."),
+        ):
+            if not fits:
+                raise TrainingError(problem)
         if len(models) == 2:
             check_pair(models[0], models[1])
-        self.is_text = bool(documents) and isinstance(documents[0], str)
-        if not documents or any(isinstance(document, str) != self.is_text for document in documents):
-            raise TrainingError(f"{len(documents)} documents give no residuals, or are of two kinds. Give chats, or plain texts.")
-        if tokens not in WHERE or (self.is_text and tokens == "response"):
-            kind = "plain text" if self.is_text else "chats"
-            choices = [name for name in WHERE if not (self.is_text and name == "response")]
-            raise TrainingError(f"tokens is '{tokens}', which {kind} does not have. Use {' or '.join(choices)}.")
-        if dtype not in DTYPES:
-            raise TrainingError(f"'{dtype}' is not a dtype of residuals. Use {' or '.join(DTYPES)}.")
-        for name, value, least in (("block_sequences", block_sequences, 1), ("max_tokens", max_tokens, 2), ("rows", rows, 1)):
-            if value < least:
-                raise TrainingError(f"{name} is {value}. Give at least {least}.")
-        if not 0 <= skip_first < max_tokens:
-            raise TrainingError(f"skip_first is {skip_first}, of sequences of {max_tokens} tokens. Give 0 to {max_tokens - 1}.")
-        if not hook_points or len(set(hook_points)) < len(hook_points):
-            raise TrainingError(f"Hook points must be named, each once, not {list(hook_points)}. Name at least one.")
         for name in hook_points:
             models[0].hook_point(name)
         self.models, self.documents, self.hook_points = list(models), documents, tuple(hook_points)
@@ -89,17 +89,8 @@ class LiveSource:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the documents, the settings, and the models' names and a sample of their weights."""
-        settings = (
-            self.hook_points,
-            self.block_sequences,
-            self.max_tokens,
-            self.skip_first,
-            self.tokens,
-            self.dtype,
-            self.order,
-            self.rows,
-        )
-        digest = hashlib.sha256(repr(settings).encode())
+        how = (self.hook_points, self.block_sequences, self.max_tokens, self.skip_first, self.tokens, self.dtype, self.order, self.rows)
+        digest = hashlib.sha256(repr(how).encode())
         for document in self.documents:
             digest.update(repr(document).encode())
         for model in self.models:
@@ -111,32 +102,29 @@ class LiveSource:
     def block(self, index: int) -> dict[str, Float[torch.Tensor, "rows n_models d_in"]]:
         """Residuals of block `index` on the CPU; raises `ActivationError` where they are not finite."""
         chosen = self.order[index * self.block_sequences : (index + 1) * self.block_sequences]
+        documents: list[Chat | str] = [self.documents[i] for i in chosen]
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in self.hook_points}
-        for batch in self._packed(chosen) if self.is_text else self._chats(chosen):
+        for batch in self._batches(documents):
             wanted = WHERE[self.tokens](batch) & (batch.mask.long().cumsum(-1) > self.skip_first)
             if not bool(wanted.any()):
                 continue
-            of_models = [self._residuals(model, batch, wanted) for model in self.models]
+            rows = range(len(batch.ids))
+            of_models = [capture_batch(model, batch.to(model.device), self.hook_points, rows).residuals for model in self.models]
             for name in self.hook_points:
-                parts[name].append(torch.stack([residuals[name] for residuals in of_models], dim=1))
+                taken = [residuals[name][wanted.to(residuals[name].device)].to(self.dtype).cpu() for residuals in of_models]
+                parts[name].append(torch.stack(taken, dim=1))
         empty = torch.zeros(0, self.n_models, self.d_in, dtype=self.dtype)
         return {name: torch.cat([empty, *tensors]) for name, tensors in parts.items()}
 
-    def _residuals(self, model: LanguageModel, batch: TokenBatch, wanted: torch.Tensor) -> dict[str, Float[torch.Tensor, "rows d_in"]]:
-        found = capture_batch(model, batch.to(model.device), self.hook_points, range(len(batch.ids))).residuals
-        where = wanted.to(model.device)
-        return {name: residual[where].to(self.dtype).cpu() for name, residual in found.items()}
-
-    def _chats(self, chosen: Sequence[int]) -> Iterator[TokenBatch]:
-        chats = [document for i in chosen if isinstance(document := self.documents[i], Chat)]
-        for _indices, batch in self.reader.batches(chats, self.rows, self.max_tokens):
-            yield batch
-
-    def _packed(self, chosen: Sequence[int]) -> Iterator[TokenBatch]:
-        contexts = pack([document for i in chosen if isinstance(document := self.documents[i], str)], self.reader, self.max_tokens)
+    def _batches(self, documents: list[Chat | str]) -> Iterator[TokenBatch]:
+        if not self.is_text:
+            yield from (batch for _, batch in self.reader.batches(documents, self.rows, self.max_tokens))
+            return
+        contexts = pack([str(text) for text in documents], self.reader, self.max_tokens)
         whole = [context for context in contexts if len(context) == self.max_tokens]
-        rest = [context for context in contexts if len(context) < self.max_tokens]  # the last one, by itself: no padding
-        for rows in [*(whole[i : i + self.rows] for i in range(0, len(whole), self.rows)), *([context] for context in rest)]:
+        groups = [whole[i : i + self.rows] for i in range(0, len(whole), self.rows)]
+        groups += [[context] for context in contexts[len(whole) :]]  # the last one, by itself: no padding
+        for rows in groups:
             yield pad_left([TokenisedChat(ids, [int(Role.USER)] * len(ids), len(ids)) for ids in rows], self.reader.pad_id)
 
 

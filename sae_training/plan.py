@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from interp.core.errors import TrainingError
-from sae_training.architectures.base import Normaliser
 from sae_training.checkpoints import CHECKPOINTS
 from sae_training.config import TrainConfig
 from sae_training.feed import Block, Source
@@ -104,14 +103,3 @@ def measure(plan: Plan, source: Source, seed: int) -> dict[str, Input]:
         rows = torch.cat([block[plan.hook_points[name]] for block in blocks])[: config.calibration_tokens]
         result[name] = calibrate(rows, config)
     return result
-
-
-def as_numbers(taken: Input) -> dict[str, Any]:
-    """An input as JSON; floats survive the way to text and back."""
-    normaliser = taken.normaliser
-    return {"mean": normaliser.mean.tolist(), "scale": normaliser.scale, "largest_norm": taken.largest_norm}
-
-
-def from_numbers(numbers: Mapping[str, Any], config: TrainConfig) -> Input:
-    """The input that `as_numbers` wrote."""
-    return Input(config.reads, Normaliser(torch.tensor(numbers["mean"]), numbers["scale"]), numbers["largest_norm"])

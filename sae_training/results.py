@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pandas as pd
 from interp.core.errors import PersonascopeError, TrainingError, reason_of
 from interp.core.files import read_json, write_json, write_parquet
 from interp.core.fingerprints import environment
+from interp.dictionaries.files import DIFFERENCE, dictionary_config, write_dictionary
 from sae_training.checkpoints import differences
-from sae_training.export import export
 from sae_training.plan import Plan
 from sae_training.sae_trainer import SAETrainer
 
@@ -68,6 +69,16 @@ def save_result(trainer: SAETrainer, name: str, folder: Path, metrics: pd.DataFr
             f"Cannot save the result in {folder}: {reason_of(error)}. Run the same command again when that is fixed: checkpoints are kept."
         ) from error
     return trained
+
+
+def export(trainer: SAETrainer, hook_point: str, models: Sequence[str], made: dict[str, object], folder: Path) -> None:
+    """Write the dictionary with all that was done to its input folded into the weights, so that it reads raw residuals."""
+    coder, layout = trainer.coder, trainer.layout
+    architecture = coder.kind if layout.n_models == 1 else f"crosscoder_{coder.kind}"
+    n_latents = trainer.config.architecture.n_latents
+    reads = DIFFERENCE if trainer.config.reads == DIFFERENCE else ""
+    config = dictionary_config(architecture, layout.d_in, n_latents, hook_point, models, coder.k, made, reads)
+    write_dictionary(folder, coder.folded(trainer.input), config)
 
 
 def finished(folder: Path, name: str, plan: Plan) -> Trained | None:

@@ -18,7 +18,8 @@ from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import Feed, Position, Source
 from sae_training.metrics import Callback
-from sae_training.plan import as_numbers, from_numbers, make_plan, measure
+from sae_training.normalise import Input
+from sae_training.plan import make_plan, measure
 from sae_training.results import Trained, finished, save_result
 from sae_training.sae_trainer import SAETrainer
 
@@ -59,10 +60,7 @@ def train_all(
             checkpoints.forget()  # left by a kill right after the result was written
         return {name: trained for name, trained in there.items() if trained}
     start = checkpoints.latest()
-    if start:
-        inputs = {name: from_numbers(start.state["inputs"][name], config) for name, config in plan.configs.items()}
-    else:
-        inputs = measure(plan, source, seed)
+    inputs = {name: Input.from_numbers(start.state["inputs"][name]) for name in plan.configs} if start else measure(plan, source, seed)
     shape = (source.n_models, source.d_in)
     trainers = {
         name: SAETrainer(config, inputs[name], shape, plan.steps, plan.batch, seed, device) for name, config in plan.configs.items()
@@ -93,7 +91,7 @@ def train_all(
                         callback.row(name, row)
             if (step + 1) % plan.first.checkpoint_every == 0 and step + 1 < plan.steps and world.leads:
                 tensors = {f"{name}/{key}": tensor for name, trainer in trainers.items() for key, tensor in trainer.state().items()}
-                state = {"position": asdict(position), "inputs": {name: as_numbers(taken) for name, taken in inputs.items()}}
+                state = {"position": asdict(position), "inputs": {name: taken.as_numbers() for name, taken in inputs.items()}}
                 checkpoints.save(Checkpoint(step + 1, tensors, state, pd.DataFrame(rows)))
             if advance and world.leads:
                 speed = (step + 1 - done) * plan.batch / (time.monotonic() - began)

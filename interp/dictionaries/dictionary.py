@@ -91,8 +91,7 @@ class Dictionary:
             raise DictionaryError(f"Residuals of shape {list(residuals.shape)} do not fit a dictionary that reads [{wanted}].")
         rows = rearrange(residuals, "tokens ... -> tokens (...)")
         step = chunk or max(1, min(4096, CHUNK_ENTRIES // max(1, self.n_latents)))
-        shape = (len(rows), self.n_latents)
-        codes = self._rule.select(kernels_for(rows.device), lambda: map(self._preactivations, rows.split(step)), shape)
+        codes = self._rule.select(kernels_for(rows.device), lambda: map(self._preactivations, rows.split(step)), len(rows))
         if self.r_mag is None or self.b_mag is None:
             return codes if self.k is None else codes.with_values(torch.relu(codes.values))
         latents = codes.latents.long()

@@ -33,41 +33,7 @@ DIFFERENCE = "difference"
 """What `metadata.reads` says of an SAE that was trained on tuned minus base residuals."""
 
 
-def sae_config(
-    architecture: str,
-    d_in: int,
-    d_sae: int,
-    hook_point: str,
-    source: str,
-    k: int | None = None,
-    made: Mapping[str, Any] | None = None,
-    reads: str | None = None,
-) -> dict[str, Any]:
-    """The config of an SAE whose encoder reads raw residuals.
-
-    `source` names the model it was trained on, `made` says how (kept as `metadata.made`), `reads` is `difference` for an SAE
-    of tuned minus base residuals. sae-lens keeps metadata that it does not know. Raises `DictionaryError` for an unknown
-    architecture, or a k that does not fit it.
-    """
-    config = {
-        "architecture": architecture,
-        "d_in": d_in,
-        "d_sae": d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": False,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"sae_lens_version": SAE_LENS_VERSION, "model_name": source, "hook_name": hook_point}
-        | ({"reads": reads} if reads else {})
-        | ({"made": dict(made)} if made else {}),
-    }
-    if architecture == "topk":
-        config |= {"k": k, "rescale_acts_by_decoder_norm": False}
-    return _checked(config, SAES, k, "The SAE")
-
-
-def crosscoder_config(
+def dictionary_config(
     architecture: str,
     d_in: int,
     d_sae: int,
@@ -75,17 +41,31 @@ def crosscoder_config(
     models: Sequence[str],
     k: int | None = None,
     made: Mapping[str, Any] | None = None,
+    reads: str = "",
 ) -> dict[str, Any]:
-    """The config of a crosscoder over the residuals of `models`, in the order base, tuned. Raises as `sae_config` does."""
-    config = {
-        "architecture": architecture,
-        "d_in": d_in,
-        "d_sae": d_sae,
-        "n_models": len(models),
-        "dtype": "float32",
-        "metadata": {"models": list(models), "hook_name": hook_point} | ({"made": dict(made)} if made else {}),
-    }
-    return _checked(config, CROSSCODERS, k, "The crosscoder")
+    """The config of a dictionary whose encoder reads raw residuals.
+
+    `models` names what it was trained on, for a crosscoder in the order base, tuned; `made` says how (kept as `metadata.made`);
+    `reads` is `difference` for an SAE of tuned minus base residuals. sae-lens keeps metadata that it does not know. Raises
+    `DictionaryError` for an unknown architecture, or a k that does not fit it.
+    """
+    what = f"A dictionary at {hook_point}"
+    _check_architecture(architecture, what)
+    config: dict[str, Any] = {"architecture": architecture, "d_in": d_in, "d_sae": d_sae}
+    if architecture in CROSSCODERS:
+        config |= {"n_models": len(models), "dtype": "float32"}
+        metadata: dict[str, Any] = {"models": list(models), "hook_name": hook_point}
+    else:
+        config |= {"dtype": "float32", "device": "cpu", "apply_b_dec_to_input": False}
+        config |= {"normalize_activations": "none", "reshape_activations": "none"}
+        metadata = {"sae_lens_version": SAE_LENS_VERSION, "model_name": ", ".join(models), "hook_name": hook_point}
+    config["metadata"] = metadata | ({"reads": reads} if reads else {}) | ({"made": dict(made)} if made else {})
+    if architecture.endswith("topk"):
+        config |= {"k": k} | ({"rescale_acts_by_decoder_norm": False} if architecture == "topk" else {})
+    elif k is not None:
+        raise DictionaryError(f"{what}: architecture '{architecture}' has no k. Leave k out.")
+    _check_k(config, d_sae, what)
+    return config
 
 
 def write_dictionary(folder: Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
@@ -161,20 +141,9 @@ def _in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _checked(config: dict[str, Any], architectures: Sequence[str], k: int | None, what: str) -> dict[str, Any]:
-    """`config` with its k, unless its architecture is none of these or does not go with this k."""
-    _check_architecture(config["architecture"], architectures, what)
-    if config["architecture"].endswith("topk"):
-        config["k"] = k
-    elif k is not None:
-        raise DictionaryError(f"{what}: architecture '{config['architecture']}' has no k. Leave k out.")
-    _check_k(config, config["d_sae"], what)
-    return config
-
-
-def _check_architecture(architecture: object, architectures: Sequence[str], what: str) -> None:
-    if architecture not in architectures:
-        raise DictionaryError(f"{what}: architecture '{architecture}' is not supported. Supported: {', '.join(architectures)}.")
+def _check_architecture(architecture: str, what: str) -> None:
+    if architecture not in (*SAES, *CROSSCODERS):
+        raise DictionaryError(f"{what}: architecture '{architecture}' is not supported. Supported: {', '.join((*SAES, *CROSSCODERS))}.")
 
 
 def _check_k(config: Mapping[str, Any], latents: int, what: str) -> None:
@@ -186,7 +155,7 @@ def _check_k(config: Mapping[str, Any], latents: int, what: str) -> None:
 def check_dictionary(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], what: str, remedy: str) -> None:
     """Raise `DictionaryError` for weights and a config that no encoder can use."""
     architecture = str(config.get("architecture"))
-    _check_architecture(architecture, (*SAES, *CROSSCODERS), what)
+    _check_architecture(architecture, what)
     if config.get("normalize_activations") not in (None, False, "none"):
         raise DictionaryError(f"{what}: normalize_activations must be folded into the weights. Fold it with sae-lens and save again.")
     biases = ["b_gate", "r_mag", "b_mag"] if architecture == "gated" else ["b_enc"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,21 +75,16 @@ def _loss(
     replacement: Float[torch.Tensor, "tokens d_in"] | None,
 ) -> tuple[float, int]:
     """Summed cross-entropy of the tokens that follow a chosen one, and their number."""
-    hook = model.attach(point, _replacing(chosen, replacement)) if replacement is not None else None
-    try:
-        logits = model.read(batch, rows, last_logits=0)[:, :-1].float()
-    finally:
-        if hook:
-            hook.remove()
-    predicted = chosen[:, :-1] & batch.mask[:, 1:]
-    losses = torch.nn.functional.cross_entropy(logits[predicted], batch.ids[:, 1:][predicted], reduction="sum")
-    return float(losses), int(predicted.sum())
 
-
-def _replacing(chosen: torch.Tensor, replacement: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    def visit(residual: torch.Tensor) -> torch.Tensor:
+    def replace(residual: torch.Tensor) -> torch.Tensor | None:
+        if replacement is None:
+            return None
         changed = residual.clone()
         changed[chosen] = replacement.to(residual.dtype)
         return changed
 
-    return visit
+    with model.attach(point, replace):
+        logits = model.read(batch, rows, last_logits=0)[:, :-1].float()
+    predicted = chosen[:, :-1] & batch.mask[:, 1:]
+    losses = torch.nn.functional.cross_entropy(logits[predicted], batch.ids[:, 1:][predicted], reduction="sum")
+    return float(losses), int(predicted.sum())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.files import sae_config, write_dictionary
+from interp.dictionaries.files import dictionary_config, write_dictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class SAE(Dictionary):
         b_enc = "b_enc" if self.r_mag is None else "b_gate"
         weights = {"W_enc": self.w_enc, "W_dec": self.w_dec, "b_dec": self.b_dec, b_enc: self.b_enc}
         weights |= {name: weight for name in ("r_mag", "b_mag", "threshold") if (weight := getattr(self, name)) is not None}
-        config = sae_config(self.architecture, self.d_in, self.n_latents, self.hook_point, self.source, self.k, made, self.reads)
+        config = dictionary_config(self.architecture, self.d_in, self.n_latents, self.hook_point, [self.source], self.k, made, self.reads)
         return weights, config | {"apply_b_dec_to_input": self.subtract_b_dec}
 
     def save(self, folder: Path, made: Mapping[str, Any] | None = None) -> None:

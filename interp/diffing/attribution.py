@@ -10,11 +10,12 @@ from jaxtyping import Float
 
 from interp.core.errors import ActivationError, DictionaryError
 from interp.dictionaries.dictionary import TUNED, Dictionary
-from interp.diffing.sums import add_at, dots
+from interp.diffing.moments import add_at
 from interp.models.activations import capture_batch, content_tokens
 from interp.models.chats import Chat, TokenBatch
 from interp.models.cpu.packed_linear import release_gradients
 from interp.models.language_model import LanguageModel, Positions
+from interp.sparse.autograd import products_for
 
 
 def attribution(
@@ -48,7 +49,7 @@ def attribution(
         if dictionary.n_models > 1 and base is not None:
             pair.insert(0, capture_batch(base, batch, [dictionary.hook_point], indices).residuals[dictionary.hook_point][chosen])
         codes = dictionary.encode_models(torch.stack(pair, dim=1))[TUNED]
-        along = dots(gradient[chosen].float(), codes, dictionary.decoder_rows())
+        along = products_for(codes).gather_dot(gradient[chosen].float(), codes, dictionary.decoder_rows())
         add_at(total, codes.latents, along.double() * codes.values)
         if progress:
             progress(len(indices))
@@ -76,17 +77,11 @@ def residual_gradient(
         leaves.append(residual.detach().requires_grad_())
         return leaves[0]
 
-    hook = model.attach(hook_point, cut)
-    try:
-        with frozen(model.network), torch.enable_grad():
-            rows = torch.arange(len(batch.ids), device=model.device)
-            positions = Positions(0, batch.response_start, rows, batch.mask)
-            logits = model.forward(batch.ids, batch.mask, positions, last_logits=width)[:, :-1]
-            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-            objective = -(losses * weights.flatten()).sum()
-            (gradient,) = torch.autograd.grad(objective, leaves[0])
-    finally:
-        hook.remove()
+    with model.attach(hook_point, cut), frozen(model.network), torch.enable_grad():
+        positions = Positions(0, batch.response_start, torch.arange(len(batch.ids), device=model.device), batch.mask)
+        logits = model.forward(batch.ids, batch.mask, positions, last_logits=width)[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        (gradient,) = torch.autograd.grad(-(losses * weights.flatten()).sum(), leaves[0])
     if not bool(torch.isfinite(gradient[batch.mask]).all()):
         raise ActivationError(f"{model.source} gives gradients at {hook_point} that are not finite. Try --dtype float32.")
     return leaves[0].detach(), gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,41 @@ PAIRINGS = ("on_policy", "base_text", "tuned_text")
 
 @dataclass(frozen=True)
 class Moments:
-    """One model's latents on one set of chats."""
+    """Latents of one or both models on one set of chats. Means, rates and the like are asked of one model, `of` its place."""
 
-    sums: Float[torch.Tensor, "parts questions latents"]
+    sums: Float[torch.Tensor, "*models parts questions latents"]
     """Of activations, float64."""
-    squares: Float[torch.Tensor, "parts latents"]
+    squares: Float[torch.Tensor, "*models parts latents"]
     """Of squared activations, float64."""
-    fired: Int[torch.Tensor, "parts latents"]
+    fired: Int[torch.Tensor, "*models parts latents"]
     """Tokens at which the latent fires."""
-    peaks: Float[torch.Tensor, "parts latents"]
+    peaks: Float[torch.Tensor, "*models parts latents"]
     """Largest activation."""
     tokens: Int[torch.Tensor, "parts questions"]
     """Tokens that were read."""
+    cross: Float[torch.Tensor, "parts latents"]
+    """Σ a_base a_tuned; zero where one model alone read the text."""
+    unexplained: Float[torch.Tensor, "*models latents"]
+    """Σ f ⟨d, ε_m⟩ over the response: what model m's reconstruction error holds of the latent where it fires in the tuned model."""
+
+    @classmethod
+    def empty(cls, models: int, questions: int, latents: int, device: torch.device | str = "cpu") -> Moments:
+        """Nothing read yet."""
+        shapes = {
+            "sums": (models, len(PARTS), questions, latents),
+            "squares": (models, len(PARTS), latents),
+            "fired": (models, len(PARTS), latents),
+            "peaks": (models, len(PARTS), latents),
+            "tokens": (len(PARTS), questions),
+            "cross": (len(PARTS), latents),
+            "unexplained": (models, latents),
+        }
+        types = {"fired": torch.long, "tokens": torch.long, "peaks": torch.float32}
+        return cls(**{name: torch.zeros(shape, dtype=types.get(name, torch.float64), device=device) for name, shape in shapes.items()})
+
+    def of(self, model: int) -> Moments:
+        """One model's own, by its place."""
+        return replace(self, **{name: getattr(self, name)[model] for name in ("sums", "squares", "fired", "peaks", "unexplained")})
 
     def n_tokens(self, phase: str = "response") -> int:
         """Tokens of a phase."""
@@ -68,64 +91,10 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class TextMoments:
-    """Latents of one or both models on one set of chats."""
-
-    sums: Float[torch.Tensor, "models parts questions latents"]
-    squares: Float[torch.Tensor, "models parts latents"]
-    fired: Int[torch.Tensor, "models parts latents"]
-    peaks: Float[torch.Tensor, "models parts latents"]
-    tokens: Int[torch.Tensor, "parts questions"]
-    cross: Float[torch.Tensor, "parts latents"]
-    """Σ a_base a_tuned; zero where one model alone read the text."""
-    unexplained: Float[torch.Tensor, "models latents"]
-    """Σ f ⟨d, ε_m⟩ over the response: what model m's reconstruction error holds of the latent where it fires in the tuned model."""
-
-    @classmethod
-    def empty(cls, models: int, questions: int, latents: int, device: torch.device | str = "cpu") -> TextMoments:
-        """Nothing read yet."""
-        parts = len(PARTS)
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        return cls(
-            sums=zeros(models, parts, questions, latents),
-            squares=zeros(models, parts, latents),
-            fired=zeros(models, parts, latents, dtype=torch.long),
-            peaks=zeros(models, parts, latents, dtype=torch.float32),
-            tokens=zeros(parts, questions, dtype=torch.long),
-            cross=zeros(parts, latents),
-            unexplained=zeros(models, latents),
-        )
-
-    def of(self, model: int) -> Moments:
-        """One model's own, by its place."""
-        return Moments(self.sums[model], self.squares[model], self.fired[model], self.peaks[model], self.tokens)
-
-    def merge(self, other: TextMoments) -> TextMoments:
-        """Of both sets of chats together."""
-        mine, theirs = vars(self), vars(other)
-        unlike = [name for name in mine if mine[name].shape != theirs[name].shape]
-        if unlike:
-            shapes = f"{list(mine[unlike[0]].shape)} and {list(theirs[unlike[0]].shape)}"
-            raise ActivationError(
-                f"Moments of unlike shape ({unlike[0]} {shapes}) cannot be merged. Collect both with the same n_questions."
-            )
-        return TextMoments(
-            **{name: torch.maximum(mine[name], theirs[name]) if name == "peaks" else mine[name] + theirs[name] for name in mine}
-        )
-
-    def to(self, device: torch.device | str) -> TextMoments:
-        """The same on another device."""
-        return TextMoments(**{name: tensor.to(device) for name, tensor in vars(self).items()})
-
-
-@dataclass(frozen=True)
 class Diff:
     """Base and tuned model side by side, under each pairing that was read."""
 
-    texts: Mapping[str, TextMoments]
+    texts: Mapping[str, Moments]
     """By whose answers they are: `base`, `tuned`."""
     pairings: tuple[str, ...]
     overlap: Float[torch.Tensor, "models latents"]
@@ -164,13 +133,6 @@ class Diff:
         spread = (base.variance() * tuned.variance()).sqrt()
         return (cross - base.mean() * tuned.mean()) / torch.where(spread > 0, spread, torch.nan)
 
-    def merge(self, other: Diff) -> Diff:
-        """Of both sets of chats together: halves read apart equal the whole. Raises `ActivationError` when they do not fit each other."""
-        if self.pairings != other.pairings or not torch.equal(self.squared_norms, other.squared_norms):
-            raise ActivationError("Diffs of other pairings or another dictionary cannot be merged. Collect both in the same way.")
-        texts = {name: text.merge(other.texts[name]) for name, text in self.texts.items()}
-        return Diff(texts, self.pairings, self.overlap, self.squared_norms)
-
     def save(self, file: Path, **words: Any) -> None:
         """Write one safetensors file, whole or not at all, with `words` (JSON) beside; raises `ArtifactError`."""
         tensors = {f"{name}.{field}": tensor for name, text in self.texts.items() for field, tensor in vars(text).items()}
@@ -187,10 +149,19 @@ def load_diff(file: Path, device: torch.device | str = "cpu") -> tuple[Diff, dic
             words: dict[str, Any] = json.loads(opened.metadata()["words"])
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
         names = sorted({key.partition(".")[0] for key in tensors if "." in key})
-        texts = {name: TextMoments(**{f.name: tensors[f"{name}.{f.name}"] for f in fields(TextMoments)}) for name in names}
+        texts = {name: Moments(**{f.name: tensors[f"{name}.{f.name}"] for f in fields(Moments)}) for name in names}
         return Diff(texts, tuple(words.pop("pairings")), tensors["overlap"], tensors["squared_norms"]), words
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file} holds no diff of latents: {error}. Delete it and diff again.") from error
+
+
+def add_at(target: torch.Tensor, place: Int[torch.Tensor, " entries"], values: torch.Tensor) -> None:
+    """Add to a contiguous target at flat places, in a fixed order on every device."""
+    flat, values = target.view(-1), values.to(target.dtype)
+    if target.device.type == "cpu":
+        flat.index_add_(0, place, values)
+    else:
+        flat.index_put_((place,), values, accumulate=True)  # sorts first; index_add_ adds in any order there
 
 
 def _of(per_part: torch.Tensor, phase: str) -> torch.Tensor:

@@ -16,12 +16,12 @@ from interp.core.errors import ActivationError, ArtifactError, DictionaryError
 from interp.core.fingerprints import content_key
 from interp.dictionaries.dictionary import BASE, Dictionary
 from interp.dictionaries.files import DIFFERENCE
-from interp.diffing.moments import PAIRINGS, Diff, TextMoments, load_diff
-from interp.diffing.sums import add_at, dots
+from interp.diffing.moments import PAIRINGS, Diff, Moments, add_at, load_diff
 from interp.models.activations import capture_batch, content_tokens, response_phase
 from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
 from interp.sparse import Codes
+from interp.sparse.autograd import products_for
 
 STATE = "diff.safetensors"
 WRITERS = ("base", "tuned")
@@ -43,7 +43,6 @@ def collect(
     answers: Mapping[str, Answers],
     pairings: Sequence[str] = PAIRINGS,
     *,
-    n_questions: int | None = None,
     max_clusters: int = 256,
     rows: int = 32,
     max_tokens: int | None = None,
@@ -54,9 +53,8 @@ def collect(
 ) -> Diff:
     """Read the `answers` of `base` and `tuned` as `pairings` ask, in the chat template of the model that wrote them.
 
-    Memory does not depend on the number of tokens: more than `max_clusters` questions are folded into so many clusters. Parts that
-    are to be merged need the same `n_questions` (default: as many as are named). `progress` gets the number of chats that a model has
-    just read (all that were read before, at once).
+    Memory does not depend on the number of tokens: more than `max_clusters` questions are folded into so many clusters.
+    `progress` gets the number of chats that a model has just read (all that were read before, at once).
     With a `folder` the state is kept there after `every` batches; the same call resumes where it stopped, or loads what is
     finished. `identity` stands for what a model's name does not tell (its weights, the edits on it).
     Raises `ActivationError` for a pairing whose answers are missing, `DictionaryError` for an SAE of differences, and `ArtifactError`
@@ -70,8 +68,7 @@ def collect(
         raise ActivationError(f"The pairings {', '.join(pairings)} need answers of the {lacking[0]} model. Give some.")
     models = {"base": base, "tuned": tuned}
     tokenised = {writer: models[writer].tokenise(answers[writer].chats, max_tokens) for writer in read}
-    asked = n_questions or 1 + max(max(answers[writer].questions) for writer in read)
-    clusters = min(asked, max_clusters)
+    clusters = min(1 + max(max(answers[writer].questions) for writer in read), max_clusters)
     blocks = [(w, block) for w in read for block in batches_by_length([len(chat.ids) for chat in tokenised[w]], rows)]
     plan = ""
     if folder is not None:
@@ -107,13 +104,13 @@ def _empty(dictionary: Dictionary, read: Mapping[str, tuple[str, ...]], pairings
     rows = dictionary.decoder_rows().double()
     squared = rows.square().sum(-1)
     overlap = torch.stack([(rows * dictionary.decoder_rows(BASE).double()).sum(-1) / squared, torch.ones_like(squared)])
-    texts = {writer: TextMoments.empty(len(names), clusters, dictionary.n_latents, rows.device) for writer, names in read.items()}
+    texts = {writer: Moments.empty(len(names), clusters, dictionary.n_latents, rows.device) for writer, names in read.items()}
     return Diff(texts, pairings, overlap, squared)
 
 
 @torch.inference_mode()
 def _add_batch(
-    into: TextMoments,
+    into: Moments,
     readers: Sequence[LanguageModel],
     dictionary: Dictionary,
     batch: TokenBatch,
@@ -138,7 +135,7 @@ def _add_batch(
 
 
 def _add_activations(
-    into: TextMoments, model: int, codes: Codes, part: Int[torch.Tensor, " tokens"], owner: Int[torch.Tensor, " tokens"]
+    into: Moments, model: int, codes: Codes, part: Int[torch.Tensor, " tokens"], owner: Int[torch.Tensor, " tokens"]
 ) -> None:
     """What one model's latents do, by part of the chat and question."""
     _, _, clusters, latents = into.sums.shape
@@ -149,7 +146,7 @@ def _add_activations(
     into.peaks[model].view(-1).scatter_reduce_(0, place, codes.values, "amax")
 
 
-def _add_pairs(into: TextMoments, base: Codes, tuned: Codes, part: Int[torch.Tensor, " tokens"]) -> None:
+def _add_pairs(into: Moments, base: Codes, tuned: Codes, part: Int[torch.Tensor, " tokens"]) -> None:
     """Products of base and tuned activations where both hold an entry for a latent."""
     if not len(base.values):
         return
@@ -163,7 +160,7 @@ def _add_pairs(into: TextMoments, base: Codes, tuned: Codes, part: Int[torch.Ten
 
 
 def _add_unexplained(
-    into: TextMoments,
+    into: Moments,
     dictionary: Dictionary,
     x: Float[torch.Tensor, "models tokens d_model"],
     codes: Sequence[Codes],
@@ -172,7 +169,7 @@ def _add_unexplained(
     active = codes[1]
     for model, own in enumerate(codes):
         error = x[model] - dictionary.decode_model(own, model)
-        along = dots(error, active, dictionary.decoder_rows())
+        along = products_for(active).gather_dot(error, active, dictionary.decoder_rows())
         add_at(into.unexplained[model], active.latents, active.values.double() * along)
 
 

@@ -77,7 +77,7 @@ def encode(
         with torch.autocast(x.device.type, enabled=False):  # a shift of all tokens must not be rounded
             shift = bias if centre is None else torch.addmv(bias, weight, centre.to(weight.dtype), alpha=-1)
         rows, offsets = (weight, shift) if among is None else (weight[among], shift[among])
-        codes = rule.select(kernels, lambda: kernels.preactivations(x, rows, offsets), (len(x), len(rows)))
+        codes = rule.select(kernels, lambda: kernels.preactivations(x, rows, offsets), len(x))
         if among is not None:
             codes = Codes(codes.values, among[codes.latents.long()].int(), codes.row_starts, len(weight))
     return codes.with_values(_Encode.apply(x, weight, bias, centre, codes.values, codes, products_for(codes, kernels)))

@@ -6,9 +6,9 @@ JumpReLU dictionary lets some tokens activate thousands of latents, and a table 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,13 +22,6 @@ class ByLatent:
     """Index of each entry in the codes, int64."""
     starts: Int[torch.Tensor, " latents_plus_1"]
     """Where each latent's entries begin in `order`, int64; the last is the number of entries."""
-
-
-class Sorter(Protocol):
-    """Kernels that can sort."""
-
-    def by_latent(self, codes: Codes) -> ByLatent:
-        """Entries in the order of their latents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +43,9 @@ class Codes:
     @classmethod
     def joined(cls, parts: Sequence[Codes]) -> Codes:
         """The tokens of all parts, in order."""
-        ends, n_entries = [], 0
-        for part in parts:
-            ends.append(part.row_starts[1:] + n_entries)
-            n_entries += len(part.values)
         values, latents = (torch.cat(side) for side in zip(*((part.values, part.latents) for part in parts), strict=True))
-        return cls(values, latents, torch.cat([parts[0].row_starts[:1], *ends]), parts[0].n_latents)
+        counts = torch.cat([part.row_starts.diff() for part in parts])
+        return cls(values, latents, row_starts_of(counts), parts[0].n_latents)
 
     @property
     def n_tokens(self) -> int:
@@ -71,10 +61,10 @@ class Codes:
         tokens: torch.Tensor = self._pattern["tokens"]
         return tokens
 
-    def by_latent(self, kernels: Sorter) -> ByLatent:
+    def by_latent(self, sort: Callable[[Codes], ByLatent]) -> ByLatent:
         """The entries by latent, sorted once: both weight gradients walk them so."""
         if "by_latent" not in self._pattern:
-            self._pattern["by_latent"] = kernels.by_latent(self)
+            self._pattern["by_latent"] = sort(self)
         order: ByLatent = self._pattern["by_latent"]
         return order
 

@@ -82,7 +82,7 @@ class CpuKernels:
 
     def scatter_outer(self, codes: Codes, rows: torch.Tensor, shift: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
         """Latent by latent, so that every row of `out` is written once."""
-        by_latent = codes.by_latent(self)
+        by_latent = codes.by_latent(self.by_latent)
         sums = codes.values.new_empty(codes.n_latents)
         shifted = _array(rows.new_zeros(rows.shape[1]) if shift is None else shift.to(rows.dtype))
         starts = _array(by_latent.starts)

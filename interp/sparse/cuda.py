@@ -93,7 +93,7 @@ class CudaKernels:
     def scatter_outer(self, codes: Codes, rows: torch.Tensor, shift: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
         """The sums of the values come in the type of `out`."""
         assert out.is_contiguous()
-        by_latent, d_in = codes.by_latent(self), rows.shape[1]
+        by_latent, d_in = codes.by_latent(self.by_latent), rows.shape[1]
         sums = out.new_empty(codes.n_latents)
         warps = _warps(rows)
         columns = _columns(rows, warps)

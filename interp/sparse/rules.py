@@ -32,8 +32,8 @@ class Selectors(Protocol):
 class Rule(Protocol):
     """Chooses the active latents of each token."""
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
-        """Codes of the pre-activations that stay, as they are. `chunks` may be overwritten; `shape` is (tokens, latents)."""
+    def select(self, kernels: Selectors, chunks: Chunks, n_tokens: int) -> Codes:
+        """Codes of the pre-activations that stay, as they are. `chunks` may be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,15 @@ class TopK:
     scale: Float[torch.Tensor, " latents"] | None = None
     """Compare pre-activation × scale instead; positive. Crosscoders compare by decoder norm."""
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
+    def select(self, kernels: Selectors, chunks: Chunks, n_tokens: int) -> Codes:
         """See `Rule`."""
 
-        def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return kernels.largest(_scaled(chunk, self.scale), self.k)
+        def choose(chunk: torch.Tensor) -> Codes:
+            values, latents = kernels.largest(_scaled(chunk, self.scale), self.k)
+            row_starts = torch.arange(0, values.numel() + 1, self.k, device=values.device)
+            return Codes(values.flatten(), latents.flatten(), row_starts, chunk.shape[1])
 
-        parts = list(map(choose, chunks()))  # a loop would hold each chunk until the next is made
-        values, latents = (torch.cat(side) for side in zip(*parts, strict=True))
-        row_starts = torch.arange(0, values.numel() + 1, self.k, device=values.device)
-        return Codes(_unscaled(values.flatten(), latents.flatten(), self.scale), latents.flatten(), row_starts, shape[1])
+        return _unscaled(Codes.joined(list(map(choose, chunks()))), self.scale)  # a loop would hold each chunk until the next is made
 
 
 @dataclass(frozen=True)
@@ -70,32 +69,29 @@ class BatchTopK:
     floor: Float[torch.Tensor, ""] | None = None
     """A score that the weakest chosen one is thought to exceed. A good guess saves time; a wrong one costs some and changes nothing."""
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
+    def select(self, kernels: Selectors, chunks: Chunks, n_tokens: int) -> Codes:
         """See `Rule`."""
-        count = self.k * (self.tokens or shape[0])
+        count = self.k * (self.tokens or n_tokens)
         chosen, rivals = self._candidates(kernels, chunks, count, self.floor)
         if self.floor is not None and len(rivals) < count:
             chosen, rivals = self._candidates(kernels, chunks, count, None)
         if len(rivals) > count:
-            chosen = chosen.at_least(_kth_largest(rivals, count))
-        row_starts = row_starts_of(torch.bincount(chosen.tokens, minlength=shape[0]))
-        return Codes(_unscaled(chosen.values, chosen.latents, self.scale), chosen.latents, row_starts, shape[1])
+            chosen = chosen.keep(chosen.values >= _kth_largest(rivals, count))
+        return _unscaled(chosen, self.scale)
 
     def _candidates(
         self, kernels: Selectors, chunks: Chunks, count: int, floor: torch.Tensor | None
-    ) -> tuple[_Candidates, Float[torch.Tensor, " gathered"]]:
+    ) -> tuple[Codes, Float[torch.Tensor, " gathered"]]:
         """Entries among which the `count` largest are, and the values of all processes' such entries."""
-        candidates: _Candidates | None = None
-        begin = 0
+        parts: list[Codes] = []
         for chunk in chunks():
             bound = chunk.new_zeros(()) if floor is None else floor.clamp(min=0).to(chunk.dtype)
-            fresh = _Candidates.of(*kernels.above(_scaled(chunk, self.scale), bound), begin)
-            candidates = fresh if candidates is None else candidates.joined(fresh)
-            begin += len(chunk)
-            if len(candidates.values) > 2 * count:  # what falls behind so many others never comes back
+            parts.append(_above(kernels, _scaled(chunk, self.scale), bound))
+            if sum(len(part.values) for part in parts) > 2 * count:  # what falls behind so many others never comes back
+                candidates = Codes.joined(parts)
                 floor = _kth_largest(candidates.values, count)
-                candidates = candidates.at_least(floor)
-        assert candidates is not None  # there is at least one token
+                parts = [candidates.keep(candidates.values >= floor)]
+        candidates = Codes.joined(parts)
         return candidates, candidates.values if self.all_gather is None else self.all_gather(candidates.values)
 
 
@@ -105,34 +101,18 @@ class Above:
 
     bound: Float[torch.Tensor, "*latents"]
 
-    def select(self, kernels: Selectors, chunks: Chunks, shape: tuple[int, int]) -> Codes:
+    def select(self, kernels: Selectors, chunks: Chunks, n_tokens: int) -> Codes:
         """See `Rule`."""
 
-        def choose(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            return kernels.above(chunk, self.bound)
+        def choose(chunk: torch.Tensor) -> Codes:
+            return _above(kernels, chunk, self.bound)
 
-        parts = list(map(choose, chunks()))
-        values, latents, per_row = (torch.cat(side) for side in zip(*parts, strict=True))
-        return Codes(values, latents, row_starts_of(per_row), shape[1])
+        return Codes.joined(list(map(choose, chunks())))
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    values: torch.Tensor
-    latents: torch.Tensor
-    tokens: torch.Tensor
-
-    @staticmethod
-    def of(values: torch.Tensor, latents: torch.Tensor, per_row: torch.Tensor, begin: int) -> _Candidates:
-        rows = torch.arange(begin, begin + len(per_row), device=per_row.device)
-        return _Candidates(values, latents, torch.repeat_interleave(rows, per_row, output_size=len(values)))
-
-    def joined(self, other: _Candidates) -> _Candidates:
-        return _Candidates(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def at_least(self, bound: torch.Tensor) -> _Candidates:
-        kept = (self.values >= bound).nonzero()[:, 0]
-        return _Candidates(self.values[kept], self.latents[kept], self.tokens[kept])
+def _above(kernels: Selectors, chunk: torch.Tensor, bound: torch.Tensor) -> Codes:
+    values, latents, per_row = kernels.above(chunk, bound)
+    return Codes(values, latents, row_starts_of(per_row), chunk.shape[1])
 
 
 def _kth_largest(values: torch.Tensor, k: int) -> torch.Tensor:
@@ -145,5 +125,5 @@ def _scaled(chunk: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     return chunk if scale is None else chunk.mul_(scale)
 
 
-def _unscaled(values: torch.Tensor, latents: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    return values if scale is None else values / scale[latents.long()]
+def _unscaled(codes: Codes, scale: torch.Tensor | None) -> Codes:
+    return codes if scale is None else codes.with_values(codes.values / scale[codes.latents.long()])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sae_training.architectures.base import Layout, SparseCoder
+from sae_training.architectures.base import SparseCoder
 from sae_training.architectures.batch_topk import BatchTopKCoder
 from sae_training.architectures.gated import GatedCoder
 from sae_training.architectures.jumprelu import JumpReLUCoder
@@ -22,6 +22,7 @@ from sae_training.config import (
     StandardConfig,
     TopKConfig,
 )
+from sae_training.normalise import Layout
 
 CODERS: dict[type[CoderConfig], Any] = {
     TopKConfig: TopKCoder,
@@ -33,7 +34,7 @@ CODERS: dict[type[CoderConfig], Any] = {
 }
 
 
-def build(config: CoderConfig, layout: Layout, generator: torch.Generator) -> SparseCoder:
+def build(config: CoderConfig, layout: Layout, generator: torch.Generator) -> SparseCoder[Any]:
     """A fresh dictionary; raises `TrainingError` where config and layout do not fit."""
-    coder: SparseCoder = CODERS[type(config)](config, layout, generator)
+    coder: SparseCoder[Any] = CODERS[type(config)](config, layout, generator)
     return coder

@@ -9,30 +9,27 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 
-from interp.sparse import BatchTopK, Codes, encode
-from sae_training.architectures.aux_k import aux_loss
-from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder, check_k
+from interp.sparse import BatchTopK, Codes
+from sae_training.architectures.base import Circumstances, Outcome, SparseCoder
 from sae_training.config import BatchTopKConfig
+from sae_training.normalise import Layout
 
 
-class BatchTopKCoder(SparseCoder):
+class BatchTopKCoder(SparseCoder[BatchTopKConfig]):
     """See `BatchTopKConfig`. A crosscoder compares activations weighted by decoder norms (Minder et al. 2025, arXiv:2504.02922)."""
 
     kind = "jumprelu"
     threshold: torch.Tensor
 
     def __init__(self, config: BatchTopKConfig, layout: Layout, generator: torch.Generator) -> None:
-        check_k(config.k, config)
         super().__init__(config, layout, generator)
-        self.config = config
+        self._check_k(config.k)
         self.register_buffer("threshold", torch.zeros(()))
 
     def encode(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Codes:
         """Codes of a whole batch of normalised rows; moves the threshold."""
-        plain = self.layout.n_models == 1 and self.shared_config.decoder_norm == "unit"
-        norms = None if plain else self.norms()
-        rule = BatchTopK(self.config.k, norms, now.all_gather, now.tokens, floor=0.8 * self.threshold)
-        codes = encode(x, self.encoder, self.encoder_bias, rule, self.decoder_bias)
+        norms = self.scale()
+        codes = self.preactivations(x, BatchTopK(self.config.k, norms, now.all_gather, now.tokens, floor=0.8 * self.threshold))
         with torch.no_grad():
             scores = codes.values if norms is None else codes.values * norms[codes.latents.long()]
             weakest = scores.min() if len(scores) else self.threshold
@@ -50,5 +47,4 @@ class BatchTopKCoder(SparseCoder):
         codes = self.encode(x, now)
         reconstruction = self.decode(codes)
         error = x - reconstruction
-        losses = {"reconstruction": self.share_unexplained(error)} | aux_loss(self, self.config, x, error, now)
-        return Outcome(losses, codes, reconstruction)
+        return Outcome({"reconstruction": error.square().mean()} | self.aux_loss(x, error, now), codes, reconstruction)

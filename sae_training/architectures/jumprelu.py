@@ -9,19 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from interp.sparse import Above, encode, of_latents
-from sae_training.architectures.base import Circumstances, Layout, Outcome, SparseCoder
+from interp.sparse import Above, of_latents
+from sae_training.architectures.base import Circumstances, Outcome, SparseCoder
 from sae_training.config import JumpReLUConfig
+from sae_training.normalise import Layout
 
 
-class JumpReLUCoder(SparseCoder):
+class JumpReLUCoder(SparseCoder[JumpReLUConfig]):
     """See `JumpReLUConfig`. Thresholds are learnt by their logarithm, through straight-through estimates."""
 
     kind = "jumprelu"
 
     def __init__(self, config: JumpReLUConfig, layout: Layout, generator: torch.Generator) -> None:
         super().__init__(config, layout, generator)
-        self.config = config
         self.log_threshold = nn.Parameter(torch.full((config.n_latents,), math.log(config.first_threshold)))
 
     def thresholds(self) -> Float[torch.Tensor, " latents"]:
@@ -33,13 +33,13 @@ class JumpReLUCoder(SparseCoder):
         thresholds = self.thresholds()
         window = self.config.bandwidth / 2
         # Below a threshold, too: what lies in the window pulls at it.
-        near = encode(x, self.encoder, self.encoder_bias, Above((thresholds.detach() - window).clamp(min=0)), self.decoder_bias)
+        near = self.preactivations(x, Above((thresholds.detach() - window).clamp(min=0)))
         theta = of_latents(thresholds, near)
         values, active = _Jump.apply(torch.relu(near.values), theta, self.config.bandwidth)
         codes = near.with_values(values)  # entries at zero stay: what the decoder would make of them moves their thresholds
         reconstruction = self.decode(codes)
         penalty = now.ramp * self.config.l0_weight * active.sum() / len(x)
-        return Outcome({"reconstruction": self.share_unexplained(x - reconstruction), "sparsity": penalty}, codes, reconstruction)
+        return Outcome({"reconstruction": (x - reconstruction).square().mean(), "sparsity": penalty}, codes, reconstruction)
 
 
 class _Jump(torch.autograd.Function):

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from interp.core.errors import TrainingError
 from interp.sparse import Codes, decode
 from interp.sparse.codes import row_starts_of
-from sae_training.architectures.aux_k import aux_loss
-from sae_training.architectures.base import Circumstances, Layout, Outcome
+from sae_training.architectures.base import Circumstances, Outcome
 from sae_training.architectures.batch_topk import BatchTopKCoder
 from sae_training.config import MatryoshkaConfig
+from sae_training.normalise import Layout
 
 
 class MatryoshkaCoder(BatchTopKCoder):
@@ -32,9 +32,9 @@ class MatryoshkaCoder(BatchTopKCoder):
         codes = self.encode(x, now)
         parts = decode(by_group(codes, self.edges), self.decoder).unflatten(0, (len(x), -1))
         reconstructions = parts.cumsum(1) + self.decoder_bias
-        losses = {"reconstruction": self.share_unexplained(x[:, None] - reconstructions)}
         reconstruction = reconstructions[:, -1]
-        return Outcome(losses | aux_loss(self, self.config, x, x - reconstruction, now), codes, reconstruction)
+        losses = {"reconstruction": (x[:, None] - reconstructions).square().mean()} | self.aux_loss(x, x - reconstruction, now)
+        return Outcome(losses, codes, reconstruction)
 
 
 def by_group(codes: Codes, edges: list[int]) -> Codes:

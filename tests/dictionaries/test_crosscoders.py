@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from interp.core.errors import DictionaryError
 from interp.dictionaries.crosscoders import Crosscoder
-from interp.dictionaries.files import crosscoder_config, write_dictionary
+from interp.dictionaries.files import dictionary_config, write_dictionary
 from interp.dictionaries.load import load_dictionary, load_sae
 from interp.dictionaries.sae import SAE
 
@@ -75,7 +75,7 @@ def test_what_is_written_is_loaded(tmp_path: Path, architecture: str) -> None:
     weights = {"W_enc": made.w_enc, "W_dec": made.w_dec, "b_enc": made.b_enc, "b_dec": made.b_dec}
     if made.threshold is not None:
         weights["threshold"] = made.threshold
-    write_dictionary(tmp_path / "a", weights, crosscoder_config(architecture, D_IN, LATENTS, HOOK, made.models, made.k))
+    write_dictionary(tmp_path / "a", weights, dictionary_config(architecture, D_IN, LATENTS, HOOK, made.models, made.k))
     loaded = load_dictionary(tmp_path / "a")
     for name in vars(made):
         mine, theirs = getattr(made, name), getattr(loaded, name)

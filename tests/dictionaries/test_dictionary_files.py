@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from interp.core.errors import ArtifactError, DictionaryError
 from interp.dictionaries import files as dictionary_files
-from interp.dictionaries.files import FILES, crosscoder_config, dictionary_key, read_dictionary, sae_config, write_dictionary
+from interp.dictionaries.files import FILES, dictionary_config, dictionary_key, read_dictionary, write_dictionary
 
 HOOK = "blocks.1.hook_resid_post"
 D, M = 3, 7
@@ -34,8 +34,8 @@ def example(architecture: str, seed: int = 0) -> tuple[dict[str, torch.Tensor], 
     weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     k = 2 if architecture.endswith("topk") else None
     if architecture.startswith("crosscoder"):
-        return weights, crosscoder_config(architecture, D, M, HOOK, ["base", "tuned"], k, {"steps": 5})
-    return weights, sae_config(architecture, D, M, HOOK, "some/model", k, {"steps": 5})
+        return weights, dictionary_config(architecture, D, M, HOOK, ["base", "tuned"], k, {"steps": 5})
+    return weights, dictionary_config(architecture, D, M, HOOK, ["some/model"], k, {"steps": 5})
 
 
 def files_of(folder: Path) -> set[str]:
@@ -58,7 +58,7 @@ def test_what_is_written_is_read(tmp_path: Path, architecture: str) -> None:
 def test_views_half_precision_and_gradients_are_written_as_they_are(tmp_path: Path) -> None:
     whole = torch.randn(M, D, requires_grad=True)
     weights = {"W_enc": whole.T, "W_dec": whole, "b_enc": torch.randn(M + 3)[3:], "b_dec": torch.randn(D).bfloat16()}
-    write_dictionary(tmp_path / "a", weights, sae_config("standard", D, M, HOOK, "m"))
+    write_dictionary(tmp_path / "a", weights, dictionary_config("standard", D, M, HOOK, ["m"]))
     assert load_file(tmp_path / "a" / "sae_weights.safetensors")["b_dec"].dtype == torch.bfloat16
     back, _ = read_dictionary(tmp_path / "a")
     assert all(torch.equal(back[name], weights[name].detach().float()) and back[name].dtype == torch.float32 for name in weights)
@@ -229,27 +229,25 @@ def test_a_crosscoder_of_another_number_of_models_is_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("k", [None, 0, -1, M + 1, 2.0, True, "2"])
 def test_a_k_that_cannot_be_is_refused(tmp_path: Path, k: Any) -> None:
-    for architecture, make in (("topk", sae_config), ("crosscoder_topk", crosscoder_config)):
+    for architecture in ("topk", "crosscoder_topk"):
         with pytest.raises(DictionaryError, match=rf"k is {k}.*whole number, 1 to {M}"):
-            make(architecture, D, M, HOOK, "m", k)
+            dictionary_config(architecture, D, M, HOOK, ["m"], k)
         weights, config = example(architecture)
         with pytest.raises(DictionaryError, match=rf"k is {k}"):
             write_dictionary(tmp_path / "a", weights, config | {"k": k})
 
 
 def test_configs_of_what_there_is_not() -> None:
-    with pytest.raises(DictionaryError, match=r"The SAE: architecture 'batchtopk' is not supported\. Supported: topk, jumprelu"):
-        sae_config("batchtopk", D, M, HOOK, "m", 2)
-    with pytest.raises(DictionaryError, match=r"The crosscoder: architecture 'topk' is not supported\. Supported: crosscoder_topk"):
-        crosscoder_config("topk", D, M, HOOK, ["a", "b"], 2)
+    with pytest.raises(DictionaryError, match=r"architecture 'batchtopk' is not supported\. Supported: topk, jumprelu"):
+        dictionary_config("batchtopk", D, M, HOOK, ["m"], 2)
     with pytest.raises(DictionaryError, match=r"architecture 'jumprelu' has no k\. Leave k out"):
-        sae_config("jumprelu", D, M, HOOK, "m", 2)
+        dictionary_config("jumprelu", D, M, HOOK, ["m"], 2)
 
 
 def test_configs_say_where_it_reads_and_of_whom() -> None:
-    metadata = sae_config("topk", D, M, HOOK, "some/model", 2, reads="difference")["metadata"]
+    metadata = dictionary_config("topk", D, M, HOOK, ["some/model"], 2, reads="difference")["metadata"]
     assert metadata == {"sae_lens_version": "6.0.0", "model_name": "some/model", "hook_name": HOOK, "reads": "difference"}
-    config = crosscoder_config("crosscoder_standard", D, M, HOOK, ["a", "b"])
+    config = dictionary_config("crosscoder_standard", D, M, HOOK, ["a", "b"])
     assert (config["n_models"], config["metadata"]) == (2, {"models": ["a", "b"], "hook_name": HOOK})
 
 

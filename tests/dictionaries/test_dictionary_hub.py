@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.files import FILES, dictionary_key, sae_config, write_dictionary
+from interp.dictionaries.files import FILES, dictionary_config, dictionary_key, write_dictionary
 from interp.dictionaries.hub import download, upload
 from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import resolve_dictionary
@@ -33,7 +33,7 @@ def written(folder: Path, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
     w_enc, w_dec = torch.randn(4, 9, generator=generator), torch.randn(9, 4, generator=generator)
     weights = {"W_enc": w_enc, "b_enc": torch.zeros(9), "W_dec": w_dec, "b_dec": torch.zeros(4)}
-    write_dictionary(folder, weights, sae_config("topk", 4, 9, "blocks.1.hook_resid_post", "tiny", 2))
+    write_dictionary(folder, weights, dictionary_config("topk", 4, 9, "blocks.1.hook_resid_post", ["tiny"], 2))
     return folder
 
 
@@ -173,7 +173,7 @@ def test_the_command_line_takes_names_too(hub: Hub, folder: Path, tmp_path: Path
     rows = torch.randn(9, D_MODEL, generator=generator)
     weights = {"W_enc": rows.T, "b_enc": torch.zeros(9), "W_dec": rows, "b_dec": torch.zeros(D_MODEL)}
     for name, reads in (("one", None), ("difference", "difference")):
-        config = sae_config("topk", D_MODEL, 9, "blocks.1.hook_resid_post", "tiny", 2, reads=reads)
+        config = dictionary_config("topk", D_MODEL, 9, "blocks.1.hook_resid_post", ["tiny"], 2, reads=reads)
         write_dictionary(tmp_path / name, weights, config)
         upload(tmp_path / name, REPO, name)
     base = str(tiny_folder(tmp_path / "base"))

@@ -10,13 +10,12 @@ import torch
 
 from interp.dictionaries.load import load_dictionary
 from sae_training.architectures import base
-from sae_training.architectures.base import Circumstances, Normaliser, SparseCoder
+from sae_training.architectures.base import Circumstances, SparseCoder
 from sae_training.architectures.batch_topk import BatchTopKCoder
-from sae_training.architectures.topk import TopKCoder
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
-from sae_training.export import export
 from sae_training.normalise import Input
+from sae_training.results import export
 from sae_training.sae_trainer import SAETrainer
 from tests.helpers.small_coders import CASES, D_IN, DEAD, KINDS, LATENTS, TOKENS, all_cases, as_if_trained, made, preactivations, randn
 from tests.helpers.toy_features import HOOK
@@ -24,8 +23,6 @@ from tests.helpers.toy_features import HOOK
 
 def activations(coder: SparseCoder, x: torch.Tensor) -> torch.Tensor:
     """What a dictionary does with normalised rows when it is used, one token by itself."""
-    if isinstance(coder, TopKCoder):
-        return coder.encode(x, coder.config.k).dense()
     if isinstance(coder, BatchTopKCoder):
         pre = preactivations(coder, x)
         return pre * (pre * coder.norms() > coder.threshold)
@@ -37,14 +34,14 @@ def trainer_of(case: str, seed: int = 0, scale: float = 0.37) -> SAETrainer:
     reads = "pair" if n_models == 2 else "each"
     mean = 3 * randn(n_models, D_IN, seed=seed + 50) / scale
     settings = TrainConfig(architecture=config, reads=reads)
-    return SAETrainer(settings, Input(reads, Normaliser(mean, scale), None), (n_models, D_IN), 20, TOKENS, seed, torch.device("cpu"))
+    return SAETrainer(settings, Input(reads, mean, scale), (n_models, D_IN), 20, TOKENS, seed, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.37, 20.0])
 @all_cases
 def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_normalised_ones(tmp_path: Path, case: str, scale: float) -> None:
     trainer = trainer_of(case, scale=scale)
-    coder, normaliser = as_if_trained(trainer.coder), trainer.input.normaliser
+    coder, normaliser = as_if_trained(trainer.coder), trainer.input
     with torch.no_grad():
         coder.after_step()
     n_models = CASES[case][1]
@@ -78,7 +75,7 @@ def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_norma
 
 def test_a_dictionary_of_differences_says_so(tmp_path: Path) -> None:
     settings = TrainConfig(architecture=KINDS["topk"], reads="difference")
-    given = Input("difference", Normaliser(torch.zeros(1, D_IN), 1.0), None)
+    given = Input("difference", torch.zeros(1, D_IN), 1.0)
     trainer = SAETrainer(settings, given, (2, D_IN), 20, TOKENS, 0, torch.device("cpu"))
     export(trainer, HOOK, ["base", "tuned"], {}, tmp_path / "a")
     dictionary = load_dictionary(tmp_path / "a")
@@ -93,7 +90,7 @@ def stepped(case: str, steps: int = 8) -> SAETrainer:
     as_if_trained(trainer.coder)
     trainer.silent[DEAD] = 10**9
     for step in range(steps):
-        metrics = trainer.step(trainer.input.normaliser.mean + 3 * randn(TOKENS, CASES[case][1], D_IN, seed=step), step, World())
+        metrics = trainer.step(trainer.input.mean + 3 * randn(TOKENS, CASES[case][1], D_IN, seed=step), step, World())
         assert math.isfinite(float(metrics["fvu"]))
     return trainer
 
@@ -106,7 +103,7 @@ def test_steps_keep_norms_and_dedicated_latents(case: str) -> None:
     moved = {name for name, value in coder.named_parameters() if not torch.equal(value, before.get_parameter(name))}
     assert moved == {name for name, _ in coder.named_parameters()}
     norms = coder.decoder.detach().norm(dim=1)
-    if coder.shared_config.decoder_norm == "unit":
+    if coder.config.decoder_norm == "unit":
         torch.testing.assert_close(norms, torch.ones(LATENTS), atol=1e-6, rtol=0)
     else:
         assert float((norms - 1).abs().max()) > 0.3
@@ -134,7 +131,7 @@ def test_the_part_of_the_decoder_gradient_along_its_rows_is_taken_away(case: str
     for foreign in coder._foreign(before):
         foreign.zero_()
     along = (gradient * coder.decoder).sum(1)
-    if coder.shared_config.decoder_norm == "folded":
+    if coder.config.decoder_norm == "folded":
         assert torch.equal(gradient, before)
         return
     torch.testing.assert_close(along, torch.zeros(LATENTS).double(), atol=1e-12, rtol=0)

@@ -12,9 +12,9 @@ import torch
 from interp.dictionaries.crosscoders import TUNED_ONLY
 from interp.dictionaries.load import load_dictionary
 from sae_training.architectures import build
-from sae_training.architectures.base import Layout
 from sae_training.config import BatchTopKConfig, TopKConfig, TrainConfig
 from sae_training.feed import MemorySource
+from sae_training.normalise import Layout
 from sae_training.results import Trained
 from sae_training.trainer import train
 from tests.helpers.toy_features import HOOK, cosines, planted_pair, recovered, sums

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.core.errors import DictionaryError
-from interp.dictionaries.files import sae_config, write_dictionary
+from interp.dictionaries.files import dictionary_config, write_dictionary
 from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import from_sae_lens, load_pretrained, resolve_dictionary, to_sae_lens
 from interp.dictionaries.sae import SAE
@@ -63,8 +63,8 @@ def agree(dictionary: SAE, sae: Any) -> None:
 @pytest.mark.parametrize("subtract", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sae_lens_reads_what_we_write(lens: Any, tmp_path: Path, architecture: str, subtract: bool) -> None:
-    config = sae_config(
-        architecture, D_IN, LATENTS, HOOK, "some/model", 6 if architecture == "topk" else None, {"steps": 7}, reads="difference"
+    config = dictionary_config(
+        architecture, D_IN, LATENTS, HOOK, ["some/model"], 6 if architecture == "topk" else None, {"steps": 7}, reads="difference"
     )
     write_dictionary(tmp_path / "a", random_weights(architecture), config | {"apply_b_dec_to_input": subtract})
     sae = lens.SAE.load_from_disk(tmp_path / "a")
@@ -135,7 +135,7 @@ def test_we_read_what_sae_lens_trains(lens: Any, tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("subtract", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_objects_go_both_ways(lens: Any, tmp_path: Path, architecture: str, subtract: bool) -> None:
-    config = sae_config(architecture, D_IN, LATENTS, HOOK, "some/model", 6 if architecture == "topk" else None, reads="difference")
+    config = dictionary_config(architecture, D_IN, LATENTS, HOOK, ["some/model"], 6 if architecture == "topk" else None, reads="difference")
     write_dictionary(tmp_path / "a", random_weights(architecture), config | {"apply_b_dec_to_input": subtract})
     dictionary = load_dictionary(tmp_path / "a")
     sae = to_sae_lens(dictionary)

@@ -1,4 +1,4 @@
-"""One pass over both models' answers: sums against dense matrices and one chat at a time; merged, interrupted, refused."""
+"""One pass over both models' answers: sums against dense matrices and one chat at a time; interrupted, refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from interp.core.errors import ActivationError, ArtifactError, DictionaryError
 from interp.dictionaries.crosscoders import Crosscoder
@@ -132,31 +130,6 @@ def test_one_model_read_twice_differs_in_nothing() -> None:
 
 CHATS = [Chat.ask(QUESTIONS[i % 4], ANSWERS[i % 6]) for i in range(9)]
 OWNERS = [0, 1, 2, 3, 0, 1, 2, 3, 1]
-
-
-def of_chats(chosen: list[int], **options: Any) -> Diff:
-    """One chat a batch: its residuals do not depend on its neighbours, to the last bit."""
-    own = Answers([CHATS[i] for i in chosen], [OWNERS[i] for i in chosen])
-    return collect(*MODELS, random_dictionary(), {"base": own, "tuned": own}, ["base_text"], rows=1, n_questions=4, **options)
-
-
-@settings(deadline=None, derandomize=True, max_examples=8)
-@given(st.lists(st.booleans(), min_size=9, max_size=9).filter(lambda sides: any(sides) and not all(sides)))
-def test_two_halves_merged_equal_the_whole(sides: list[bool]) -> None:
-    whole = of_chats(list(range(9)))
-    one, other = (of_chats([i for i in range(9) if sides[i] is side]) for side in (True, False))
-    merged = one.merge(other)
-    for field, tensor in vars(whole.texts["base"]).items():
-        torch.testing.assert_close(vars(merged.texts["base"])[field], tensor, atol=1e-9, rtol=1e-12, msg=field)
-    torch.testing.assert_close(merged.beta("base_text"), whole.beta("base_text"), equal_nan=True)
-
-
-def test_what_does_not_belong_together_is_not_merged() -> None:
-    diff = of_chats([0, 1])
-    with pytest.raises(ActivationError, match="same n_questions"):
-        diff.merge(collected(random_dictionary(), pairings=["base_text"]))
-    with pytest.raises(ActivationError, match="another dictionary"):
-        diff.merge(replace(diff, squared_norms=diff.squared_norms * 2))
 
 
 def test_many_questions_fold_into_few_clusters() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from interp.dictionaries.crosscoders import Crosscoder
 from interp.dictionaries.sae import SAE
-from interp.diffing.moments import Diff, TextMoments
+from interp.diffing.moments import Diff, Moments
 from interp.diffing.pairings import Answers
 from interp.models.chats import Chat
 from tests.helpers.tiny import D_MODEL, QUESTIONS, tiny_network, tiny_tokenizer
@@ -110,7 +110,7 @@ def made_diff(base: np.ndarray, tuned: np.ndarray, dictionary: SAE, noise: float
         tokens = torch.tensor([5, 1, 9])[:, None].repeat(1, len(means))
         squares = torch.stack([torch.zeros(means.shape[1]), *(part.square().sum(0) + noise for part in sums[0, 1:])]).double()
         fired = (sums[0] > 0).long().sum(1)
-        empty = TextMoments.empty(1, len(means), means.shape[1])
+        empty = Moments.empty(1, len(means), means.shape[1])
         sides.append(replace(empty, sums=sums, tokens=tokens, squares=squares[None], fired=fired[None], peaks=sums[:, :, 0].float()))
     overlap = torch.ones(2, base.shape[1], dtype=torch.float64)
     return Diff({"base": sides[0], "tuned": sides[1]}, ("on_policy",), overlap, dictionary.w_dec.double().square().sum(-1))

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from sae_training.architectures import build
-from sae_training.architectures.base import Layout, SparseCoder
+from sae_training.architectures.base import SparseCoder
 from sae_training.architectures.batch_topk import BatchTopKCoder
 from sae_training.architectures.gated import GatedCoder
 from sae_training.architectures.jumprelu import JumpReLUCoder
 from sae_training.config import BatchTopKConfig, CoderConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig
+from sae_training.normalise import Layout
 
 D_IN, LATENTS, TOKENS = 6, 40, 30
 DEAD = torch.tensor([1, 4, 7, 8, 15, 16, 23, 30, 38])
@@ -47,14 +48,14 @@ def randn(*shape: int, seed: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def as_if_trained(coder: SparseCoder, seed: int = 0) -> SparseCoder:
+def as_if_trained(coder: SparseCoder, seed: int = 0) -> SparseCoder[Any]:
     """Random weights where a fresh dictionary has equal or zero ones; what a step keeps is kept."""
     for parameter in (coder.encoder, coder.decoder):
         parameter /= parameter.norm(dim=1, keepdim=True)
     coder.encoder += 0.4 * randn(*coder.encoder.shape, seed=seed + 1)
     coder.encoder_bias += 0.3 * randn(LATENTS, seed=seed + 2)
     coder.decoder_bias += 0.3 * randn(coder.layout.width, seed=seed + 3)
-    if coder.shared_config.decoder_norm == "folded":
+    if coder.config.decoder_norm == "folded":
         coder.decoder *= (0.5 * randn(LATENTS, 1, seed=seed + 4)).exp()
         coder.decoder *= 1 + 0.2 * randn(*coder.decoder.shape, seed=seed + 5)
     for parameter in (coder.encoder, coder.decoder):

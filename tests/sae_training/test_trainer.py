@@ -61,8 +61,8 @@ def test_rows_have_mean_zero_and_one_scale_and_outliers_are_left_out_exactly(
         assert not kept[:: 50 * (len(rows) // 501)].any()
     mean = rows[kept].mean(0)
     scale = math.sqrt(7 / (rows[kept] - mean).square().sum(2).mean())
-    torch.testing.assert_close(taken.normaliser.mean, mean)
-    assert taken.normaliser.scale == pytest.approx(scale)
+    torch.testing.assert_close(taken.mean, mean)
+    assert taken.scale == pytest.approx(scale)
     normalised = taken(residuals)
     torch.testing.assert_close(normalised, ((rows[kept] - mean) * scale).flatten(1))
     assert float(normalised.square().mean()) == pytest.approx(1, rel=1e-4)
@@ -100,9 +100,9 @@ def test_the_sample_is_of_all_blocks_where_it_is_as_large() -> None:
     plan = make_plan({"a": changed(calibration_tokens=10_000), "b": changed(calibration_tokens=50)}, source, 0, 4, None)
     inputs = measure(plan, source, 3)
     rows = source.residuals[HOOK]
-    torch.testing.assert_close(inputs["a"].normaliser.mean, rows.mean(0))
+    torch.testing.assert_close(inputs["a"].mean, rows.mean(0))
     order = torch.randperm(7, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(inputs["b"].normaliser.mean, source.block(int(order[0]))[HOOK][:50].mean(0))
+    torch.testing.assert_close(inputs["b"].mean, source.block(int(order[0]))[HOOK][:50].mean(0))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])

@@ -290,10 +290,10 @@ def test_processes_choose_together_what_one_would() -> None:
 def test_entries_by_latent_keep_the_order_of_tokens(counts: list[int], latents: int, seed: int) -> None:
     entries = torch.randint(latents, (sum(counts),), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
     codes = Codes(torch.ones(len(entries)), entries, torch.tensor([0, *itertools.accumulate(counts)]), latents)
-    by_latent = codes.by_latent(cpu.KERNELS)
+    by_latent = codes.by_latent(cpu.KERNELS.by_latent)
     assert torch.equal(by_latent.order, entries.sort(stable=True).indices)
     assert by_latent.starts.diff().tolist() == torch.bincount(entries, minlength=latents).tolist()
-    assert codes.by_latent(cpu.KERNELS) is by_latent
+    assert codes.by_latent(cpu.KERNELS.by_latent) is by_latent
     assert codes.tokens.tolist() == [token for token, count in enumerate(counts) for _ in range(count)]
 
 

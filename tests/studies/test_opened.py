@@ -20,7 +20,7 @@ from interp.core.config import validated
 from interp.core.errors import ArtifactError, ConfigError, DictionaryError, EditError, EditWarning, PersonascopeError
 from interp.core.files import read_json, write_json
 from interp.core.streams import stream_seed
-from interp.dictionaries.files import crosscoder_config, write_dictionary
+from interp.dictionaries.files import dictionary_config, write_dictionary
 from interp.explanation.cards import Source, latent_cards
 from interp.interventions.edits import add, project_out
 from interp.interventions.hooks import edited
@@ -408,7 +408,7 @@ def test_a_crosscoder_from_the_diff_to_steering_and_removal(folder: Path, tmp_pa
     """`--sae` takes a crosscoder folder: directions are its rows in the tuned model, and what reads latents of one model is refused."""
     cross = random_crosscoder()
     weights = {"W_enc": cross.w_enc, "W_dec": cross.w_dec, "b_enc": cross.b_enc, "b_dec": cross.b_dec}
-    write_dictionary(tmp_path / "cc", weights, crosscoder_config(cross.architecture, D_MODEL, cross.n_latents, HOOK, cross.models, cross.k))
+    write_dictionary(tmp_path / "cc", weights, dictionary_config(cross.architecture, D_MODEL, cross.n_latents, HOOK, cross.models, cross.k))
     settings = {name: value for name, value in SMALL.items() if name not in ("dictionary", "text")} | {"sae": str(tmp_path / "cc")}
     settings |= {
         "base": str(folder.parent / "base"),
