@@ -1,7 +1,6 @@
 """Dictionaries by name: published sae-lens releases, and folders on the Hugging Face hub.
 
-Importing sae_lens takes many seconds, so it happens only when a release is fetched for the first time, or an sae-lens object is
-asked for.
+Importing sae_lens takes many seconds, so it happens only when a release is fetched for the first time.
 """
 
 from __future__ import annotations
@@ -113,14 +112,3 @@ def from_sae_lens(sae: Any, name: str = "The SAE", device: torch.device | str = 
     dictionary = dictionary_from(weights, config | {"metadata": words})
     assert isinstance(dictionary, SAE)
     return dictionary
-
-
-def to_sae_lens(dictionary: SAE) -> Any:
-    """The dictionary as an sae-lens `SAE`, on the same device, for its own tools; the weights are copies."""
-    from sae_lens import SAE as LensSAE
-
-    weights, config = dictionary.as_files()
-    device = str(dictionary.w_enc.device)
-    sae = LensSAE.from_dict(config | {"device": device})
-    sae.load_state_dict({name: tensor.clone() for name, tensor in weights.items()})
-    return sae

@@ -32,14 +32,10 @@ class SAE(Dictionary):
         chosen: dict[str, Any] = {name: weight[latents] for name, weight in per_latent.items() if weight is not None}
         return replace(self, w_enc=self.w_enc.index_select(1, latents), **chosen)
 
-    def as_files(self, made: Mapping[str, Any] | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Weights and config in sae-lens' naming; `made` says how it was made."""
+    def save(self, folder: Path, made: Mapping[str, Any] | None = None) -> None:
+        """Write it as sae-lens does; `made` says how it was made. Raises `ArtifactError` when it cannot be written."""
         b_enc = "b_enc" if self.r_mag is None else "b_gate"
         weights = {"W_enc": self.w_enc, "W_dec": self.w_dec, "b_dec": self.b_dec, b_enc: self.b_enc}
         weights |= {name: weight for name in ("r_mag", "b_mag", "threshold") if (weight := getattr(self, name)) is not None}
         config = dictionary_config(self.architecture, self.d_in, self.n_latents, self.hook_point, [self.source], self.k, made, self.reads)
-        return weights, config | {"apply_b_dec_to_input": self.subtract_b_dec}
-
-    def save(self, folder: Path, made: Mapping[str, Any] | None = None) -> None:
-        """Write it as sae-lens does; raises `ArtifactError` when it cannot be written."""
-        write_dictionary(folder, *self.as_files(made))
+        write_dictionary(folder, weights, config | {"apply_b_dec_to_input": self.subtract_b_dec})

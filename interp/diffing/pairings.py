@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -18,7 +17,7 @@ from interp.dictionaries.dictionary import BASE, Dictionary
 from interp.dictionaries.files import DIFFERENCE
 from interp.diffing.moments import PAIRINGS, Diff, Moments, add_at, load_diff
 from interp.models.activations import capture_batch, content_tokens, response_phase
-from interp.models.chats import Chat, TokenBatch, TokenisedChat, batches_by_length, pad_left
+from interp.models.chats import Chat, TokenBatch, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
 from interp.sparse import Codes
 from interp.sparse.autograd import products_for
@@ -45,7 +44,6 @@ def collect(
     *,
     max_clusters: int = 256,
     rows: int = 32,
-    max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     folder: Path | None = None,
     every: int = 16,
@@ -67,23 +65,31 @@ def collect(
     if lacking:
         raise ActivationError(f"The pairings {', '.join(pairings)} need answers of the {lacking[0]} model. Give some.")
     models = {"base": base, "tuned": tuned}
-    tokenised = {writer: models[writer].tokenise(answers[writer].chats, max_tokens) for writer in read}
+    tokenised = {writer: models[writer].tokenise(answers[writer].chats) for writer in read}
     clusters = min(1 + max(max(answers[writer].questions) for writer in read), max_clusters)
     blocks = [(w, block) for w in read for block in batches_by_length([len(chat.ids) for chat in tokenised[w]], rows)]
-    plan = ""
+    state, plan, done = None, "", 0
+    diff = _empty(dictionary, read, tuple(pairings), clusters)
     if folder is not None:
+        chats = {writer: [[chat.ids, chat.n_prompt] for chat in tokenised[writer]] for writer in read}
         questions = {writer: list(answers[writer].questions) for writer in read}
-        plan = _plan(dictionary, tokenised, questions, [identity, list(pairings), clusters, rows, base.source, tuned.source])
-    state = _State(folder, every, len(blocks), plan)
-    diff = state.begin(_empty(dictionary, read, tuple(pairings), clusters))
-    if progress and state.done:
-        progress(sum(len(block) * len(read[writer]) for writer, block in blocks[: state.done]))
-    for number, (writer, block) in enumerate(blocks[state.done :], state.done + 1):
+        settings = [identity, list(pairings), clusters, rows, base.source, tuned.source]
+        device = str(dictionary.decoder_bias().device.type)
+        state, plan = folder / STATE, content_key([__version__, dictionary.content, device, chats, questions, settings])
+        if state.exists():
+            diff, words = load_diff(state, diff.squared_norms.device)
+            if words.get("plan") != plan:
+                raise ArtifactError(f"{folder} holds the state of another diff. Choose another folder, or delete it.")
+            done = int(words["done"])
+    if progress and done:
+        progress(sum(len(block) * len(read[writer]) for writer, block in blocks[:done]))
+    for number, (writer, block) in enumerate(blocks[done:], done + 1):
         batch = pad_left([tokenised[writer][i] for i in block], base.pad_id).to(base.device)
         readers = [models[name] for name in read[writer]]
         owners = torch.tensor([answers[writer].questions[i] % clusters for i in block], device=base.device)
         _add_batch(diff.texts[writer], readers, dictionary, batch, block, owners)
-        state.after(diff, number)
+        if state and (number == len(blocks) or number % every == 0):
+            diff.save(state, plan=plan, done=number)
         if progress:
             progress(len(block) * len(readers))
     return diff
@@ -171,38 +177,3 @@ def _add_unexplained(
         error = x[model] - dictionary.decode_model(own, model)
         along = products_for(active).gather_dot(error, active, dictionary.decoder_rows())
         add_at(into.unexplained[model], active.latents, active.values.double() * along)
-
-
-@dataclass
-class _State:
-    """What is done of a diff, on disk where a folder is given."""
-
-    folder: Path | None
-    every: int
-    blocks: int
-    plan: str
-    done: int = 0
-
-    def begin(self, empty: Diff) -> Diff:
-        if self.folder is None or not (self.folder / STATE).exists():
-            return empty
-        kept, words = load_diff(self.folder / STATE, empty.squared_norms.device)
-        if words.get("plan") != self.plan:
-            raise ArtifactError(f"{self.folder} holds the state of another diff. Choose another folder, or delete it.")
-        self.done = int(words["done"])
-        return kept
-
-    def after(self, diff: Diff, number: int) -> None:
-        if self.folder is not None and (number == self.blocks or number % self.every == 0):
-            diff.save(self.folder / STATE, plan=self.plan, done=number)
-
-
-def _plan(
-    dictionary: Dictionary,
-    tokenised: Mapping[str, list[TokenisedChat]],
-    questions: Mapping[str, list[int]],
-    settings: list[Any],
-) -> str:
-    """What a diff is made from, as a hash."""
-    chats = {writer: [[chat.ids, chat.n_prompt] for chat in part] for writer, part in tokenised.items()}
-    return content_key([__version__, dictionary.content, str(dictionary.decoder_bias().device.type), chats, questions, settings])
