@@ -68,7 +68,7 @@ def parse_hosted(spec: str) -> tuple[str, str | None] | None:
     model, url = match[1].strip(), match[2].rstrip("/")
     try:
         parts = urlsplit(url)
-        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0) and not re.search(r"\s", url)
+        usable = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", url)
     except ValueError:
         parts, usable = urlsplit("http://"), False
     if "@" in parts.netloc or "?" in url or "#" in url or "://" in model:
@@ -87,13 +87,7 @@ class HostedModel:
     """A model that Inspect asks. The key is held by Inspect's provider alone; nothing here shows or saves it."""
 
     def __init__(
-        self,
-        spec: str,
-        *,
-        max_connections: int = 16,
-        max_retries: int = 5,
-        timeout: int = 120,
-        model_args: Mapping[str, Any] | None = None,
+        self, spec: str, *, max_connections: int = 16, max_retries: int = 5, timeout: int = 120, model_args: Mapping[str, Any] | None = None
     ) -> None:
         """`timeout`: seconds of one attempt; `model_args` go to Inspect's `get_model`.
 
@@ -149,7 +143,8 @@ class HostedModel:
         disk for a week: the same call with the same `scope` is not asked again. Raises `ModelError` where no call will work: the key is
         refused, or there is no such model.
         """
-        asking = _run(self._ask_all(chats, settings, seeds, progress, scope))
+        sent = [{**settings, "seed": seed} for seed in seeds] if seeds else [dict(settings)] * len(chats)
+        asking = _run(self._ask_all(list(zip(chats, sent, strict=True)), progress, scope))
         try:
             replies: list[Reply] = asking.result()
             return replies
@@ -195,28 +190,23 @@ class HostedModel:
         )
 
     async def _ask_all(
-        self,
-        chats: Sequence[Chat],
-        settings: Mapping[str, Any],
-        seeds: Sequence[int] | None,
-        progress: Callable[[int], object] | None,
-        scope: str,
+        self, calls: Sequence[tuple[Chat, dict[str, Any]]], progress: Callable[[int], object] | None, scope: str
     ) -> list[Reply]:
         free, in_a_row = asyncio.Semaphore(self.max_connections), 0
 
-        async def ask(place: int, chat: Chat) -> Reply:
+        async def ask(chat: Chat, settings: dict[str, Any]) -> Reply:
             nonlocal in_a_row
             async with free:
                 if in_a_row >= GIVE_UP_AFTER:
                     reply = Reply(None, f"not asked, {in_a_row} calls in a row had failed", False)
                 else:
-                    reply = await self._ask(chat, {**settings, **({"seed": seeds[place]} if seeds else {})}, scope)
+                    reply = await self._ask(chat, settings, scope)
                     in_a_row = 0 if reply.final else in_a_row + 1
             if progress:
                 progress(1)
             return reply
 
-        tasks = [asyncio.ensure_future(ask(place, chat)) for place, chat in enumerate(chats)]
+        tasks = [asyncio.ensure_future(ask(*call)) for call in calls]
         try:
             return await asyncio.gather(*tasks)
         finally:

@@ -28,10 +28,8 @@ def sample_answers(
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """The table of `answer_rows` with the column answer."""
-    table = answer_rows(questions, samples)
-    chats = {question.id: question.chat() for question in questions}
-    answers = generate(model, [chats[name] for name in table["question_id"]], sampling, seed, progress)
-    return table.assign(answer=answers)
+    chats = [question.chat() for question in questions] * samples
+    return answer_rows(questions, samples).assign(answer=generate(model, chats, sampling, seed, progress))
 
 
 def sample_hosted(
@@ -49,13 +47,12 @@ def sample_hosted(
     that the answers were sampled without. Raises `ModelError` when answers are missing that asking again may bring, and when every prompt
     is refused; the same call with the same `scope` asks for those alone.
     """
-    table = answer_rows(questions, samples)
-    chats = {question.id: question.chat() for question in questions}
+    table, chats = answer_rows(questions, samples), [question.chat() for question in questions] * samples
     settings: dict[str, float] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
     settings |= {"top_p": sampling.top_p} if sampling.top_p < 1.0 else {}
     settings |= {"min_p": sampling.min_p} if sampling.min_p > 0.0 and sampling.temperature > 0.0 else {}
     seeds = [stream_seed(seed, "hosted answer", row) % 2**31 for row in range(len(table))]  # some servers take no larger
-    replies = model.ask([chats[name] for name in table["question_id"]], settings, seeds, progress, scope)
+    replies = model.ask(chats, settings, seeds, progress, scope)
     failed = [reply for reply in replies if not reply.final]
     if failed:
         raise ModelError(
