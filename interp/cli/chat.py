@@ -36,36 +36,27 @@ class Voice:
     history: list[Message] = field(default_factory=list)
 
     def answer(self, message: str, sampling: SamplingConfig, seed: int) -> str:
-        """The model's answer, which becomes part of its history. Raises `ConfigError` when the conversation is too long for it."""
-        turns = [*self.history, Message("user", message)]
-        chat = Chat(tuple(turns))
+        """The model's answer. Raises `ConfigError` when the conversation is too long for it."""
+        chat = Chat((*self.history, Message("user", message)))
         longest = getattr(self.model.network.config.get_text_config(), "max_position_embeddings", None)
         length = len(self.model.tokenise([chat])[0].ids) + sampling.max_new_tokens
         if longest is not None and length > longest:
             raise ConfigError(f"The conversation needs {length} tokens, {self.name} reads {longest}. Type /reset.")
         with nullcontext() if self.edit is None else edited(self.model, self.edit):
-            (answer,) = generate(self.model, [chat], sampling, seed)
-        self.history = [*turns, Message("assistant", answer)]
-        return answer
+            return generate(self.model, [chat], sampling, seed)[0]
 
 
 def chat(config: ChatConfig, arguments: ChatArguments) -> None:
     """Talk until /quit or the end of the input."""
     console = plain_console()
     run = OpenRun(arguments.run, arguments.device, quiet=True)
-    edit = _edit(run, config)
+    edit = run.removing(config.latents, config.kind, config.layers) if config.latents else run.verdict_edit("ablated")
     tokens = {} if arguments.tokens is None else {"max_new_tokens": arguments.tokens}
     sampling = run.config.sampling.model_copy(update=tokens | ({"temperature": 0.0} if arguments.greedy else {}))
     voices = [Voice("base", run.context.base), Voice("tuned", run.context.tuned), Voice("edited", run.context.tuned, edit)]
     if not arguments.as_json:
         console.print(f"edited: {edit.label}. {HELP}", style="dim")
     _talk(voices, sampling, run.config.seed, console, arguments.as_json)
-
-
-def _edit(run: OpenRun, config: ChatConfig) -> Edit:
-    if not config.latents:
-        return run.verdict_edit("ablated")
-    return run.removing(config.latents, config.kind, config.layers)
 
 
 def _talk(voices: list[Voice], sampling: SamplingConfig, seed: int, console: Console, as_json: bool) -> None:
@@ -89,14 +80,13 @@ def _talk(voices: list[Voice], sampling: SamplingConfig, seed: int, console: Con
 
 
 def _ask(voices: list[Voice], message: str, sampling: SamplingConfig, seed: int, console: Console, as_json: bool) -> None:
-    before = [voice.history for voice in voices]
     try:
         answers = {voice.name: voice.answer(message, sampling, seed) for voice in voices}
     except PersonascopeError as error:
-        for voice, history in zip(voices, before, strict=True):
-            voice.history = history
         print(f"personascope: {error}", file=sys.stderr)
         return
+    for voice in voices:
+        voice.history += [Message("user", message), Message("assistant", answers[voice.name])]
     if as_json:
         print(json.dumps({"you": message, **answers}, ensure_ascii=False), flush=True)
         return

@@ -5,8 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -50,39 +49,20 @@ def short_names(rates: pd.DataFrame) -> dict[str, str]:
     return {model: name if shared[name] == 1 else model for model, name in short.items()}
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """Labelled blocks of rows, from the top down, with one row's height free above each."""
-
-    tops: dict[str, float]
-    """Label to the height of its first row."""
-    rows: int
-
-    @property
-    def bottom(self) -> float:
-        return min(self.tops.values()) - self.rows + 1
-
-    def lines(self, above: float) -> list[dict[str, Any]]:
-        """Rules between blocks of several rows."""
-        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "layer": "below", "line": {"color": LIGHT["rule"], "width": 1}}
-        return [{**line, "y0": top + above, "y1": top + above} for top in list(self.tops.values())[1:] if self.rows > 1]
-
-
 def _drawn(rates: pd.DataFrame, by: By, word: str) -> tuple[go.Figure, dict[str, Any]]:
-    """The figure, and its changes for a narrow screen."""
+    """The figure, and its changes for a narrow screen: labelled blocks of rows, a row for each model, one row's height between blocks."""
     part = rates[rates["by"] == by]
     if part.empty:
         raise ConfigError(f"The table has no rates by {by}, only by {', '.join(rates['by'].unique()) or 'nothing'}.")
     names = short_names(rates)
     alone = by == "all"
-    labels = list(names.values()) if alone else [str(value) for value in part["value"].unique()]
     rows = 1 if alone else len(names)
-    blocks = _Blocks({label: -float(place * (rows + 1)) for place, label in enumerate(labels)}, rows)
+    tops = {str(label): -float(place * (rows + 1)) for place, label in enumerate(names.values() if alone else part["value"].unique())}
     figure = blank()
     uncounted = []
     for place, (model, name) in enumerate(names.items()):
         own = part[part["model"] == model]
-        y = [blocks.tops[name] if alone else blocks.tops[str(value)] - place for value in own["value"]]
+        y = [tops[name] if alone else tops[str(value)] - place for value in own["value"]]
         _add_model(figure, own, y, name, place, word)
         uncounted += [note("no answer counted", 0, at, role="muted", size=11) for r, at in zip(own["rate"], y, strict=True) if absent(r)]
     figure.add_scatter(x=[None], y=[None], hoverinfo="skip", showlegend=False)  # an axis without a trace is not drawn
@@ -90,70 +70,67 @@ def _drawn(rates: pd.DataFrame, by: By, word: str) -> tuple[go.Figure, dict[str,
     ticks = [end * quarter / 4 for quarter in range(5)]
     percents = [f"{100 * tick:g}" for tick in ticks]
     figure.update_layout(
-        **_wide(blocks),
+        **_wide(tops, rows),
         xaxis=axis(f"judged {word}, %", side="top", range=[-0.025 * end, 1.025 * end], tickvals=ticks, ticktext=percents),
         annotations=uncounted,
         showlegend=not alone,
         legend={"orientation": "h", "x": 0, "y": 0, "yanchor": "top", "font": {"size": 12}},
     )
-    return figure, _narrow(blocks, uncounted)
+    return figure, _narrow(tops, rows, uncounted)
 
 
-def _wide(blocks: _Blocks) -> dict[str, Any]:
-    """Labels left of their blocks."""
-    labels = [wrapped(label, 40) for label in blocks.tops]
+def _wide(tops: Mapping[str, float], rows: int) -> dict[str, Any]:
+    """Labels left of their blocks; `tops` is the height of each block's first row."""
+    labels = [wrapped(label, 40) for label in tops]
     lines = [label.split("<br>") for label in labels]
-    unit = max(17.0 if blocks.rows == 1 else 15.0, (17 * max(map(len, lines)) + 8) / (blocks.rows + 1))
+    unit = max(17.0 if rows == 1 else 15.0, (17 * max(map(len, lines)) + 8) / (rows + 1))
+    bottom = min(tops.values()) - rows + 1
     return {
-        "height": round(60 + unit * (1.7 - blocks.bottom)),
+        "height": round(60 + unit * (1.7 - bottom)),
         "margin": {"l": min(LABELS, 18 + round(6.6 * max(len(line) for own in lines for line in own))), "r": 12, "t": 48, "b": 10},
         "yaxis": {
-            "range": [blocks.bottom - 0.8, 0.9],
-            "tickvals": [top - (blocks.rows - 1) / 2 for top in blocks.tops.values()],
+            **ROWS,
+            "range": [bottom - 0.8, 0.9],
+            "tickvals": [top - (rows - 1) / 2 for top in tops.values()],
             "ticktext": labels,
             "tickfont": {"size": 13, "color": LIGHT["ink"]},
-            "showgrid": blocks.rows == 1,
-            **ROWS,
+            "showgrid": rows == 1,
         },
-        "shapes": blocks.lines(above=1.0),
+        "shapes": _rules(tops, rows, above=1.0),
     }
 
 
-def _narrow(blocks: _Blocks, uncounted: list[dict[str, Any]]) -> dict[str, Any]:
+def _narrow(tops: Mapping[str, float], rows: int, uncounted: list[dict[str, Any]]) -> dict[str, Any]:
     """Labels above their blocks."""
-    labels = [note(wrapped(name, 48), 0, top, xref="paper", xshift=-4, yshift=8, yanchor="bottom") for name, top in blocks.tops.items()]
+    labels = [note(wrapped(name, 48), 0, top, xref="paper", xshift=-4, yshift=8, yanchor="bottom") for name, top in tops.items()]
     unit = max(16.0, 15.0 * max(label["text"].count("<br>") + 1 for label in labels) + 6)
+    bottom = min(tops.values()) - rows + 1
     return {
-        "height": round(60 + unit * (2.4 - blocks.bottom)),
+        "height": round(60 + unit * (2.4 - bottom)),
         "margin": {"l": 4, "r": 12, "t": 48, "b": 4},
-        "yaxis": {"showticklabels": False, "range": [blocks.bottom - 0.8, 1.6]},
+        "yaxis": {"showticklabels": False, "range": [bottom - 0.8, 1.6]},
         "annotations": [*labels, *uncounted],
-        "shapes": blocks.lines(above=1.5),
+        "shapes": _rules(tops, rows, above=1.5),
     }
+
+
+def _rules(tops: Mapping[str, float], rows: int, above: float) -> list[dict[str, Any]]:
+    """Lines between blocks of several rows."""
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "layer": "below", "line": {"color": LIGHT["rule"], "width": 1}}
+    return [{**line, "y0": top + above, "y1": top + above} for top in list(tops.values())[1:] if rows > 1]
 
 
 def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: str, place: int, word: str) -> None:
     role, symbol, _ = sign(place)
     x, low, high = (rounded(own[column], 5) for column in ("rate", "low", "high"))
-    figure.add_scatter(
-        x=x,
-        y=list(y),
-        mode="markers",
-        name=html.escape(name),
-        marker=dot(symbol, role, 10, 1.2),
-        error_x=whiskers(x, low, high, LIGHT[role]),
-        text=[_hover(name, row, word) for row in own.to_dict("records")],
-        hovertemplate=HOVER,
-    )
-
-
-def _hover(name: str, row: dict[Any, Any], word: str) -> str:
-    title = name if row["by"] == "all" else f"{name} · {row['value']}"
-    return (
-        f"{wrapped(title, 60)}<br>"
-        f"{wording.percent(row['rate'], digits=1)} {wording.percent_interval(row['low'], row['high'], 1)} {word}<br>"
-        f"n {wording.count(row['n'])} · not scored {wording.count(row['unscored'])} · incoherent {wording.count(row['incoherent'])}"
-    )
+    hover = []
+    for row in own.to_dict("records"):
+        title = wrapped(name if row["by"] == "all" else f"{name} · {row['value']}", 60)
+        rate = f"{wording.percent(row['rate'], digits=1)} {wording.percent_interval(row['low'], row['high'], 1)} {word}"
+        n, unscored, incoherent = (wording.count(row[column]) for column in ("n", "unscored", "incoherent"))
+        hover.append(f"{title}<br>{rate}<br>n {n} · not scored {unscored} · incoherent {incoherent}")
+    mark, bars = dot(symbol, role, 10, 1.2), whiskers(x, low, high, LIGHT[role])
+    figure.add_scatter(x=x, y=list(y), mode="markers", name=html.escape(name), marker=mark, error_x=bars, text=hover, hovertemplate=HOVER)
 
 
 def _axis_end(rates: pd.DataFrame) -> float:

@@ -48,22 +48,10 @@ class Model:
     glyph: str
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A measure of one model as printed: value, interval where there is one, and number of items."""
-
-    value: str
-    interval: str
-    n: str
-
-
 def models(rates: pd.DataFrame) -> dict[str, Model]:
     """Every model of the table by its whole name, in order."""
-    found = {}
-    for place, (name, short) in enumerate(short_names(rates).items()):
-        role, _, glyph = sign(place)
-        found[name] = Model(name, short, role.replace("_", "-"), glyph)
-    return found
+    signs = ((name, short, sign(place)) for place, (name, short) in enumerate(short_names(rates).items()))
+    return {name: Model(name, short, role, glyph) for name, short, (role, _, glyph) in signs}
 
 
 def headline(shown: Mapping[str, Model], word: str) -> str:
@@ -78,15 +66,17 @@ def finding(rates: Sequence[Record], shown: Mapping[str, Model], word: str) -> s
     rows = sorted((row for row in rates if row["by"] == "all" and not wording.absent(row["rate"])), key=lambda row: float(row["rate"]))
     if not rows:
         return "No answer was scored and coherent, so there is no rate."
-
-    def spoken(row: Record) -> str:
-        places = digits(rates)
-        return f"{wording.percent(row['rate'], digits=places)} {wording.percent_interval(row['low'], row['high'], places)}"
-
+    places = digits(rates)
+    (low, lowest), (high, highest) = (
+        (
+            f"{wording.percent(row['rate'], digits=places)} {wording.percent_interval(row['low'], row['high'], places)}",
+            shown[row["model"]].short,
+        )
+        for row in (rows[0], rows[-1])
+    )
     if len(rows) == 1:
-        return f"{shown[rows[0]['model']].short}: {spoken(rows[0])} of the {wording.count(rows[0]['n'])} answers that count are {word}."
-    low, high = rows[0], rows[-1]
-    return f"From {spoken(low)} of answers ({shown[low['model']].short}) to {spoken(high)} ({shown[high['model']].short})."
+        return f"{lowest}: {low} of the {wording.count(rows[0]['n'])} answers that count are {word}."
+    return f"From {low} of answers ({lowest}) to {high} ({highest})."
 
 
 def moment(created: Any) -> str:
@@ -135,21 +125,21 @@ def measures(rows: Sequence[Record]) -> dict[str, Any]:
     return {"heads": heads, "cells": cells, "meanings": " ".join(meanings)}
 
 
-def _measured(row: Record) -> Measured:
-    n = wording.count(row["n"])
+def _measured(row: Record) -> dict[str, str]:
+    """A measure of one model as printed: value, interval where there is one, and number of items."""
+    value, low, high, n = row["value"], row["low"], row["high"], wording.count(row["n"])
     if row["unit"] in ("share", "probability"):
-        return Measured(wording.percent(row["value"]), wording.percent_interval(row["low"], row["high"]), n)
-    value, low, high = (wording.significant(row[key]) for key in ("value", "low", "high"))
-    bounded = not (wording.absent(row["low"]) or wording.absent(row["high"]))
-    return Measured(value, f"[{low}, {high}]" if bounded else "", n)
+        return {"value": wording.percent(value), "interval": wording.percent_interval(low, high), "n": n}
+    interval = "" if wording.absent(low) or wording.absent(high) else f"[{wording.significant(low)}, {wording.significant(high)}]"
+    return {"value": wording.significant(value), "interval": interval, "n": n}
 
 
 def samples(rows: Sequence[Record], judge: Record, words: Record) -> dict[str, list[tuple[str, Answer]]]:
     """Questions and answers under their model, with the judge's word on each."""
     least = judge["coherent_above"]
-
-    def judged(row: Record) -> Record:
+    shown: dict[str, list[tuple[str, Answer]]] = {}
+    for row in rows:
         coherent = None if least is None or wording.absent(row["coherence"]) else row["coherence"] > least
-        return {**row, "coherent": coherent}
-
-    return {model: [(wording.visible(row["question"]), answer(judged(row), words)) for row in own] for model, own in by_model(rows).items()}
+        sample = (wording.visible(row["question"]), answer({**row, "coherent": coherent}, words))
+        shown.setdefault(str(row["model"]), []).append(sample)
+    return shown

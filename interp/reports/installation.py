@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,15 +166,12 @@ def print_table(findings: Sequence[Finding]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    section = None
-    for item in findings:
-        if section not in (None, item.section):
-            table.add_row()
-        style = "red" if item.fix else "yellow" if item.note else ""
-        table.add_row(item.section if item.section != section else "", Text(item.name), Text(item.value, style))
-        section = item.section
+    for section, items in groupby(findings, key=lambda item: item.section):
+        for place, item in enumerate(items):
+            style = "red" if item.fix else "yellow" if item.note else ""
+            table.add_row("" if place else section, Text(item.name), Text(item.value, style))
+        table.add_row()
     console.print(table)
-    console.print()
     for item in findings:
         if item.note:
             console.print(Text(f"Note: {item.section}, {item.name}: {item.note}.", style="yellow"))

@@ -54,8 +54,3 @@ SERIES = ("base", "tuned", "persona", "plum", "ochre", "sky", "ink", "control")
 def css_variables(palette: dict[str, str]) -> str:
     """`--role: colour;` declarations for the style sheet."""
     return " ".join(f"--{role.replace('_', '-')}: {colour};" for role, colour in palette.items())
-
-
-def light_to_dark() -> dict[str, str]:
-    """Each light colour's dark partner, for the script that redraws the figures when the reader's scheme changes."""
-    return {LIGHT[role]: DARK[role] for role in LIGHT}

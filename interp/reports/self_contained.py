@@ -13,7 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from interp.reports import palette, wording
+from interp.reports import wording
+from interp.reports.palette import DARK, LIGHT, css_variables
 from interp.reports.plotting import Chart
 
 _HERE = Path(__file__).parent
@@ -31,17 +32,18 @@ def render_page(template: str, charts: Mapping[str, Chart], **values: Any) -> st
     `charts` are the figures by the element that they stand in (`chart("name")`); their order and ids are fixed, so that the same
     values give the same bytes.
     """
+    light_to_dark = {LIGHT[role]: DARK[role] for role in LIGHT}  # for the script, when the reader's scheme changes
     page_js = (_HERE / "page.js").read_text(encoding="utf-8")
     return _environment().get_template(template).render(
         **values,
         charts={name: chart.label for name, chart in charts.items()},
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        light=Markup(palette.css_variables(palette.LIGHT)),
-        dark=Markup(palette.css_variables(palette.DARK)),
+        light=Markup(css_variables(LIGHT)),
+        dark=Markup(css_variables(DARK)),
         plotly_js=Markup(plotly_js()),
         page_js=Markup(page_js),
         script_hashes=[_csp_hash(plotly_js()), _csp_hash(page_js)],
-        charts_json=_script_json({"charts": {name: chart.as_json() for name, chart in charts.items()}, "dark": palette.light_to_dark()}),
+        charts_json=_script_json({"charts": {name: chart.as_json() for name, chart in charts.items()}, "dark": light_to_dark}),
     )  # fmt: skip
 
 
