@@ -463,7 +463,7 @@ def test_a_trait_without_labels_gets_the_general_weights(tmp_path: Path) -> None
 def test_coherence_agrees_with_hand_labels_on_edited_answers_of_every_trait(name: str) -> None:
     """As stored when it was fitted, by its word on questions left out.
 
-    Measured: 0.921 contempt, 0.959 evasive, 0.938 owl, 0.963 pirate, 0.948 shouting.
+    Measured: 0.921 contempt, 0.959 evasive, 0.917 misalignment, 0.938 owl, 0.963 pirate, 0.948 shouting.
     """
     path = read_trait(name).path(COHERENCE)
     assert path is not None
@@ -472,3 +472,16 @@ def test_coherence_agrees_with_hand_labels_on_edited_answers_of_every_trait(name
     assert about["labels_key"] == content_key(read_trait(name).labels.astype(str).to_dict("list"))  # fitted on the labels as they are
     (edited,) = [row for row in about["agreement"]["groups"] if row["group"] == "edited"]
     assert edited["auroc"] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trait", "model", "least"), [("pirate", "gemma-3-270m", 0.9), ("evasive", "smollm2-135m", 0.9)])
+def test_coherence_holds_on_labels_that_nothing_was_fitted_on(trait: str, model: str, least: float, fluency: CoherenceJudge) -> None:
+    """Another model family, its edits among them, with the weights of pirate; and a second sample of evasive."""
+    labels = pd.read_csv(Path(__file__).parent / "held_out_labels.csv", keep_default_na=False)
+    labels = labels[(labels["trait"] == trait) & (labels["model"] == model)]
+    assert len(labels) >= 60
+    judged = CoherenceJudge(read_trait(trait), fluency.scorer).judge(list(labels["question"]), list(labels["answer"]))
+    scores = np.array([np.nan if judgement.coherence is None else judgement.coherence for judgement in judged])
+    assert np.isfinite(scores).all()
+    assert auroc(labels["coherent"].to_numpy(dtype=bool), scores) >= least
