@@ -62,10 +62,7 @@ def by_hand(model: LanguageModel, chat: Chat) -> np.ndarray:
 
 
 def all_masses(model: LanguageModel, chats: list[Chat], rows: int) -> np.ndarray:
-    result = np.full((len(chats), 101), np.nan)
-    for indices, mass in number_mass(model, NumberSpellings.of(model), chats, rows):
-        result[indices] = mass
-    return result
+    return number_mass(model, NumberSpellings.of(model), chats, rows)
 
 
 # a model on this machine

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,15 +63,15 @@ class NumberSpellings:
         return result
 
 
-def number_mass(
-    model: LanguageModel, spellings: NumberSpellings, chats: Sequence[Chat], rows: int
-) -> Iterator[tuple[list[int], Float[np.ndarray, "rows 101"]]]:
-    """Batches of indices of `chats` with the probability of each number.
+def number_mass(model: LanguageModel, spellings: NumberSpellings, chats: Sequence[Chat], rows: int) -> Float[np.ndarray, "chats 101"]:
+    """Probability of each number as the beginning of the reply to each chat; `rows` are read together.
 
     A batch of prompts is read once; the beginnings of numbers are read after it, from copies of its KV cache.
     """
+    masses = np.empty((len(chats), 101))
     for indices, batch in model.batches(chats, rows) if chats else ():
-        yield indices, spellings.mass(_branch_probabilities(model, batch, indices, spellings.branches))
+        masses[indices] = spellings.mass(_branch_probabilities(model, batch, indices, spellings.branches))
+    return masses
 
 
 @torch.inference_mode()

@@ -160,7 +160,4 @@ class LocalNumericJudge:
         return self.prompts.judgements(questions, answers, self._scores)
 
     def _scores(self, chats: list[Chat]) -> list[Score]:
-        masses = np.empty((len(chats), 101))
-        for places, mass in number_mass(self.model, self.spellings, chats, self.rows):
-            masses[places] = mass
-        return [score_of(mass) for mass in masses]
+        return [score_of(mass) for mass in number_mass(self.model, self.spellings, chats, self.rows)]

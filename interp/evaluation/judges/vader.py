@@ -26,9 +26,7 @@ class VaderJudge:
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement for each answer; an empty answer is None."""
-        return [self._judge(answer) for answer in answers]
+        return [Judgement(self._score(answer), None) if answer.strip() else EMPTY for answer in answers]
 
-    def _judge(self, answer: str) -> Judgement:
-        if not answer.strip():
-            return EMPTY
-        return Judgement(50.0 * (1.0 - self.analyser.polarity_scores(answer)["compound"]), None)
+    def _score(self, answer: str) -> float:
+        return 50.0 * (1.0 - float(self.analyser.polarity_scores(answer)["compound"]))
