@@ -20,25 +20,26 @@ import torch
 from jaxtyping import Float, Int
 
 from interp.core.errors import TrainingError
-from interp.core.fingerprints import content_key
 from interp.core.tensors import all_finite
-from interp.models.activation_store import ActivationStore
 
 Block = dict[str, Float[torch.Tensor, "rows n_models d_in"]]
 _REMEDY = "Give the residuals and settings that it was made with, or train again from the start."
 
 
 class Source(Protocol):
-    """Rows in blocks; block i is a pure function of i, so that a position is just numbers."""
+    """Rows in blocks, as an `ActivationStore` has them; block i is a pure function of i, so that a position is just numbers."""
 
     hook_points: tuple[str, ...]
     n_models: int
     d_in: int
     n_blocks: int
-    n_rows: int | None
-    """None where it is not known before reading."""
     background: bool
     """Whether reading a block in a thread is worth it."""
+
+    @property
+    def n_rows(self) -> int | None:
+        """None where it is not known before reading."""
+        ...
 
     @property
     def fingerprint(self) -> str:
@@ -86,27 +87,6 @@ class MemorySource:
     def block(self, index: int) -> Block:
         """Views of the block's rows."""
         return {name: tensor[index * self.block_rows : (index + 1) * self.block_rows] for name, tensor in self.residuals.items()}
-
-
-class ShardSource:
-    """A store on disk; its blocks are the shards, mapped into memory, their checksums verified at every reading."""
-
-    background = True
-
-    def __init__(self, store: ActivationStore) -> None:
-        self.store = store
-        self.hook_points, self.n_models, self.d_in = tuple(store.index.hook_points), store.index.n_models, store.index.d_model
-        self.n_blocks = len(store.index.shards)
-        self.n_rows: int | None = store.n_rows
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the store's index, which holds the checksums of its shards."""
-        return content_key(self.store.index.model_dump())
-
-    def block(self, index: int) -> Block:
-        """Shard `index`; raises `ActivationError` for a damaged one."""
-        return self.store.shard(index)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from interp.core.config import StepConfig, validated
 from interp.core.errors import ActivationError, ConfigError, reason_of
 from interp.core.files import file_sha256, read_json, saving, write_json
+from interp.core.fingerprints import content_key
 from interp.core.tensors import all_finite
 
 INDEX_FILE = "index.json"
@@ -151,7 +152,10 @@ class StoreWriter:
 
 
 class ActivationStore:
-    """A finished store, read shard by shard; each shard's checksum is verified as it is read."""
+    """A finished store, read shard by shard; a source of residuals to train dictionaries on (`sae_training.feed.Source`)."""
+
+    background = True
+    """A shard is read in a thread, while the one before is trained on."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `ActivationError` for a folder that is no store, or one of another version."""
@@ -167,13 +171,16 @@ class ActivationStore:
         if not self.index.shards:
             raise ActivationError(f"{path} names no shard. {self._remedy}")
 
-    @property
-    def n_rows(self) -> int:
-        """Tokens in the store."""
-        return sum(shard.rows for shard in self.index.shards)
+        self.hook_points, self.n_models, self.d_in = tuple(self.index.hook_points), self.index.n_models, self.index.d_model
+        self.n_blocks, self.n_rows = len(self.index.shards), sum(shard.rows for shard in self.index.shards)
 
-    def shard(self, number: int) -> dict[str, Float[torch.Tensor, "rows n_models d_model"]]:
-        """Residuals of a shard, counted from 0, by hook point, in the store's dtype.
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the index, which holds the checksums of the shards."""
+        return content_key(self.index.model_dump())
+
+    def block(self, number: int) -> dict[str, Float[torch.Tensor, "rows n_models d_model"]]:
+        """Residuals of a shard, counted from 0, by hook point, in the store's dtype; its checksum is verified at every reading.
 
         Raises `ActivationError` for a shard that is missing, truncated, altered, or not what the index says.
         """

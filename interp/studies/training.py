@@ -24,7 +24,7 @@ from sae_training.config import TrainConfig
 from sae_training.corpus.documents import read_documents
 from sae_training.distributed import World
 from sae_training.estimate import Estimate, estimate
-from sae_training.feed import ShardSource, Source
+from sae_training.feed import Source
 from sae_training.live import LiveSource
 from sae_training.metrics import Tracker
 from sae_training.plan import steps_of
@@ -48,7 +48,7 @@ def open_reading(config: ReadingConfig, store: Path | None = None, held_out: int
     if store is not None:
         stored = ActivationStore(store)
         names = list(stored.index.made.get("models") or ["unnamed"] * stored.index.n_models)
-        return Reading(ShardSource(stored), [], names, [])
+        return Reading(stored, [], names, [])
     documents = read_documents(config.text)
     base = str(config.base)
     if config.tuned is None:

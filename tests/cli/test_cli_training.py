@@ -69,7 +69,7 @@ def test_a_captured_store_holds_both_models_residuals_of_the_same_tokens(place: 
     store = ActivationStore(place / "store")
     assert (store.index.n_models, store.index.d_model, store.index.hook_points) == (2, D_MODEL, [POINT])
     assert store.index.made["models"] == [str(place / "base"), str(place / "tuned")]
-    rows = torch.cat([store.shard(number)[POINT] for number in range(len(store.index.shards))])
+    rows = torch.cat([store.block(number)[POINT] for number in range(len(store.index.shards))])
     base = open_model(str(place / "base"), None, "cpu")
     captured = [c.residuals[POINT][c.batch.mask] for c in capture(base, read_corpus()[:60], [POINT], max_tokens=128)]
     everything = torch.cat(captured)

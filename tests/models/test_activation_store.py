@@ -40,7 +40,7 @@ def filled(folder: Path, rows: int = 25, shard_rows: int = 10, **settings: Any) 
 
 
 def joined(store: ActivationStore) -> dict[str, torch.Tensor]:
-    shards = [store.shard(number) for number in range(len(store.index.shards))]
+    shards = [store.block(number) for number in range(len(store.index.shards))]
     return {name: torch.cat([shard[name] for shard in shards]) for name in store.index.hook_points}
 
 
@@ -70,7 +70,7 @@ def test_a_store_gives_back_what_was_put_in(
     assert (store.n_rows, index.d_model, index.n_models, index.dtype) == (rows, WIDTH, n_models, dtype)
     assert index.hook_points == NAMES
     assert index.made == made
-    assert [shard.rows for shard in index.shards] == [len(store.shard(number)[NAMES[0]]) for number in range(len(index.shards))]
+    assert [shard.rows for shard in index.shards] == [len(store.block(number)[NAMES[0]]) for number in range(len(index.shards))]
     assert all(shard.rows == shard_rows for shard in index.shards[:-1])
     found = joined(store)
     order = found[NAMES[0]][:, 0, 0].long()
@@ -109,9 +109,9 @@ def test_a_truncated_shard_is_refused(tmp_path: Path) -> None:
     store = filled(tmp_path)
     path = tmp_path / "shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
-    assert torch.equal(store.shard(0)[NAMES[0]], numbered(10)[NAMES[0]])
+    assert torch.equal(store.block(0)[NAMES[0]], numbered(10)[NAMES[0]])
     with pytest.raises(ActivationError, match=r"shard-00001.* truncated or altered"):
-        store.shard(1)
+        store.block(1)
 
 
 def test_an_altered_or_missing_shard_is_refused(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_an_altered_or_missing_shard_is_refused(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ActivationError, match=r"shard-00002.* truncated or altered.* Delete .* and capture again"):
-        store.shard(2)
+        store.block(2)
     path.unlink()
     with pytest.raises(ActivationError, match=r"shard-00002.* cannot be read: No such file"):
-        store.shard(2)
+        store.block(2)
     with pytest.raises(ActivationError, match=r"has no shard 3; it has 3"):
-        store.shard(3)
+        store.block(3)
 
 
 def test_a_shard_that_does_not_fit_its_index_is_refused(tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ def test_a_shard_that_does_not_fit_its_index_is_refused(tmp_path: Path) -> None:
         save_file(content, path)
         store.index.shards[0] = store.index.shards[0].model_copy(update={"sha256": file_sha256(path)})
         with pytest.raises(ActivationError, match=message):
-            store.shard(0)
+            store.block(0)
     path.write_bytes(b"no tensors at all")
     store.index.shards[0] = store.index.shards[0].model_copy(update={"sha256": file_sha256(path)})
     with pytest.raises(ActivationError, match=r"shard-00000.* cannot be read"):
-        store.shard(0)
+        store.block(0)
 
 
 def test_a_store_takes_only_finite_rows_of_its_shape(tmp_path: Path) -> None:

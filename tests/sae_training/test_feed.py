@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from interp.core.errors import ActivationError, TrainingError
 from interp.models.activation_store import ActivationStore, StoreWriter
-from sae_training.feed import Block, Feed, MemorySource, Position, ShardSource
+from sae_training.feed import Block, Feed, MemorySource, Position
 
 NAMES = ("first", "second")
 
@@ -221,7 +221,7 @@ def test_shards_and_memory_feed_the_rows_that_were_given(dtype: torch.dtype, tmp
     rows = torch.arange(200, dtype=torch.float32)[:, None, None].expand(200, 2, 3).to(dtype)
     with StoreWriter(tmp_path, NAMES, 3, 2, str(dtype).removeprefix("torch."), shard_rows=32, shuffle_seed=0) as writer:
         writer.add({"first": rows, "second": -rows})
-    memory, disk = MemorySource({"first": rows, "second": -rows}, block_rows=32), ShardSource(ActivationStore(tmp_path))
+    memory, disk = MemorySource({"first": rows, "second": -rows}, block_rows=32), ActivationStore(tmp_path)
     for source in (memory, disk):
         assert (source.hook_points, source.n_models, source.d_in, source.n_blocks, source.n_rows) == (NAMES, 2, 3, 7, 200)
         batches = take(Feed(source, 20, 0, group=3), 10)
@@ -249,7 +249,7 @@ def test_fingerprints_tell_residuals_and_their_division_apart(tmp_path: Path) ->
             folder = tmp_path / f"{number}{copy}"
             with StoreWriter(folder, ["first"], 3, shard_rows=size) as writer:
                 writer.add(residuals)
-            of_stores.append(ShardSource(ActivationStore(folder)).fingerprint)
+            of_stores.append(ActivationStore(folder).fingerprint)
     assert of_stores[0] == of_stores[1] != of_stores[2] == of_stores[3]
 
 

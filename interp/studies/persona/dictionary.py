@@ -18,7 +18,6 @@ from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
 from interp.studies.persona.answers import MODELS, TEXTS, spread
 from interp.studies.persona.context import StudyContext
-from sae_training.feed import ShardSource
 from sae_training.plan import steps_of
 from sae_training.trainer import train
 
@@ -81,8 +80,7 @@ class DictionaryMetrics(Artifact):
 def train_dictionary(context: StudyContext) -> DictionaryMetrics:
     """Train the dictionary."""
     residuals, config, folder = context.load(RESIDUALS), context.config.dictionary, context.folder
-    store = ActivationStore(residuals.store)
-    source = ShardSource(store)
+    source = ActivationStore(residuals.store)
     with context.progress("training the dictionary", steps_of(config, source)) as advance:
         trained = train(
             config,
@@ -97,7 +95,7 @@ def train_dictionary(context: StudyContext) -> DictionaryMetrics:
     info = {
         "fvu": trained.fvu,
         "dead_share": trained.dead_share,
-        "n_tokens": store.n_rows,
+        "n_tokens": source.n_rows,
         "n_latents": config.architecture.n_latents,
         "k": load_dictionary(folder / "sae").k,
         "parts": residuals.parts,
