@@ -33,89 +33,73 @@ TRAIN_OPTIONS = {
 }
 CROSSCODER_OPTIONS = {"base-only": "dictionary.architecture.base_only", "tuned-only": "dictionary.architecture.tuned_only"}
 
-STUDIES = [
-    Command("demo", "The main job on the embedded model: make an organism with a persona, find it, prove it, switch it off.",
-            "interp.cli.study:run", STUDY, "StudyArguments", fixed={"name": "demo"}, without=["tuned"]),
-    Command("run", "The main job on your own pair of models.", "interp.cli.study:run_pair", STUDY, "StudyArguments"),
-    Command("diff", "Which latents changed between two models; the first part of 'run', which continues from there.",
-            "interp.cli.study:diff", STUDY, "DiffArguments"),
-    Command("report", "Write report.html of a finished run again, from its saved results alone.",
-            "interp.cli.study:report", arguments="ReportArguments", positional=["folder"]),
-]  # fmt: skip
-ON_RUNS = [
-    Command("steer", "Add a latent or another direction to the base: its answers before and after, side by side.",
-            "interp.cli.edits:steer", f"{EDITS}:SteerConfig", "OnRun", ["run"]),
-    Command("ablate", "Remove latents from the tuned model: its answers before and after, side by side.",
-            "interp.cli.edits:ablate", f"{EDITS}:AblateConfig", "OnRun", ["run"]),
-    Command("sweep", "Add latents to the base at several doses: dose-response, largest coherent dose, range to ship.",
-            "interp.cli.edits:sweep", f"{EDITS}:SweepConfig", "OnRun", ["run"]),
-    Command("verdict", "Are latents the cause? Those that the run's screen chose, or yours, against all controls on held-out questions.",
-            "interp.cli.edits:verdict", f"{EDITS}:VerdictConfig", "OnRun", ["run"]),
-    Command("export", "Put an edit into the weights of a model, or write it as a control vector.",
-            "interp.cli.edits:export", f"{EDITS}:ExportConfig", "OnRun", ["run"]),
-    Command("chat", "Talk to the base, the tuned and the edited model at once. The edit: the verdict's, or --latents removed.",
-            "interp.cli.chat:chat", f"{EDITS}:ChatConfig", "ChatArguments", ["run"]),
-]  # fmt: skip
-EVALUATIONS = [
-    Command("evaluate", "Ask models a question set, judge the answers, and compare their rates.",
-            "interp.cli.evaluate:evaluate", f"{EVALUATION}:EvaluateConfig", "EvaluateArguments", ["models"], ANSWER_OPTIONS),
-    Command("compare", "Models of several evaluations side by side; answers of one model from several seeds are pooled.",
-            "interp.cli.evaluate:compare", f"{EVALUATION}:CompareConfig", "CompareArguments", ["sources"]),
-]  # fmt: skip
-JUDGE = [
-    Command("answers", "Judge a table of questions and answers, from wherever they come.",
-            "interp.cli.judge:answers", f"{EVALUATION}:JudgeConfig", "JudgeArguments", ["answers"]),
-    Command("agree", "How far a judge agrees with hand labels: AUROC, Cohen's kappa, calibration, and where it is most wrong.",
-            "interp.cli.judge:agree", f"{EVALUATION}:JudgeConfig", "AgreeArguments", without=["questions"]),
-    Command("fit", "Fit the probe to labelled answers of your own: another trait, other words.",
-            "interp.cli.judge:fit", arguments="FitArguments", positional=["labels"]),
-    Command("sample", "Draw answers at random to label by hand, shuffled, without saying whose they are.",
-            "interp.cli.judge:sample", arguments="SampleArguments", positional=["evaluation"]),
-]  # fmt: skip
-TRAIT = [
-    Command("list", "Shipped traits.", "interp.cli.trait:list_traits"),
-    Command("show", "One trait: its settings and what its files hold.",
-            "interp.cli.trait:show", arguments="TraitArguments", positional=["trait"]),
-    Command("new", "Write a commented folder to edit; every file in it says what belongs there.",
-            "interp.cli.trait:new", arguments="NewTraitArguments", positional=["name"]),
-    Command("check", "What a trait is missing and what that costs, how far its judges agree with its labels, how its pairs separate.",
-            "interp.cli.trait:check", arguments="CheckTraitArguments", positional=["trait"]),
-    Command("pairs", "Sample pairs under the trait's positive and negative system prompts; its judge confirms them.",
-            "interp.cli.trait:pairs", arguments="PairsArguments", positional=["trait"]),
-    Command("fit", "Fit a trait's judges (probe or margin, coherence) on its labels, into its folder.",
-            "interp.cli.trait:fit", arguments="TraitArguments", positional=["trait"]),
-]  # fmt: skip
-TRAIN = [
-    Command("sae", "Sparse autoencoders on the residuals of one model, of two, or on their difference.",
-            "interp.cli.train:train", f"{TRAINING}:TrainingConfig", "TrainArguments",
-            names={**TRAIN_OPTIONS, "reads": "dictionary.reads"}),
-    Command("crosscoder", "Crosscoders: one dictionary over a base and its fine-tune, whose latents say which model they belong to.",
-            "interp.cli.train:train", f"{TRAINING}:TrainingConfig", "TrainArguments",
-            names={**TRAIN_OPTIONS, **CROSSCODER_OPTIONS}, fixed={"dictionary.reads": "pair"}),
-]  # fmt: skip
-OTHERS = [
-    Command("capture", "Read text with one model or a pair, and keep the residuals on disk to train dictionaries on.",
-            "interp.cli.train:capture", f"{TRAINING}:CaptureConfig", "StoreArguments"),
-    Command("config", "Print every field of a command's settings with its default, as YAML to start from.",
-            "interp.cli.defaults:print_defaults", arguments="ConfigArguments", positional=["command"]),
-    Command("doctor", "Versions, device, memory, disk, embedded models, and what is missing with the command that fixes it.",
-            "interp.cli.doctor:report"),
-]  # fmt: skip
-
 app = Group(
     "personascope",
     help="Find the persona that fine-tuning put into a model, prove that it is the cause, and switch it off.",
-    commands=[
-        *STUDIES,
-        *ON_RUNS,
-        *EVALUATIONS,
-        Group("judge", help="Judges: judge a table of answers, fit the probe, agreement with hand labels.", commands=JUDGE),
-        Group("trait", help="Traits: list, show, make one of your own, check it, sample its pairs.", commands=TRAIT),
-        Group("train", help="Train dictionaries on residuals: from a store, or live from models.", commands=TRAIN),
-        *OTHERS,
-    ],
     context_settings={"max_content_width": 110},
-)
+    commands=[
+        Command("demo", "The main job on the embedded model: make an organism with a persona, find it, prove it, switch it off.",
+                "interp.cli.study:run", STUDY, "StudyArguments", fixed={"name": "demo"}, without=["tuned"]),
+        Command("run", "The main job on your own pair of models.", "interp.cli.study:run_pair", STUDY, "StudyArguments"),
+        Command("diff", "Which latents changed between two models; the first part of 'run', which continues from there.",
+                "interp.cli.study:diff", STUDY, "DiffArguments"),
+        Command("report", "Write report.html of a finished run again, from its saved results alone.",
+                "interp.cli.study:report", arguments="ReportArguments", positional=["folder"]),
+        Command("steer", "Add a latent or another direction to the base: its answers before and after, side by side.",
+                "interp.cli.edits:steer", f"{EDITS}:SteerConfig", "OnRun", ["run"]),
+        Command("ablate", "Remove latents from the tuned model: its answers before and after, side by side.",
+                "interp.cli.edits:ablate", f"{EDITS}:AblateConfig", "OnRun", ["run"]),
+        Command("sweep", "Add latents to the base at several doses: dose-response, largest coherent dose, range to ship.",
+                "interp.cli.edits:sweep", f"{EDITS}:SweepConfig", "OnRun", ["run"]),
+        Command("verdict", "Are latents the cause? Those that the screen chose, or yours, against all controls, on held-out questions.",
+                "interp.cli.edits:verdict", f"{EDITS}:VerdictConfig", "OnRun", ["run"]),
+        Command("export", "Put an edit into the weights of a model, or write it as a control vector.",
+                "interp.cli.edits:export", f"{EDITS}:ExportConfig", "OnRun", ["run"]),
+        Command("chat", "Talk to the base, the tuned and the edited model at once. The edit: the verdict's, or --latents removed.",
+                "interp.cli.chat:chat", f"{EDITS}:ChatConfig", "ChatArguments", ["run"]),
+        Command("evaluate", "Ask models a question set, judge the answers, and compare their rates.",
+                "interp.cli.evaluate:evaluate", f"{EVALUATION}:EvaluateConfig", "EvaluateArguments", ["models"], ANSWER_OPTIONS),
+        Command("compare", "Models of several evaluations side by side; answers of one model from several seeds are pooled.",
+                "interp.cli.evaluate:compare", f"{EVALUATION}:CompareConfig", "CompareArguments", ["sources"]),
+        Group("judge", help="Judges: judge a table of answers, fit the probe, agreement with hand labels.", commands=[
+            Command("answers", "Judge a table of questions and answers, from wherever they come.",
+                    "interp.cli.judge:answers", f"{EVALUATION}:JudgeConfig", "JudgeArguments", ["answers"]),
+            Command("agree", "How far a judge agrees with hand labels: AUROC, Cohen's kappa, calibration, and where it is most wrong.",
+                    "interp.cli.judge:agree", f"{EVALUATION}:JudgeConfig", "AgreeArguments", without=["questions"]),
+            Command("fit", "Fit the probe to labelled answers of your own: another trait, other words.",
+                    "interp.cli.judge:fit", arguments="FitArguments", positional=["labels"]),
+            Command("sample", "Draw answers at random to label by hand, shuffled, without saying whose they are.",
+                    "interp.cli.judge:sample", arguments="SampleArguments", positional=["evaluation"]),
+        ]),
+        Group("trait", help="Traits: list, show, make one of your own, check it, sample its pairs.", commands=[
+            Command("list", "Shipped traits.", "interp.cli.trait:list_traits"),
+            Command("show", "One trait: its settings and what its files hold.",
+                    "interp.cli.trait:show", arguments="TraitArguments", positional=["trait"]),
+            Command("new", "Write a commented folder to edit; every file in it says what belongs there.",
+                    "interp.cli.trait:new", arguments="NewTraitArguments", positional=["name"]),
+            Command("check", "What a trait is missing and what that costs, how far its judges agree with the labels, how pairs separate.",
+                    "interp.cli.trait:check", arguments="CheckTraitArguments", positional=["trait"]),
+            Command("pairs", "Sample pairs under the trait's positive and negative system prompts; its judge confirms them.",
+                    "interp.cli.trait:pairs", arguments="PairsArguments", positional=["trait"]),
+            Command("fit", "Fit a trait's judges (probe or margin, coherence) on its labels, into its folder.",
+                    "interp.cli.trait:fit", arguments="TraitArguments", positional=["trait"]),
+        ]),
+        Group("train", help="Train dictionaries on residuals: from a store, or live from models.", commands=[
+            Command("sae", "Sparse autoencoders on the residuals of one model, of two, or on their difference.",
+                    "interp.cli.train:train", f"{TRAINING}:TrainingConfig", "TrainArguments",
+                    names={**TRAIN_OPTIONS, "reads": "dictionary.reads"}),
+            Command("crosscoder", "Crosscoders: one dictionary over a base and its fine-tune, whose latents say whose they are.",
+                    "interp.cli.train:train", f"{TRAINING}:TrainingConfig", "TrainArguments",
+                    names={**TRAIN_OPTIONS, **CROSSCODER_OPTIONS}, fixed={"dictionary.reads": "pair"}),
+        ]),
+        Command("capture", "Read text with one model or a pair, and keep the residuals on disk to train dictionaries on.",
+                "interp.cli.train:capture", f"{TRAINING}:CaptureConfig", "StoreArguments"),
+        Command("config", "Print every field of a command's settings with its default, as YAML to start from.",
+                "interp.cli.defaults:print_defaults", arguments="ConfigArguments", positional=["command"]),
+        Command("doctor", "Versions, device, memory, disk, embedded models, and what is missing with the command that fixes it.",
+                "interp.cli.doctor:report"),
+    ],
+)  # fmt: skip
 click.version_option(__version__, message="personascope %(version)s", help="Print the version.")(app)
 
 

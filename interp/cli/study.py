@@ -15,6 +15,7 @@ from interp.core.formatting import plain_records
 from interp.core.steps import RunDirectory
 from interp.diffing.candidates import candidates
 from interp.diffing.rankings import metrics_of
+from interp.reports import wording
 from interp.reports.page import write_report
 from interp.reports.terminal import plain_console, plain_table, print_blocks, rates_table
 from interp.studies.persona.config import StudyConfig
@@ -79,12 +80,12 @@ def _run_study(config: StudyConfig, arguments: StudyArguments, until: str | None
 
 def _print_summary(summary: dict[str, Any], page: Path) -> None:
     rates = [{"condition": name, **rate} for name, rate in summary["rates"].items() if rate["role"] != "reference"]
-    minutes, seconds = divmod(round(summary["duration_s"]), 60)
     print_blocks(rates_table(rates, summary["trait"]["shown"]))
     console = plain_console()
     console.print(f"\nVerdict: {summary['verdict']}", style="bold")
     console.print(summary["finding"])
-    console.print(f"All steps together took {minutes} min {seconds} s, at most {summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory.")
+    duration, memory = wording.duration(summary["duration_s"]), wording.size(summary["peak_memory_bytes"])
+    console.print(f"All steps together took {duration}, at most {memory} of memory.")
     console.print(f"Report: {page}")
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from interp.cli.arguments import StoreArguments, TrainArguments
 from interp.core.files import read_json
+from interp.reports import wording
 from interp.studies.training import capture_store, estimate_training, train_dictionaries
 from interp.studies.training_config import CaptureConfig, TrainingConfig
 from sae_training.results import Trained
@@ -31,7 +32,7 @@ def train(config: TrainingConfig, arguments: TrainArguments) -> None:
             f"tokens  {cost.tokens:,} in {cost.steps:,} steps",
             f"memory  about {cost.memory_bytes / 2**30:.2f} GiB, and the models",
             f"disk    about {cost.disk_bytes / 2**30:.2f} GiB for checkpoints and result",
-            f"time    about {_duration(cost.seconds)}, from a short calibration on this machine",
+            f"time    about {wording.duration(cost.seconds)}, from a short calibration on this machine",
         ]
         arguments.report(asdict(cost), "\n".join(lines))
         return
@@ -52,8 +53,3 @@ def _described(name: str, result: Trained, config: TrainingConfig) -> Iterator[s
     if config.base is not None and config.spliced_chats and not quality.is_file():
         needed, held_out = 4 * config.spliced_chats, config.spliced_chats
         yield f"  no loss with its reconstruction: that takes {needed} chats, of which {held_out} are held out"
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

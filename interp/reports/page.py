@@ -103,6 +103,6 @@ def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]
         charts["latents"] = latents_chart(results.latents, [int(latent) for latent in results.screen["latent"]], persona)
     for card in results.cards:
         charts[f"histogram-{int(card['latent'])}"] = histogram_chart(card["histogram"], int(card["latent"]))
-    if len(results.dictionary_metrics) > 1:
-        charts["training"] = training_chart(results.dictionary_metrics)
+    if len(results.metrics) > 1:
+        charts["training"] = training_chart(results.metrics)
     return charts
