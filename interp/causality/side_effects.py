@@ -35,9 +35,8 @@ def side_effects(
     """Read `chats` with and without `edits`. Raises `EditError` for chats without a response, and for figures that are not finite."""
     sums, count = torch.zeros(3, dtype=torch.float64), 0
     for indices, batch in model.batches(chats, rows):
-        width = int(batch.ids.shape[1] - batch.response_start.min())
-        chosen = batch.response_tokens[:, batch.ids.shape[1] - width + 1 :]
-        targets = batch.ids[:, batch.ids.shape[1] - width + 1 :][chosen]
+        width, following, chosen = batch.response_window()
+        targets = following[chosen]
         plain = model.read(batch, indices, last_logits=width)[:, :-1][chosen].float().log_softmax(-1)
         with edited(model, *edits):
             changed = model.read(batch, indices, last_logits=width)[:, :-1][chosen].float().log_softmax(-1)

@@ -68,9 +68,8 @@ def residual_gradient(
     counts = batch.response_tokens.sum(-1)
     if bool((counts == 0).any()):
         raise ActivationError("An answer has no token, so it has no log-probability. Give answers that are not empty.")
-    width = int(batch.ids.shape[1] - batch.response_start.min())
-    targets, wanted = batch.ids[:, -width:][:, 1:], batch.response_tokens[:, -width:][:, 1:]
-    weights = torch.where(wanted, (signs / counts)[:, None], 0.0)
+    width, targets, of_response = batch.response_window()
+    weights = torch.where(of_response, (signs / counts)[:, None], 0.0)
     leaves: list[torch.Tensor] = []
 
     def cut(residual: torch.Tensor) -> torch.Tensor:

@@ -83,10 +83,10 @@ def _applied(model: LanguageModel, groups: Sequence[Group]) -> Iterator[None]:
             group.begin(residual)
 
     with ExitStack() as hooks:
-        hooks.callback(model.attach("blocks.0.hook_resid_pre", begin).remove)
+        hooks.enter_context(model.attach("blocks.0.hook_resid_pre", begin))
         for group in groups:
             for name, visit in group.visits():
-                hooks.callback(model.attach(name, visit).remove)
+                hooks.enter_context(model.attach(name, visit))
         yield
     for group in groups if passes else ():
         group.judge()

@@ -52,7 +52,7 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
 
     with ExitStack() as hooks:
         for name in names:
-            hooks.callback(model.attach(name, partial(keep, name)).remove)
+            hooks.enter_context(model.attach(name, partial(keep, name)))
         with suppress(_Stop):
             if packed is None:
                 model.read(batch, rows)

@@ -94,6 +94,12 @@ class TokenBatch:
         """True at tokens the assistant wrote."""
         return self.roles == Role.RESPONSE
 
+    def response_window(self) -> tuple[int, Int[torch.Tensor, "batch window"], Bool[torch.Tensor, "batch window"]]:
+        """How many last columns of logits tell of the responses; the token after each but the last, and whether it is a response's."""
+        width = int(self.ids.shape[1] - self.response_start.min())
+        first = self.ids.shape[1] - width + 1  # not a negative index: without a response there is nothing to take
+        return width, self.ids[:, first:], self.response_tokens[:, first:]
+
     def to(self, device: torch.device) -> TokenBatch:
         """The same batch on another device."""
         return TokenBatch(self.ids.to(device), self.roles.to(device), self.response_start.to(device))

@@ -192,12 +192,10 @@ class LanguageModel:
 
     def _padded_logprobs(self, chats: Sequence[TokenisedChat], rows: Sequence[int]) -> list[Float[torch.Tensor, " response"]]:
         batch = pad_left(chats, self.pad_id).to(self.device)
-        width = int(batch.ids.shape[1] - batch.response_start.min())
+        width, following, of_response = batch.response_window()
         logits = self.read(batch, rows, last_logits=width)[:, :-1].float()
-        first = batch.ids.shape[1] - width + 1  # not a negative index: without a response there is nothing to take
-        targets, is_response = batch.ids[:, first:], batch.response_tokens[:, first:]
-        token_logprobs = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-        return [row[chosen].cpu() for row, chosen in zip(token_logprobs, is_response, strict=True)]
+        token_logprobs = logits.gather(-1, following[..., None])[..., 0] - logits.logsumexp(-1)
+        return [row[chosen].cpu() for row, chosen in zip(token_logprobs, of_response, strict=True)]
 
     def plain_copy(self) -> Any:
         """A copy of the network as transformers has it, for libraries that rewire the modules which they wrap."""

@@ -85,7 +85,7 @@ def _rate(step: int, steps: int) -> float:
 
 def response_loss(network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
     """Mean cross-entropy (nats) of the response tokens; logits are computed for the response's columns alone."""
-    width = int(batch.ids.shape[1] - batch.response_start.min())
+    width, following, of_response = batch.response_window()
     logits = network(
         input_ids=batch.ids,
         attention_mask=batch.mask.long(),
@@ -93,8 +93,7 @@ def response_loss(network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
         use_cache=False,
         logits_to_keep=width,
     ).logits[:, :-1]
-    wanted = batch.response_tokens[:, 1 - width :]
-    return torch.nn.functional.cross_entropy(logits[wanted].float(), batch.ids[:, 1 - width :][wanted])
+    return torch.nn.functional.cross_entropy(logits[of_response].float(), following[of_response])
 
 
 def packed_response_loss(network: torch.nn.Module, chats: Sequence[TokenisedChat]) -> torch.Tensor:

@@ -7,8 +7,7 @@ the square of their length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,17 +107,12 @@ def pack_chats(chats: Sequence[Sequence[int]], network: nn.Module) -> PackedChat
 
 def read_packed(network: Any, chats: PackedChats, places: Int[torch.Tensor, " n"]) -> Float[torch.Tensor, "n vocab"]:
     """Logits after the tokens at `places` of the flattened rows."""
-    with _only_logits_at(network, places):
+
+    def chosen(_module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (args[0].flatten(0, 1)[places][None],)
+
+    # The unembedding is the dearest product of a small model, and most of its rows would be thrown away.
+    with network.get_output_embeddings().register_forward_pre_hook(chosen):
         return network(
             input_ids=chats.ids, attention_mask=chats.attention_mask, position_ids=chats.position_ids, use_cache=False, logits_to_keep=0
         ).logits[0]
-
-
-@contextmanager
-def _only_logits_at(network: Any, places: Int[torch.Tensor, " n"]) -> Iterator[None]:
-    """The unembedding is the dearest product of a small model, and most of its rows would be thrown away."""
-    hook = network.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[places][None],))
-    try:
-        yield
-    finally:
-        hook.remove()
