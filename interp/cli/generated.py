@@ -128,7 +128,16 @@ def _parameter(path: str, fields: Sequence[Any], name: str | None, positional: b
     metavar = "|".join(words) or ("FIRST-LAST" if window else METAVARS.get(item, "TEXT"))
 
     def read(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        return _window(name, value) if window and value else _split(name, item, value) if listed and item is not str else value
+        try:
+            if window and value:
+                first, dash, last = value.partition("-")
+                return [int(first), int(last if dash else first)]
+            if listed and item is not str:
+                return [item(part) if item in (int, float) else part.strip() for text in value for part in text.split(",")]
+        except ValueError as error:
+            wanted = "FIRST-LAST, e.g. 8-22" if window else "numbers with commas between, e.g. 2076,3253"
+            raise ConfigError(f"--{name} takes {wanted}, not '{value if window else ','.join(value)}'.") from error
+        return value
 
     if positional:
         few = {"nargs": -1, "required": False} if listed else {"required": field.is_required()}
@@ -145,18 +154,3 @@ def _parameter(path: str, fields: Sequence[Any], name: str | None, positional: b
             option = click.Option([f"--{name}"], metavar=metavar, multiple=listed, callback=read, help=text)
     option.name = path
     return option
-
-
-def _split(name: str, kind: Any, texts: Sequence[str]) -> list[Any]:
-    try:
-        return [kind(part) if kind in (int, float) else part.strip() for text in texts for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--{name} takes numbers with commas between, e.g. 2076,3253, not '{','.join(texts)}'.") from error
-
-
-def _window(name: str, text: str) -> list[int]:
-    first, dash, last = text.partition("-")
-    try:
-        return [int(first), int(last if dash else first)]
-    except ValueError as error:
-        raise ConfigError(f"--{name} takes FIRST-LAST, e.g. 8-22, not '{text}'.") from error

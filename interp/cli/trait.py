@@ -49,17 +49,8 @@ def check(arguments: CheckTraitArguments) -> None:
 
 def pairs(arguments: PairsArguments) -> None:
     """Sample pairs under the trait's positive and negative system prompts; its judge confirms them."""
-    origin = write_sampled_pairs(
-        arguments.trait,
-        arguments.model,
-        arguments.out,
-        arguments.n,
-        arguments.judge,
-        arguments.seed,
-        arguments.device,
-        arguments.dtype,
-        quiet=arguments.as_json,
-    )
+    settings = arguments.model_dump(exclude={"as_json", "trait"})
+    origin = write_sampled_pairs(arguments.trait, **settings, quiet=arguments.as_json)
     text = f"{origin['confirmed']} of {origin['sampled']} sampled pairs were confirmed by '{origin['judge']}'. Saved in {arguments.out}"
     arguments.report(origin | {"pairs": str(arguments.out)}, text)
 

@@ -85,17 +85,13 @@ def _read(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"Cannot read {path} ({reason_of(error)}): evaluate again, answers that are there are kept.") from error
-    lacking = _lacking(found)
-    if lacking:
-        raise ArtifactError(f"{path} lacks {', '.join(lacking)}, as another version wrote it: evaluate again with this one.")
+    if isinstance(found, dict):
+        missing = [name for name in (*HEAD, *COLUMNS) if name not in found]
+        missing += [f"judge.{name}" for name in JUDGE if name not in found.get("judge", JUDGE)]
+        for table, columns in COLUMNS.items():
+            missing += [f"{table}.{column}" for column in columns if any(column not in row for row in found.get(table, []))]
+    else:
+        missing = ["all that it should hold"]
+    if missing:
+        raise ArtifactError(f"{path} lacks {', '.join(missing)}, as another version wrote it: evaluate again with this one.")
     return dict(found)
-
-
-def _lacking(found: Any) -> list[str]:
-    if not isinstance(found, dict):
-        return ["all that it should hold"]
-    lacking = [name for name in (*HEAD, *COLUMNS) if name not in found]
-    lacking += [f"judge.{name}" for name in JUDGE if "judge" in found and name not in found["judge"]]
-    for table, columns in COLUMNS.items():
-        lacking += [f"{table}.{column}" for column in columns if any(column not in row for row in found.get(table, []))]
-    return lacking

@@ -64,27 +64,27 @@ def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("versions", "python", f"{platform.python_version()} ({_short(Path(sys.executable))})", platform.python_version())
-    try:
-        version = metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        yield Finding("versions", DISTRIBUTION, "not installed", None, fix=SET_UP)
-        return
-    yield Finding("versions", DISTRIBUTION, version, version)
+    own = _version(DISTRIBUTION)
+    yield Finding("versions", DISTRIBUTION, own or "not installed", own, fix=None if own else SET_UP)
     from packaging.requirements import Requirement
 
-    for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or []):
+    for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or [] if own else []):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        fix = f"{SET_UP}, or: {_pip()} install '{requirement.name}{requirement.specifier}'"
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            yield Finding("versions", requirement.name, "not installed", None, fix=fix)
-            continue
-        if requirement.specifier.contains(version, prereleases=True):
+        version = _version(requirement.name)
+        if version and requirement.specifier.contains(version, prereleases=True):
             yield Finding("versions", requirement.name, version, version)
         else:
-            yield Finding("versions", requirement.name, f"{version}, wanted {requirement.specifier}", version, fix=fix)
+            value = f"{version}, wanted {requirement.specifier}" if version else "not installed"
+            fix = f"{SET_UP}, or: {_pip()} install '{requirement.name}{requirement.specifier}'"
+            yield Finding("versions", requirement.name, value, version, fix=fix)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _device() -> Iterator[Finding]:

@@ -160,7 +160,7 @@ def test_a_config_file_that_cannot_be_used_is_one_line(run: Run, place: Path, fi
         ({"questions": "broken.yaml"}, r"broken\.yaml, line 3"),
         ({"questions": "one question.yaml"}, r"one question\.yaml: questions: .*at least 2"),
         ({"out": "file"}, r"file is a file\. Choose another --out folder"),
-        ({"device": "toaster"}, r"'toaster' is not a device\. Use auto, cpu or cuda"),
+        ({"device": "toaster"}, r"'toaster' is not a device that personascope runs on\. Use auto, cpu or cuda"),
         ({"dtype": "float7"}, r"'float7' is not a dtype\. Use auto, float32"),
     ],
 )
