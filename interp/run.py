@@ -20,7 +20,7 @@ from interp.models.language_model import LanguageModel
 from interp.studies import comparing, edit_export, evaluating, own_verdict, steering, training
 from interp.studies.evaluation import Evaluation
 from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
-from interp.studies.opened import OpenRun
+from interp.studies.opened import StudyRun
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.study import run_study
 from interp.studies.steering_config import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
@@ -32,7 +32,7 @@ SHOWN_LATENTS = 8
 ResultT = TypeVar("ResultT")
 
 
-class Run(OpenRun):
+class Run(StudyRun):
     """A run directory that has come at least as far as its diff. Models are opened when they are first needed."""
 
     steer = keywords_of(SteerConfig)(steering.steer)

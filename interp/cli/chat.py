@@ -20,7 +20,7 @@ from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
 from interp.reports.terminal import plain_console, side_by_side, written
-from interp.studies.opened import OpenRun
+from interp.studies.opened import StudyRun
 from interp.studies.steering_config import ChatConfig
 
 HELP = "Type a message. /reset starts a new conversation, /quit leaves."
@@ -49,7 +49,7 @@ class Voice:
 def chat(config: ChatConfig, arguments: ChatArguments) -> None:
     """Talk until /quit or the end of the input."""
     console = plain_console()
-    run = OpenRun(arguments.run, arguments.device, quiet=True)
+    run = StudyRun(arguments.run, arguments.device, quiet=True)
     edit = run.removing(config.latents, config.kind, config.layers) if config.latents else run.verdict_edit("ablated")
     tokens = {} if arguments.tokens is None else {"max_new_tokens": arguments.tokens}
     sampling = run.config.sampling.model_copy(update=tokens | ({"temperature": 0.0} if arguments.greedy else {}))

@@ -11,7 +11,7 @@ from interp.core.config import StepConfig
 from interp.reports.edits_terminal import show_comparison, show_doses, show_export, show_verdict
 from interp.studies import edit_export, own_verdict, steering
 from interp.studies.edit_export import Exported
-from interp.studies.opened import OpenRun
+from interp.studies.opened import StudyRun
 from interp.studies.own_verdict import VerdictResult
 from interp.studies.steering import Comparison, DoseResponse
 from interp.studies.steering_config import VerdictConfig
@@ -20,11 +20,11 @@ ConfigT = TypeVar("ConfigT", bound=StepConfig)
 ResultT = TypeVar("ResultT", Comparison, DoseResponse, VerdictResult, Exported)
 
 
-def _command(experiment: Callable[[OpenRun, ConfigT], ResultT], show: Callable[[ResultT], None]) -> Callable[[ConfigT, OnRun], None]:
+def _command(experiment: Callable[[StudyRun, ConfigT], ResultT], show: Callable[[ResultT], None]) -> Callable[[ConfigT, OnRun], None]:
     """The command of an experiment on a run: open the run, do it, print the result."""
 
     def command(config: ConfigT, arguments: OnRun) -> None:
-        result = experiment(OpenRun(arguments.run, arguments.device, quiet=arguments.as_json), config)
+        result = experiment(StudyRun(arguments.run, arguments.device, quiet=arguments.as_json), config)
         arguments.report(result.as_json(), partial(show, result))
 
     return command

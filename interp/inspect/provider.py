@@ -34,7 +34,7 @@ from interp.models.chats import Chat, Message
 
 if TYPE_CHECKING:  # Inspect imports this file whenever it starts, so torch has to wait
     from interp.studies.answering import Answers
-    from interp.studies.opened import OpenRun
+    from interp.studies.opened import StudyRun
 
 HONOURED = {"max_tokens", "temperature", "top_p", "seed", "stop_seqs", "num_choices"}
 INSPECTS_OWN = {
@@ -49,7 +49,7 @@ LONGEST_ANSWER = 2048
 POLL = 0.02
 """Seconds between two looks whether an answer is there."""
 
-_RUNS: WeakValueDictionary[str, OpenRun] = WeakValueDictionary()
+_RUNS: WeakValueDictionary[str, StudyRun] = WeakValueDictionary()
 """Runs that are open, so that RUN@tuned and RUN@ablated share their weights."""
 
 

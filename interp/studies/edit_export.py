@@ -11,7 +11,7 @@ from interp.core.files import file_sha256, read_json
 from interp.interventions.control_vector import block_directions, check_target, model_hint, write_control_vector
 from interp.interventions.edits import Edit
 from interp.interventions.export import MANIFEST_FILE, export_model
-from interp.studies.opened import OpenRun
+from interp.studies.opened import StudyRun
 from interp.studies.persona.answers import spread
 from interp.studies.steering import adding
 from interp.studies.steering_config import ExportConfig
@@ -41,7 +41,7 @@ class Exported:
         return {"command": "export", "edit": self.edit, "source": self.source, **paths, "check": self.check, "control_vector": vectors}
 
 
-def export(run: OpenRun, config: ExportConfig) -> Exported:
+def export(run: StudyRun, config: ExportConfig) -> Exported:
     """Write the edit; whoever reads the files needs no hooks. The record is the folder's own manifest, by which it is found again."""
     edit = _edit(run, config)
     model = run.context.base if edit.kind == "add" else run.context.tuned
@@ -61,7 +61,7 @@ def export(run: OpenRun, config: ExportConfig) -> Exported:
     return Exported(edit.as_json(), model.source, config.to, check, files)
 
 
-def _edit(run: OpenRun, config: ExportConfig) -> Edit:
+def _edit(run: StudyRun, config: ExportConfig) -> Edit:
     if config.edit is not None:
         return run.verdict_edit(config.edit)
     if config.steer_latent is not None:

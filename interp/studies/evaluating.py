@@ -39,7 +39,7 @@ from interp.models.sources import choose_device, choose_dtype
 from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
 from interp.studies.evaluation_config import EvaluateConfig
 from interp.studies.human_labels import HumanLabels
-from interp.studies.opened import OpenRun, Subject, open_subject, run_and_model
+from interp.studies.opened import StudyRun, Subject, open_subject, run_and_model
 from interp.traits import Trait, read_trait
 from sae_training.corpus import read_corpus
 
@@ -115,7 +115,7 @@ def _subjects(config: EvaluateConfig) -> list[Subject | HostedModel]:
     """Raises `ConfigError` for models that are none or named twice, and for options that none of them heeds."""
     if not config.models:
         raise ConfigError("models: none is given. Name at least one.")
-    runs: dict[str, OpenRun] = {}
+    runs: dict[str, StudyRun] = {}
     subjects: list[Subject | HostedModel] = []
     for spec in config.models:
         if parse_hosted(spec) is None:

@@ -43,7 +43,7 @@ class Centres(Artifact):
 NEEDED = ("answers", "dictionary", "directions", "diff")
 
 
-class OpenRun:
+class StudyRun:
     """A run that has come as far as its diff. Models are opened when they are first needed.
 
     Raises `ArtifactError` for a folder that is no such run.
@@ -221,7 +221,7 @@ def open_subject(
     device: str = "auto",
     dtype: str = "auto",
     trust_remote_code: bool = False,
-    runs: MutableMapping[str, OpenRun] | None = None,
+    runs: MutableMapping[str, StudyRun] | None = None,
 ) -> Subject:
     """A source of models (`base` is that of an adapter that names none), or RUN@base, @tuned, @ablated, @steered.
 
@@ -249,11 +249,11 @@ def run_and_model(spec: str) -> tuple[str | None, str]:
     return (folder, what) if at and (Path(folder) / MANIFEST_FILE).is_file() else (None, spec)
 
 
-def _run(folder: str, device: str, runs: MutableMapping[str, OpenRun]) -> OpenRun:
+def _run(folder: str, device: str, runs: MutableMapping[str, StudyRun]) -> StudyRun:
     """The run that `runs` holds already as it is now, else newly opened."""
     root = Path(folder).resolve()
     key = f"{root}|{device}|{(root / MANIFEST_FILE).stat().st_mtime_ns}"
     run = runs.get(key)
     if run is None:
-        run = runs[key] = OpenRun(folder, None if device == "auto" else device, quiet=True)
+        run = runs[key] = StudyRun(folder, None if device == "auto" else device, quiet=True)
     return run

@@ -19,7 +19,7 @@ from interp.core.files import write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
 from interp.models.sources import model_identity
-from interp.studies.opened import OpenRun
+from interp.studies.opened import StudyRun
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.evidence import Evidence, evidence_on, make_claim
 from interp.studies.persona.screen import SCREEN
@@ -88,7 +88,7 @@ class VerdictResult:
         return {"command": "verdict", "folder": str(self.step.folder), **plain, **tables, **transfer}
 
 
-def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None] = lambda line: None) -> VerdictResult:
+def verdict(run: StudyRun, config: VerdictConfig, announce: Callable[[str], None] = lambda line: None) -> VerdictResult:
     """The verdict of the run, which is brought so far where it is not, or that on the user's latents."""
     second = None if config.transfer is None else (config.transfer, model_identity(config.transfer))
     if config.latents:
@@ -115,7 +115,7 @@ def verdict(run: OpenRun, config: VerdictConfig, announce: Callable[[str], None]
     )
 
 
-def _own_claim(run: OpenRun, choice: dict[str, Any]) -> StepResult:
+def _own_claim(run: StudyRun, choice: dict[str, Any]) -> StepResult:
     """The main job's measurement, with a choice that is the user's."""
     named = [*choice["persona_latents"], *([] if choice["steering_latent"] is None else [choice["steering_latent"]])]
     run.context.dictionary.directions(named)  # complains of latents that are not there
@@ -129,12 +129,12 @@ def _own_claim(run: OpenRun, choice: dict[str, Any]) -> StepResult:
     return run.step("claim", {"claim": choice, **_measuring(run)}, make)
 
 
-def _measuring(run: OpenRun) -> dict[str, Any]:
+def _measuring(run: StudyRun) -> dict[str, Any]:
     """What a verdict depends on besides the claim."""
     return {"verdict": run.config.verdict.model_dump(), "rules": run.config.rules.model_dump(), "window": run.context.window}
 
 
-def _transfer(run: OpenRun, choice: dict[str, Any], source: str, identity: str) -> Transfer:
+def _transfer(run: StudyRun, choice: dict[str, Any], source: str, identity: str) -> Transfer:
     """The removal alone, measured on a second fine-tune with all its controls."""
     settings = {"latents": choice["persona_latents"], **_measuring(run)}
     step = run.step("transfer", settings, partial(_make_transfer, run, choice, source), {"second": identity})
@@ -142,7 +142,7 @@ def _transfer(run: OpenRun, choice: dict[str, Any], source: str, identity: str) 
     return Transfer(step, source, record.transfer["result"], record.transfer["checks"], record.conditions)
 
 
-def _make_transfer(run: OpenRun, choice: dict[str, Any], source: str, context: StudyContext) -> TransferRecord:
+def _make_transfer(run: StudyRun, choice: dict[str, Any], source: str, context: StudyContext) -> TransferRecord:
     trial, claim, _ = make_claim(context, choice | {"steering_latent": None, "steering_dose": None}, context.open_model(source))
     answers = gather_evidence(trial, claim, run.config.verdict)
     verdict = decide(answers, run.config.seed, context.trait.shown, run.config.rules)

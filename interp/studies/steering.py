@@ -23,7 +23,7 @@ from interp.evaluation.questions import Question
 from interp.evaluation.rates import coherent_rate, trait_rate
 from interp.interventions.edits import Edit, add
 from interp.interventions.saved import save_edit
-from interp.studies.opened import OpenRun
+from interp.studies.opened import StudyRun
 from interp.studies.persona.context import StudyContext
 from interp.studies.steering_config import AblateConfig, Asking, SteerConfig, SweepConfig, parsed_condition
 
@@ -88,20 +88,20 @@ class Comparison:
         return f"<p>{html.escape(self.edit['label'])}</p>{''.join(tables)}<p>In brackets: trait score, 0 to 100.</p>"
 
 
-def steer(run: OpenRun, config: SteerConfig) -> Comparison:
+def steer(run: StudyRun, config: SteerConfig) -> Comparison:
     """The base, and the base with a direction added."""
     edit = adding(run, config.latent, config.direction, config.dose, config.phase, config.where)
     return _compare(run, "steer", config, ("base", "steered"), edit)
 
 
-def adding(run: OpenRun, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
+def adding(run: StudyRun, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
     """The edit that adds a latent's row or a named direction at the dictionary's hook point."""
     called, row = run.direction(latent, name)
     edit = add(row, {run.context.hook_point: run.directions.median_norm}, dose, phase, f"{called} added")
     return edit if where is None else edit.only_where(run.context.dictionary, *parsed_condition(where))
 
 
-def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
+def ablate(run: StudyRun, config: AblateConfig) -> Comparison:
     """The tuned model, and the tuned model without some latents."""
     layers, search = config.layers, None
     if config.search_layers:
@@ -114,7 +114,7 @@ def ablate(run: OpenRun, config: AblateConfig) -> Comparison:
 
 
 def _compare(
-    run: OpenRun, command: str, config: Asking, names: tuple[str, str], edit: Edit, search: LayerSearch | None = None
+    run: StudyRun, command: str, config: Asking, names: tuple[str, str], edit: Edit, search: LayerSearch | None = None
 ) -> Comparison:
     """`names` are those of the model as it is, base or tuned, and of the edited one."""
     questions = _asked(run, config)
@@ -138,14 +138,14 @@ def _compare(
     return Comparison(command, step, edit.as_json(), **vars(step.load(BothAnswers)), shown=run.context.trait.shown, **searched)
 
 
-def _asked(run: OpenRun, config: Asking) -> list[Question]:
+def _asked(run: StudyRun, config: Asking) -> list[Question]:
     """The user's own prompts, else selection questions: what is tried out must not be measured on."""
     if config.prompts:
         return [Question(id=f"prompt_{i}", group="prompt", split="selection", text=text) for i, text in enumerate(config.prompts, 1)]
     return run.context.questions.split("selection", config.questions)
 
 
-def _search_layers(run: OpenRun, config: AblateConfig) -> LayerSearch:
+def _search_layers(run: StudyRun, config: AblateConfig) -> LayerSearch:
     """The smallest window of layers that still does it, from that of `config` on, measured on the run's selection questions."""
     centres = run.centres(run.window(config.layers))
     settings = {
@@ -157,7 +157,7 @@ def _search_layers(run: OpenRun, config: AblateConfig) -> LayerSearch:
     return run.step("layers", settings, partial(_make_search, run, config, centres)).load(LayerSearch)
 
 
-def _make_search(run: OpenRun, config: AblateConfig, centres: Mapping[str, torch.Tensor], context: StudyContext) -> LayerSearch:
+def _make_search(run: StudyRun, config: AblateConfig, centres: Mapping[str, torch.Tensor], context: StudyContext) -> LayerSearch:
     at = {int(name.split(".")[1]): name for name in centres}
     questions = context.questions.split("selection", run.config.diff.questions)
     ask = partial(context.ask, "search for layers", questions=questions, seed=stream_seed(run.config.seed, "layers"))
@@ -228,7 +228,7 @@ class DoseResponse:
         return f"<p>Largest coherent dose: {html.escape(largest)}</p>{table.to_html(index=False, float_format='{:.2f}'.format)}"
 
 
-def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
+def sweep_doses(run: StudyRun, config: SweepConfig) -> DoseResponse:
     """Directions added to the base over a grid of doses, or by bisection; resumes in the middle when it was interrupted."""
     lines = [_line(run, latent, None, config) for latent in config.latents] + [_line(run, None, name, config) for name in config.directions]
     settings = {"sweep": config.model_dump(mode="json"), "edits": [line.edit(config.doses[0]).key for line in lines]}
@@ -238,13 +238,13 @@ def sweep_doses(run: OpenRun, config: SweepConfig) -> DoseResponse:
     return DoseResponse(step, swept.dose_response, largest, ranges, not_monotone, config.budget, run.context.trait.shown)
 
 
-def _line(run: OpenRun, latent: int | None, name: str | None, config: SweepConfig) -> Line:
+def _line(run: StudyRun, latent: int | None, name: str | None, config: SweepConfig) -> Line:
     called, _ = run.direction(latent, name)
     kind = "latent" if name is None else name.split(":")[0]
     return Line(called, kind, lambda dose: adding(run, latent, name, dose, config.phase), run.directions.median_norm, latent)
 
 
-def _make_sweep(run: OpenRun, config: SweepConfig, lines: list[Line], context: StudyContext) -> SweptDoses:
+def _make_sweep(run: StudyRun, config: SweepConfig, lines: list[Line], context: StudyContext) -> SweptDoses:
     questions = context.questions.split("selection", config.questions)
     asked: list[pd.DataFrame] = []
 
