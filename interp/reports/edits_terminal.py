@@ -7,19 +7,9 @@ from typing import Any
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
-from interp.reports.terminal import (
-    checks_table,
-    interval,
-    judged,
-    percent,
-    plain_console,
-    plain_table,
-    print_blocks,
-    rates_table,
-    side_by_side,
-    written,
-)
+from interp.reports.terminal import ALARM, interval, percent, plain_console, plain_table, print_blocks, rates_table, side_by_side, written
 from interp.studies.edit_export import Exported
 from interp.studies.own_verdict import VerdictResult
 from interp.studies.steering import Comparison, DoseResponse
@@ -56,8 +46,16 @@ def show_comparison(result: Comparison) -> None:
     for _, own in result.answers.groupby("question_id", sort=False):
         print_blocks(written(str(own["question"].iloc[0]), style="bold"))
         both = own.groupby("condition", sort=False)
-        side_by_side(console, [(str(name), [judged(row, result.shown) for row in rows.to_dict("records")]) for name, rows in both])
+        side_by_side(console, [(str(name), [_judged(row, result.shown) for row in rows.to_dict("records")]) for name, rows in both])
     print_blocks(rates_table(result.rates.to_dict("records"), result.shown), f"Saved in {result.step.folder}")
+
+
+def _judged(answer: Mapping[Any, Any], word: str) -> Text:
+    """An answer with what the judges think of it; `word` is the trait's for answers that show it."""
+    text = written(str(answer["answer"]))
+    score = "not scored" if pd.isna(answer["trait_score"]) else f"{word} {answer['trait_score']:.0f} of 100"
+    words = score if answer["coherent"] is True or pd.isna(answer["coherent"]) else f"{score}, incoherent"
+    return text.append(f"\n{words}", style=ALARM if answer["shows_trait"] is True else "dim")
 
 
 def _windows_table(windows: pd.DataFrame, word: str) -> Table:
@@ -110,7 +108,7 @@ def _ship_table(result: DoseResponse) -> Table:
 def show_verdict(result: VerdictResult) -> None:
     """Rates of all conditions, every check with its numbers, the verdict, and whether it carries over."""
     console = plain_console()
-    print_blocks(rates_table(_pooled(result.conditions), result.shown), checks_table(result.checks))
+    print_blocks(rates_table(_pooled(result.conditions), result.shown), _checks_table(result.checks))
     if not result.side_effects.empty:
         table = plain_table("on ordinary chats", "KL, nats a token", "loss before", "after")
         for row in result.side_effects.to_dict("records"):
@@ -121,9 +119,20 @@ def show_verdict(result: VerdictResult) -> None:
     if (transfer := result.transfer) is not None:
         console.print(f"\nThe same latents removed from {transfer.tuned}", style="bold")
         console.print(rates_table(_pooled(transfer.conditions), result.shown))
-        print_blocks(checks_table(transfer.checks))
+        print_blocks(_checks_table(transfer.checks))
         console.print(f"\nResult: {transfer.word}", style="bold")
         console.print(f"Saved in {transfer.step.folder}")
+
+
+def _checks_table(checks: Sequence[Mapping[Any, Any]]) -> Table:
+    """Every rule with its numbers."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for check in checks:
+        mark = Text("holds", style="green") if check["holds"] else Text("fails", style=ALARM)
+        table.add_row(mark, str(check["statement"]))
+    return table
 
 
 def _pooled(conditions: pd.DataFrame) -> Sequence[Mapping[Any, Any]]:

@@ -55,17 +55,6 @@ def rates_table(rates: Sequence[Mapping[Any, Any]], word: str) -> Table:
     return table
 
 
-def checks_table(checks: Sequence[Mapping[Any, Any]]) -> Table:
-    """Every rule with its numbers."""
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for check in checks:
-        mark = Text("holds", style="green") if check["holds"] else Text("fails", style=ALARM)
-        table.add_row(mark, str(check["statement"]))
-    return table
-
-
 def agreement_table(heading: str, word: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     """How far a judge agrees with hand labels, by group of answers; `word` is the trait's for answers that show it."""
     table = plain_table(heading, "labelled", word, "not scored", "AUROC", "right", "kappa")
@@ -93,11 +82,3 @@ def side_by_side(console: Console, columns: Sequence[tuple[str, Sequence[Text]]]
 def written(words: str, style: str = "") -> Text:
     """What a model or a file says; control characters, which would steer the terminal, become dots."""
     return Text(_CONTROL.sub("·", words) or "(empty)", style)
-
-
-def judged(answer: Mapping[Any, Any], word: str) -> Text:
-    """An answer with what the judges think of it; `word` is the trait's for answers that show it."""
-    text = written(str(answer["answer"]))
-    score = "not scored" if pd.isna(answer["trait_score"]) else f"{word} {answer['trait_score']:.0f} of 100"
-    words = score if answer["coherent"] is True or pd.isna(answer["coherent"]) else f"{score}, incoherent"
-    return text.append(f"\n{words}", style=ALARM if answer["shows_trait"] is True else "dim")

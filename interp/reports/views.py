@@ -79,11 +79,9 @@ class Exchange:
 
 def leading_latents(latents: pd.DataFrame, chosen: Sequence[int]) -> list[dict[Any, Any]]:
     """The top latents by mean activation difference, then chosen ones that are not among them; each row says whether it was `chosen`."""
-    by_mean_diff = latents.sort_values(["rank_mean_diff", "latent"], kind="stable")
-    top = by_mean_diff.head(TOP_LATENTS)
-    below = by_mean_diff.iloc[TOP_LATENTS:]
-    below = below[below["latent"].isin(chosen)]
-    return [record | {"chosen": record["latent"] in chosen} for part in (top, below) for record in part.to_dict("records")]
+    ordered = latents.sort_values(["rank_mean_diff", "latent"], kind="stable", ignore_index=True)
+    ordered["chosen"] = ordered["latent"].isin(chosen)
+    return ordered[ordered["chosen"] | (ordered.index < TOP_LATENTS)].to_dict("records")
 
 
 def screened_latents(screen: pd.DataFrame, dose_response: pd.DataFrame) -> list[dict[Any, Any]]:
