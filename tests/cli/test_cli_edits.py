@@ -220,7 +220,10 @@ def test_chat_without_a_verdict_asks_for_latents(call: Call, folder: Path) -> No
         (["chat", "{tmp}/absent"], r"holds no run that has come as far as its diff"),
         (["diff"], r"No tuned model is given"),
         (["chat", "{run}", "--latents", "4", "--tokens", "0"], r"chat: tokens: .*greater than or equal to 1"),
-        (["steer", "{run}", "--latent", "4", "--dose", "1", "--device", "meta"], r"does not run on 'meta'\. Use auto, cpu or cuda"),
+        (
+            ["steer", "{run}", "--latent", "4", "--dose", "1", "--device", "meta"],
+            r"'meta' is not a device that personascope runs on\. Use auto, cpu or cuda",
+        ),
         (["steer", "{run}", "--direction", "random:9999999999999", "--dose", "1"], r"no direction 'random:9999999999999'"),
         (["export", "{run}", "--steer-latent", "4", "--dose", "1", "--to", "{tmp}/x", "--gguf", "{tmp}/x.bin"], r"does not end in \.gguf"),
     ],
