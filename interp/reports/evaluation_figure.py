@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -42,19 +41,12 @@ def rates_chart(rates: pd.DataFrame, by: By, word: str) -> Chart:
     return Chart(figure, f"Share of answers judged {word} {which}, with 95 % intervals; the table below has the numbers.", narrow)
 
 
-def short_names(rates: pd.DataFrame) -> dict[str, str]:
-    """What to call each model, in order: its short name, or the whole one where two models share a short one."""
-    short = {str(row["model"]): str(row["short"]) for row in rates.to_dict("records")}
-    shared = Counter(short.values())
-    return {model: name if shared[name] == 1 else model for model, name in short.items()}
-
-
 def _drawn(rates: pd.DataFrame, by: By, word: str) -> tuple[go.Figure, dict[str, Any]]:
     """The figure, and its changes for a narrow screen: labelled blocks of rows, a row for each model, one row's height between blocks."""
     part = rates[rates["by"] == by]
     if part.empty:
         raise ConfigError(f"The table has no rates by {by}, only by {', '.join(rates['by'].unique()) or 'nothing'}.")
-    names = short_names(rates)
+    names = dict(zip(rates["model"], rates["short"], strict=True))
     alone = by == "all"
     rows = 1 if alone else len(names)
     tops = {str(label): -float(place * (rows + 1)) for place, label in enumerate(names.values() if alone else part["value"].unique())}

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interp.reports import wording
-from interp.reports.evaluation_figure import By, short_names
+from interp.reports.evaluation_figure import By
 from interp.reports.plotting import sign
 from interp.reports.views import Answer, answer, in_groups
 
@@ -50,7 +50,8 @@ class Model:
 
 def models(rates: pd.DataFrame) -> dict[str, Model]:
     """Every model of the table by its whole name, in order."""
-    signs = ((name, short, sign(place)) for place, (name, short) in enumerate(short_names(rates).items()))
+    names = dict(zip(rates["model"], rates["short"], strict=True))
+    signs = ((name, short, sign(place)) for place, (name, short) in enumerate(names.items()))
     return {name: Model(name, short, role, glyph) for name, short, (role, _, glyph) in signs}
 
 
@@ -66,14 +67,11 @@ def finding(rates: Sequence[Record], shown: Mapping[str, Model], word: str) -> s
     rows = sorted((row for row in rates if row["by"] == "all" and not wording.absent(row["rate"])), key=lambda row: float(row["rate"]))
     if not rows:
         return "No answer was scored and coherent, so there is no rate."
-    places = digits(rates)
-    (low, lowest), (high, highest) = (
-        (
-            f"{wording.percent(row['rate'], digits=places)} {wording.percent_interval(row['low'], row['high'], places)}",
-            shown[row["model"]].short,
-        )
-        for row in (rows[0], rows[-1])
+    places, ends = digits(rates), (rows[0], rows[-1])
+    low, high = (
+        f"{wording.percent(row['rate'], digits=places)} {wording.percent_interval(row['low'], row['high'], places)}" for row in ends
     )
+    lowest, highest = (shown[row["model"]].short for row in ends)
     if len(rows) == 1:
         return f"{lowest}: {low} of the {wording.count(rows[0]['n'])} answers that count are {word}."
     return f"From {low} of answers ({lowest}) to {high} ({highest})."

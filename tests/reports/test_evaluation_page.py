@@ -14,7 +14,6 @@ import pytest
 
 from interp.core.errors import ArtifactError, ConfigError
 from interp.reports import wording
-from interp.reports.evaluation_figure import short_names
 from interp.reports.evaluation_page import rates_figure, write_evaluation_page
 from interp.reports.palette import DARK, LIGHT, SERIES
 from interp.reports.plotting import sign
@@ -207,7 +206,7 @@ def test_links_and_figures_have_their_places(full: Page) -> None:
 def test_error_bars_reach_from_low_to_high(by: Any, models: int) -> None:
     rates = pd.DataFrame(evaluation(models, formats=3, groups=6)["rates"])
     figure = rates_figure(rates, by)
-    for place, (model, name) in enumerate(short_names(rates).items()):
+    for place, (model, name) in enumerate(dict(zip(rates["model"], rates["short"], strict=True)).items()):
         own = rates[(rates["by"] == by) & (rates["model"] == model)]
         trace = figure.data[place]
         role, symbol, _ = sign(place)
@@ -228,14 +227,6 @@ def test_the_axis_ends_soon_above_small_rates() -> None:
     assert rates_figure(rates, "all").layout.xaxis.ticktext == ("0", "2", "4", "6", "8")
     with pytest.raises(ConfigError, match="no rates by group, only by all"):
         rates_figure(rates[rates["by"] == "all"], "group")
-
-
-def test_names_that_two_models_share_are_written_out(tmp_path: Path) -> None:
-    found = evaluation(2)
-    for row in found["rates"]:
-        row["short"] = "tuned"
-    assert short_names(pd.DataFrame(found["rates"])) == dict(zip(NAMES[:2], NAMES[:2], strict=True))
-    assert f"({NAMES[1]})." in write(tmp_path, found).text
 
 
 def test_many_answers_get_a_decimal(tmp_path: Path) -> None:
