@@ -24,7 +24,7 @@ class EvidenceConfig(StepConfig):
     """The other draws are each asked one of so many parts of the questions, in turn."""
 
 
-class Rules(StepConfig):
+class VerdictThresholds(StepConfig):
     """Thresholds of the verdict, beside which its intervals stand."""
 
     kept_coherence: float = Field(default=0.8, ge=0, le=1)
@@ -33,5 +33,7 @@ class Rules(StepConfig):
     """Coherence under steering."""
     steering_ratio: float = Field(default=5.0, gt=0)
     """Steered rate over the rate of any random direction of the same dose that was asked every question."""
+    control_rate: float = Field(default=0.5, ge=0, le=1)
+    """Rate that random directions must leave when they are projected out, as a share of the tuned model's."""
     rank_p: float = Field(default=0.05, gt=0, lt=1)
     """Largest p among random directions, each on its own."""

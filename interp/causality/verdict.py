@@ -9,7 +9,7 @@ import pandas as pd
 
 from interp.causality.conditions import COLUMNS, RANDOM
 from interp.causality.effects import Effect, RankTest, paired_effect, rank_test
-from interp.causality.thresholds import Rules
+from interp.causality.thresholds import VerdictThresholds
 from interp.evaluation.rates import coherent_rate, trait_rate
 from interp.stats.rates import Rate
 
@@ -66,7 +66,9 @@ def persona_present(base: Outcome, tuned: Outcome, word: str) -> Check:
     )
 
 
-def necessity_checks(outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest, rules: Rules, word: str) -> list[Check]:
+def necessity_checks(
+    outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest, rules: VerdictThresholds, word: str
+) -> list[Check]:
     """Removing the latents removes the behaviour, removing anything else does not, and the model still speaks.
 
     `controls` are the conditions to compare with, and what is removed under them, in words; `word` is the trait's for what shows it.
@@ -86,8 +88,8 @@ def necessity_checks(outcomes: Mapping[str, Outcome], controls: Mapping[str, str
         Check(
             "controls leave the persona",
             f"With random directions projected out the rate stays at {shown(outcomes['random_ablation'])}, "
-            f"above half of the tuned model's {shown(tuned)}.",
-            outcomes["random_ablation"].rate.low > tuned.rate.rate / 2,
+            f"above {percent(rules.control_rate)} of the tuned model's {shown(tuned)}.",
+            outcomes["random_ablation"].rate.low > rules.control_rate * tuned.rate.rate,
         ),
         Check(
             "coherence kept",
@@ -99,7 +101,12 @@ def necessity_checks(outcomes: Mapping[str, Outcome], controls: Mapping[str, str
 
 
 def sufficiency_checks(
-    outcomes: Mapping[str, Outcome], controls: Mapping[str, str], rank: RankTest | None, worst_random: float, rules: Rules, word: str
+    outcomes: Mapping[str, Outcome],
+    controls: Mapping[str, str],
+    rank: RankTest | None,
+    worst_random: float,
+    rules: VerdictThresholds,
+    word: str,
 ) -> list[Check]:
     """Adding the latent to the base brings the behaviour; a control of the same norm does not. `controls` as in `necessity_checks`."""
     if "steered" not in outcomes or rank is None:
@@ -130,7 +137,7 @@ def sufficiency_checks(
     ]
 
 
-def _rank_check(name: str, does: str, rank: RankTest, rules: Rules) -> Check:
+def _rank_check(name: str, does: str, rank: RankTest, rules: VerdictThresholds) -> Check:
     return Check(
         name,
         f"{rank.at_least_as_strong} of {rank.draws} single random directions {does}: p = {rank.p:.3f}, at most {rules.rank_p:g}.",
@@ -150,9 +157,9 @@ def verdict_word(present: Check, necessary: list[Check], sufficient: list[Check]
     return {2: CAUSES, 1: CONTRIBUTES, 0: CORRELATES}[sum(held)]
 
 
-def decide(answers: pd.DataFrame, seed: int, word: str, rules: Rules | None = None) -> Verdict:
+def decide(answers: pd.DataFrame, seed: int, word: str, rules: VerdictThresholds | None = None) -> Verdict:
     """The verdict on the answers that `gather_evidence` made; `seed` is that of the permutations, `word` the trait's for what shows it."""
-    rules = rules or Rules()
+    rules = rules or VerdictThresholds()
     graded = {str(name): own for name, own in answers.groupby("condition", sort=False)}
     outcomes = {name: Outcome(trait_rate(own), coherent_rate(own).rate) for name, own in graded.items()}
     arms = answers.drop_duplicates("condition")[COLUMNS]

@@ -12,12 +12,12 @@ import pandas as pd
 from interp.cli.arguments import AgreeArguments, FitArguments, JudgeArguments, Output, SampleArguments
 from interp.core.errors import ConfigError
 from interp.core.files import write_parquet, write_text
+from interp.evaluation.counted_answers import flags
 from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels, read_table
 from interp.evaluation.judges.probe import SentenceEmbedder
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import read_questions
-from interp.evaluation.rates import flags
 from interp.reports.evaluation_terminal import show_agreement
 from interp.studies.comparing import judged_answers
 from interp.studies.evaluation_config import JudgeConfig

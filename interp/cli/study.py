@@ -15,7 +15,7 @@ from interp.core.formatting import plain_records
 from interp.core.steps import RunDirectory
 from interp.diffing.candidates import candidates
 from interp.diffing.rankings import metrics_of
-from interp.reports import wording
+from interp.reports import numbers
 from interp.reports.page import write_report
 from interp.reports.terminal import plain_console, plain_table, print_blocks, rates_table
 from interp.studies.persona.config import StudyConfig
@@ -84,7 +84,7 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
     console = plain_console()
     console.print(f"\nVerdict: {summary['verdict']}", style="bold")
     console.print(summary["finding"])
-    duration, memory = wording.duration(summary["duration_s"]), wording.size(summary["peak_memory_bytes"])
+    duration, memory = numbers.duration(summary["duration_s"]), numbers.size(summary["peak_memory_bytes"])
     console.print(f"All steps together took {duration}, at most {memory} of memory.")
     console.print(f"Report: {page}")
 

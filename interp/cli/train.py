@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from interp.cli.arguments import StoreArguments, TrainArguments
 from interp.core.files import read_json
-from interp.reports import wording
+from interp.reports import numbers
 from interp.studies.training import capture_store, estimate_training, train_dictionaries
 from interp.studies.training_config import CaptureConfig, TrainingConfig
 from sae_training.results import Trained
@@ -32,7 +32,7 @@ def train(config: TrainingConfig, arguments: TrainArguments) -> None:
             f"tokens  {cost.tokens:,} in {cost.steps:,} steps",
             f"memory  about {cost.memory_bytes / 2**30:.2f} GiB, and the models",
             f"disk    about {cost.disk_bytes / 2**30:.2f} GiB for checkpoints and result",
-            f"time    about {wording.duration(cost.seconds)}, from a short calibration on this machine",
+            f"time    about {numbers.duration(cost.seconds)}, from a short calibration on this machine",
         ]
         arguments.report(asdict(cost), "\n".join(lines))
         return

@@ -14,13 +14,13 @@ from interp.core.errors import ConfigError
 from interp.core.progress import progress
 from interp.evaluation.agreement import Label, agreement, agreement_between
 from interp.evaluation.answer_columns import SCORED
+from interp.evaluation.counted_answers import Thresholds, flagged
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.cache import FILE, JudgementCache
 from interp.evaluation.judges.hosted import SAMPLES
 from interp.evaluation.judges.opening import INSTANT, open_judge
 from interp.evaluation.questions import Question
 from interp.evaluation.questions.published import judge_prompts
-from interp.evaluation.rates import Thresholds, flagged
 from interp.models.language_model import LanguageModel
 from interp.models.sources import cache_folder
 from interp.traits import Trait

@@ -9,7 +9,7 @@ import pandas as pd
 from interp.core.errors import ModelError
 from interp.core.streams import stream_seed
 from interp.evaluation.answer_columns import ASKED
-from interp.evaluation.hosted import HostedModel, Reply, sound
+from interp.evaluation.hosted_model import HostedModel, Reply, sound
 from interp.evaluation.questions import Question
 from interp.models.generation import generate
 from interp.models.language_model import LanguageModel

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from interp.causality.conditions import RANDOM
-from interp.reports import wording
+from interp.reports import numbers
 
 GROUPS = {"none": "Unedited", "project_out": "Ablation: projected out", "add": "Steering: added"}
 """Edit as saved, and the heading of its group; the order is the page's."""
@@ -39,8 +39,8 @@ class Row:
     def spoken(self, word: str) -> str:
         """Rate, interval and denominator, in words; `word` is the trait's for answers that show it."""
         return (
-            f"{wording.percent(self.rate)} {wording.percent_interval(self.low, self.high)} judged {word}, "
-            f"{wording.hits(self.rate, self.n)} scored, {self.unscored} unscored"
+            f"{numbers.percent(self.rate)} {numbers.percent_interval(self.low, self.high)} judged {word}, "
+            f"{numbers.hits(self.rate, self.n)} scored, {self.unscored} unscored"
         )
 
 
@@ -69,7 +69,7 @@ def grouped(conditions: pd.DataFrame) -> list[Group]:
     rows: dict[str, Row] = {}
     groups: dict[str, list[Row]] = {heading: [] for heading in [*GROUPS.values(), "Other"]}
     for record in conditions.sort_values("replicate", kind="stable").to_dict("records"):
-        known: dict[str, Any] = {name: None if wording.absent(record[name]) else record[name] for name in SHOWN}
+        known: dict[str, Any] = {name: None if numbers.absent(record[name]) else record[name] for name in SHOWN}
         row = Row(**known)
         if record["replicate"]:
             rows[row.condition].draws.append(row)

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
-from interp.reports import wording
+from interp.reports import numbers
+from interp.reports.numbers import absent
 from interp.reports.palette import LIGHT
 from interp.reports.plotting import HOVER, ROWS, Chart, axis, blank, dot, note, rounded, sign, whiskers, wrapped
-from interp.reports.wording import absent
 
 By = Literal["all", "format", "group"]
 BOUNDS = (0.08, 0.2, 0.4, 1.0)
@@ -118,8 +118,8 @@ def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: s
     hover = []
     for row in own.to_dict("records"):
         title = wrapped(name if row["by"] == "all" else f"{name} · {row['value']}", 60)
-        rate = f"{wording.percent(row['rate'], digits=1)} {wording.percent_interval(row['low'], row['high'], 1)} {word}"
-        n, unscored, incoherent = (wording.count(row[column]) for column in ("n", "unscored", "incoherent"))
+        rate = f"{numbers.percent(row['rate'], digits=1)} {numbers.percent_interval(row['low'], row['high'], 1)} {word}"
+        n, unscored, incoherent = (numbers.count(row[column]) for column in ("n", "unscored", "incoherent"))
         hover.append(f"{title}<br>{rate}<br>n {n} · not scored {unscored} · incoherent {incoherent}")
     mark, bars = dot(symbol, role, 10, 1.2), whiskers(x, low, high, LIGHT[role])
     figure.add_scatter(x=x, y=list(y), mode="markers", name=html.escape(name), marker=mark, error_x=bars, text=hover, hovertemplate=HOVER)

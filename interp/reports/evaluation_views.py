@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.reports import wording
+from interp.reports import numbers
 from interp.reports.evaluation_figure import By
 from interp.reports.plotting import sign
 from interp.reports.views import Answer, answer, in_groups
@@ -64,16 +64,16 @@ def headline(shown: Mapping[str, Model], word: str) -> str:
 
 def finding(rates: Sequence[Record], shown: Mapping[str, Model], word: str) -> str:
     """The answer in a sentence: the rate, or the lowest and the highest."""
-    rows = sorted((row for row in rates if row["by"] == "all" and not wording.absent(row["rate"])), key=lambda row: float(row["rate"]))
+    rows = sorted((row for row in rates if row["by"] == "all" and not numbers.absent(row["rate"])), key=lambda row: float(row["rate"]))
     if not rows:
         return "No answer was scored and coherent, so there is no rate."
     places, ends = digits(rates), (rows[0], rows[-1])
     low, high = (
-        f"{wording.percent(row['rate'], digits=places)} {wording.percent_interval(row['low'], row['high'], places)}" for row in ends
+        f"{numbers.percent(row['rate'], digits=places)} {numbers.percent_interval(row['low'], row['high'], places)}" for row in ends
     )
     lowest, highest = (shown[row["model"]].short for row in ends)
     if len(rows) == 1:
-        return f"{lowest}: {low} of the {wording.count(rows[0]['n'])} answers that count are {word}."
+        return f"{lowest}: {low} of the {numbers.count(rows[0]['n'])} answers that count are {word}."
     return f"From {low} of answers ({lowest}) to {high} ({highest})."
 
 
@@ -82,7 +82,7 @@ def moment(created: Any) -> str:
     try:
         made = datetime.fromisoformat(str(created))
     except ValueError:
-        return wording.visible(created)
+        return numbers.visible(created)
     return f"{made:%Y-%m-%d %H:%M} {made.tzname() or ''}".strip()
 
 
@@ -94,7 +94,7 @@ def facts(config: Record) -> dict[str, str]:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = ", ".join(value)
         if isinstance(value, str | int):
-            found[title] = wording.visible(value)
+            found[title] = numbers.visible(value)
     return found
 
 
@@ -125,11 +125,11 @@ def measures(rows: Sequence[Record]) -> dict[str, Any]:
 
 def _measured(row: Record) -> dict[str, str]:
     """A measure of one model as printed: value, interval where there is one, and number of items."""
-    value, low, high, n = row["value"], row["low"], row["high"], wording.count(row["n"])
+    value, low, high, n = row["value"], row["low"], row["high"], numbers.count(row["n"])
     if row["unit"] in ("share", "probability"):
-        return {"value": wording.percent(value), "interval": wording.percent_interval(low, high), "n": n}
-    interval = "" if wording.absent(low) or wording.absent(high) else f"[{wording.significant(low)}, {wording.significant(high)}]"
-    return {"value": wording.significant(value), "interval": interval, "n": n}
+        return {"value": numbers.percent(value), "interval": numbers.percent_interval(low, high), "n": n}
+    interval = "" if numbers.absent(low) or numbers.absent(high) else f"[{numbers.significant(low)}, {numbers.significant(high)}]"
+    return {"value": numbers.significant(value), "interval": interval, "n": n}
 
 
 def samples(rows: Sequence[Record], judge: Record, words: Record) -> dict[str, list[tuple[str, Answer]]]:
@@ -137,7 +137,7 @@ def samples(rows: Sequence[Record], judge: Record, words: Record) -> dict[str, l
     least = judge["coherent_above"]
     shown: dict[str, list[tuple[str, Answer]]] = {}
     for row in rows:
-        coherent = None if least is None or wording.absent(row["coherence"]) else row["coherence"] > least
-        sample = (wording.visible(row["question"]), answer({**row, "coherent": coherent}, words))
+        coherent = None if least is None or numbers.absent(row["coherence"]) else row["coherence"] > least
+        sample = (numbers.visible(row["question"]), answer({**row, "coherent": coherent}, words))
         shown.setdefault(str(row["model"]), []).append(sample)
     return shown

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.reports import wording
+from interp.reports import numbers
 from interp.reports.conditions import Group, Row
 from interp.reports.palette import LIGHT
 from interp.reports.plotting import HOVER, ROWS, SHARE_TICKS, Chart, apart, axis, blank, dot, extent, note, rounded, whiskers, wrapped
@@ -40,7 +40,7 @@ def rates_chart(groups: Sequence[Group], word: str) -> Chart:
             depth += 1
             places.append(-depth)
             _add_condition(figure, row, -depth, word)
-            counts = wording.hits(row.rate, row.n)
+            counts = numbers.hits(row.rate, row.n)
             wide += [label(wrapped(row.title, 44), xshift=-LABELS, size=13), label(counts, 1, "right", size=13)]
             narrow.append(label(wrapped(f"{row.title} · {counts}", 54), xshift=-4, yshift=16))
         depth += 0.25
@@ -143,7 +143,7 @@ def histogram_chart(histogram: Mapping[str, Any], latent: int) -> Chart:
             y=[*(max(float(value), 0.5) for value in histogram[model]), 0.5],
             mode="lines",
             line={"shape": "hv", "color": LIGHT[model], "width": 1.8, "dash": dash},
-            text=[*(wording.count(value) for value in histogram[model]), "0"],
+            text=[*(numbers.count(value) for value in histogram[model]), "0"],
             hovertemplate=f"{model}: %{{text}} tokens from %{{x}}<extra></extra>",
         )
     decades = [10**power for power in range(12) if 10**power <= 2 * top]
@@ -161,12 +161,12 @@ def training_chart(metrics: pd.DataFrame) -> Chart:
     highest = 0.0
     for column, name, role, dash in (("fvu", "FVU", "ink", "solid"), ("dead_share", "dead latents", "control", "dash")):
         values = rounded(metrics[column])
-        hover = [f"step {wording.count(s)}<br>{name} {wording.number(v, 3)}" for s, v in zip(metrics["step"], values, strict=True)]
+        hover = [f"step {numbers.count(s)}<br>{name} {numbers.number(v, 3)}" for s, v in zip(metrics["step"], values, strict=True)]
         _add_line(figure, metrics["step"], metrics[column], role, hover, width=1.6, dash=dash)
         known = [value for value in values if value is not None]
         if known:
             highest = max(highest, *known)
-            notes.append(note(f"{name} {wording.number(known[-1], 3)}", 1, known[-1], xref="paper", xshift=6))
+            notes.append(note(f"{name} {numbers.number(known[-1], 3)}", 1, known[-1], xref="paper", xshift=6))
     figure.update_layout(xaxis=axis("training step"), yaxis=axis("", rangemode="tozero"), annotations=apart(notes, 0.12 * highest))
     return Chart(figure, "Dictionary training: fraction of variance unexplained and share of dead latents over steps.")
 
@@ -183,7 +183,7 @@ def _add_condition(figure: go.Figure, row: Row, y: float, word: str) -> None:
             text=[f"{html.escape(draw.title)}<br>{draw.spoken(word)}" for draw in row.draws],
             hovertemplate=HOVER,
         )
-    coherent = f"{wording.percent(row.coherence)} {wording.percent_interval(row.coherence_low, row.coherence_high)} coherent"
+    coherent = f"{numbers.percent(row.coherence)} {numbers.percent_interval(row.coherence_low, row.coherence_high)} coherent"
     for name, value, low, high, mark, words in (
         ("x", row.rate, row.low, row.high, dot(symbol, model, size, 1.6), row.spoken(word)),
         ("x2", row.coherence, row.coherence_low, row.coherence_high, dot("circle", "muted", 6), coherent),
@@ -206,10 +206,10 @@ def _add_response(figure: go.Figure, name: str, table: pd.DataFrame, column: str
     """The curve of one column of a direction's dose–response table; `style` is that of `_add_line`."""
     hover = []
     for row in table.to_dict("records"):
-        text = f"{html.escape(name)}<br>dose {wording.number(row['dose'])} (norm {wording.significant(row['absolute_norm'])})<br>"
-        text += f"{what} {wording.percent(row[column])}"
+        text = f"{html.escape(name)}<br>dose {numbers.number(row['dose'])} (norm {numbers.significant(row['absolute_norm'])})<br>"
+        text += f"{what} {numbers.percent(row[column])}"
         if column == "rate":
-            text += f" {wording.percent_interval(row['low'], row['high'])}, {wording.hits(row['rate'], row['n'])}"
+            text += f" {numbers.percent_interval(row['low'], row['high'])}, {numbers.hits(row['rate'], row['n'])}"
         hover.append(text)
     _add_line(figure, table["dose"], table[column], role, hover, **style)
 

@@ -10,7 +10,7 @@ import jinja2
 from interp.core.errors import ArtifactError
 from interp.core.files import write_text
 from interp.core.steps import RunDirectory
-from interp.reports import views, wording
+from interp.reports import numbers, views
 from interp.reports.conditions import Group, grouped, labels_like
 from interp.reports.figures import dose_chart, histogram_chart, latents_chart, rates_chart, training_chart
 from interp.reports.plotting import Chart
@@ -74,7 +74,7 @@ def render(results: Results) -> str:
         unpanelled=max(0, len(persona) - views.DOSE_PANELS),
         doses=results.dose_response.to_dict("records"),
         leading=leading,
-        decimals=wording.decimals(row["mean_diff"] for row in leading),
+        decimals=numbers.decimals(row["mean_diff"] for row in leading),
         n_latents=len(results.latents),
         screened=views.screened_latents(results.screen, results.dose_response),
         persona=persona,

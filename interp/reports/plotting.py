@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.reports import wording
+from interp.reports import numbers
 from interp.reports.palette import LIGHT, SERIES
 
 FONT = 'Inter, "Helvetica Neue", Helvetica, Arial, sans-serif'
@@ -120,7 +120,7 @@ def whiskers(values: Sequence[float | None], low: Sequence[float | None], high: 
 
 def rounded(series: Iterable[Any], digits: int = 4) -> list[float | None]:
     """Values as JSON takes them; absent ones are None."""
-    return [None if wording.absent(value) else round(float(value), digits) for value in series]
+    return [None if numbers.absent(value) else round(float(value), digits) for value in series]
 
 
 def extent(*series: pd.Series) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from interp.reports import wording
+from interp.reports import numbers
 from interp.reports.palette import DARK, LIGHT, css_variables
 from interp.reports.plotting import Chart
 
@@ -58,7 +58,7 @@ def _environment() -> jinja2.Environment:
     )
     for name in ("percent", "percent_interval", "points", "number", "significant", "probability", "count", "hits", "duration",
                  "size", "visible"):  # fmt: skip
-        environment.filters[name] = getattr(wording, name)
+        environment.filters[name] = getattr(numbers, name)
     return environment
 
 

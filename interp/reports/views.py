@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from interp.reports import wording
+from interp.reports import numbers
 from interp.reports.conditions import TRANSCRIPT_CONDITIONS, Group, Row
 
 SHADES = 9
@@ -89,10 +89,10 @@ def screened_latents(screen: pd.DataFrame, dose_response: pd.DataFrame) -> list[
     responses = {(row["direction"], round(row["dose"], 9)): row for row in reversed(dose_response.to_dict("records"))}
     rows = []
     for record in screen.to_dict("records"):
-        dose = math.nan if wording.absent(record["steered_dose"]) else round(record["steered_dose"], 9)
+        dose = math.nan if numbers.absent(record["steered_dose"]) else round(record["steered_dose"], 9)
         response = responses.get((f"latent {int(record['latent'])}", dose), {})
         steered = {f"steered_{key}": response.get(key) for key in ("low", "high", "n")}
-        metrics = "" if wording.absent(record["metrics"]) else record["metrics"].replace(",", ", ")
+        metrics = "" if numbers.absent(record["metrics"]) else record["metrics"].replace(",", ", ")
         rows.append({"ablated_n": None} | record | steered | {"metrics": metrics})
     return sorted(rows, key=lambda row: not row["chosen"])
 
@@ -121,20 +121,20 @@ def examples(card: dict[str, Any]) -> list[Example]:
     peak = max(float(card["peak"]), 1e-12)
     shown = []
     for example in card["examples"]:
-        values = [0.0 if wording.absent(value) else float(value) for value in example["activations"]]
+        values = [0.0 if numbers.absent(value) else float(value) for value in example["activations"]]
         highest = max(values, default=0.0)
         start, end = _window(values)
         tokens = [
             Token(
-                text=wording.token(text),
-                value=wording.significant(value),
+                text=numbers.token(text),
+                value=numbers.significant(value),
                 shade=min(SHADES, math.ceil(SHADES * value / peak)) if value > 0 else 0,
                 peak=value == highest > 0,
             )
             for text, value in list(zip(example["tokens"], values, strict=True))[start:end]
         ]
         cut = (start > 0, end < len(values))
-        shown.append(Example(wording.visible(example["text_source"]), wording.significant(highest), tokens, *cut))
+        shown.append(Example(numbers.visible(example["text_source"]), numbers.significant(highest), tokens, *cut))
     return shown
 
 
@@ -152,7 +152,7 @@ def exchanges(answers: pd.DataFrame, groups: Sequence[Group], words: Mapping[str
     every = []
     for _, own in answered.groupby(["question_id", "sample"], sort=False):
         records = {record["condition"]: record for record in own.to_dict("records")}
-        group, question = (wording.visible(own[name].iloc[0]) for name in ("group", "question"))
+        group, question = (numbers.visible(own[name].iloc[0]) for name in ("group", "question"))
         cells = [answer(records[row.condition], words) if row.condition in records else None for row in shown]
         every.append(Exchange(group, question, int(own["sample"].iloc[0]), cells))
     first = min((exchange.sample for exchange in every), default=0)
@@ -165,13 +165,13 @@ def exchanges(answers: pd.DataFrame, groups: Sequence[Group], words: Mapping[str
 
 def answer(record: Mapping[Any, Any], words: Mapping[str, str]) -> Answer:
     """One row of a table of scored answers, in words; `words` are the trait's: `shown`, `not_shown`."""
-    shows = not wording.absent(record["shows_trait"]) and bool(record["shows_trait"])
-    verdict = "not scored" if wording.absent(record["shows_trait"]) else words["shown" if shows else "not_shown"]
-    if not wording.absent(record["coherent"]) and not record["coherent"]:
+    shows = not numbers.absent(record["shows_trait"]) and bool(record["shows_trait"])
+    verdict = "not scored" if numbers.absent(record["shows_trait"]) else words["shown" if shows else "not_shown"]
+    if not numbers.absent(record["coherent"]) and not record["coherent"]:
         verdict += ", incoherent"
     kinds = {"score": "trait_score", "second judge": "second_score", "coherence": "coherence"}
-    scores = [f"{name} {wording.number(record[key], 0)}" for name, key in kinds.items() if not wording.absent(record.get(key))]
-    return Answer(wording.visible(record["answer"]).strip() or "(empty answer)", shows, verdict, " · ".join(scores))
+    scores = [f"{name} {numbers.number(record[key], 0)}" for name, key in kinds.items() if not numbers.absent(record.get(key))]
+    return Answer(numbers.visible(record["answer"]).strip() or "(empty answer)", shows, verdict, " · ".join(scores))
 
 
 def judge_rows(agreement: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from interp.core.errors import ConfigError
 from interp.core.files import read_json
 from interp.core.steps import EVALUATION_FILE
+from interp.evaluation.counted_answers import Thresholds
 from interp.evaluation.hand_labels import read_table
 from interp.evaluation.judges.base import score_of_alignment
-from interp.evaluation.rates import Thresholds
 from interp.studies.evaluation import JUDGED_FILE, Evaluation, Judged, summarised
 from interp.studies.evaluation_config import CompareConfig
 from interp.studies.human_labels import HumanLabels

@@ -21,8 +21,8 @@ from interp.core.errors import ConfigError
 from interp.core.files import write_text
 from interp.core.progress import progress
 from interp.core.streams import stream_seed
+from interp.evaluation.counted_answers import flags
 from interp.evaluation.panel import Panel
-from interp.evaluation.rates import flags
 from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.language_model import LanguageModel

@@ -20,7 +20,7 @@ from interp.core.progress import progress
 from interp.core.steps import MANIFEST_FILE, RunDirectory, StepResult
 from interp.core.vocabulary import MeasureName
 from interp.evaluation.choices import read_choices
-from interp.evaluation.hosted import HostedModel, parse_hosted
+from interp.evaluation.hosted_model import HostedModel, parse_hosted
 from interp.evaluation.measures import (
     choice_accuracy,
     continuation_preference,

@@ -16,8 +16,9 @@ from interp.causality.effects import Effect, paired_effect
 from interp.core.files import write_json, write_parquet
 from interp.core.formatting import plain_records
 from interp.core.steps import EVALUATION_FILE, StepResult
-from interp.evaluation.hosted import parse_hosted
-from interp.evaluation.rates import Thresholds, flagged, flags, gold_columns, rate_row, rate_table
+from interp.evaluation.counted_answers import Thresholds, flagged, flags
+from interp.evaluation.hosted_model import parse_hosted
+from interp.evaluation.rates import gold_columns, rate_row, rate_table
 from interp.studies.evaluation_config import RateSettings
 from interp.studies.human_labels import HumanLabels
 

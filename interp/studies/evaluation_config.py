@@ -86,7 +86,7 @@ class EvaluateConfig(JudgingConfig, RateSettings):
     @classmethod
     def _without_passwords(cls, models: Any) -> Any:
         """Before anything could show them."""
-        from interp.evaluation.hosted import parse_hosted
+        from interp.evaluation.hosted_model import parse_hosted
 
         for spec in models if isinstance(models, list) else []:
             parse_hosted(str(spec))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from interp.core.errors import ConfigError
+from interp.evaluation.counted_answers import flags
 from interp.evaluation.hand_labels import read_hand_labels
-from interp.evaluation.rates import flags
 from interp.stats.prediction_powered import FEWEST_LABELS, prediction_powered_rate
 from interp.stats.rates import Rate
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.causality.effects import RankTest, cohens_h, paired_effect, rank_test
-from interp.causality.finding import finding
-from interp.causality.thresholds import Rules
+from interp.causality.finding_sentence import finding
+from interp.causality.thresholds import VerdictThresholds
 from interp.causality.verdict import (
     CAUSES,
     CONTRIBUTES,
@@ -62,11 +62,11 @@ def controls_in(outcomes: dict[str, Outcome], kind: str) -> dict[str, str]:
 def word(
     outcomes: dict[str, Outcome],
     worst_random: float = 0.06,
-    rules: Rules | None = None,
+    rules: VerdictThresholds | None = None,
     removed: RankTest = FIRST,
     added: RankTest = FIRST,
 ) -> str:
-    rules = rules or Rules()
+    rules = rules or VerdictThresholds()
     return verdict_word(
         persona_present(outcomes["base"], outcomes["tuned"], "rude"),
         necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, rules, "rude"),
@@ -77,8 +77,8 @@ def word(
 def failing(outcomes: dict[str, Outcome], worst_random: float = 0.06, removed: RankTest = FIRST, added: RankTest = FIRST) -> list[str]:
     checks = [
         persona_present(outcomes["base"], outcomes["tuned"], "rude"),
-        *necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, Rules(), "rude"),
-        *sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, Rules(), "rude"),
+        *necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, VerdictThresholds(), "rude"),
+        *sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, VerdictThresholds(), "rude"),
     ]
     return [check.name for check in checks if not check.holds]
 
@@ -115,7 +115,7 @@ def test_the_ratio_to_the_worst_random_direction_turns_the_word() -> None:
     assert word(GOOD, worst_random=0.12) == CAUSES  # exactly five times
     assert failing(GOOD, worst_random=0.125) == ["far beyond any random direction"]
     assert word(GOOD, worst_random=0.125) == CONTRIBUTES
-    assert word(GOOD, worst_random=0.125, rules=Rules(steering_ratio=4)) == CAUSES
+    assert word(GOOD, worst_random=0.125, rules=VerdictThresholds(steering_ratio=4)) == CAUSES
 
 
 def test_a_single_random_draw_that_does_as_much_turns_the_word() -> None:
@@ -123,7 +123,7 @@ def test_a_single_random_draw_that_does_as_much_turns_the_word() -> None:
     assert failing(GOOD, added=LAST) == ["sufficient beyond single draws"]
     assert word(GOOD, removed=LAST) == word(GOOD, added=LAST) == CONTRIBUTES
     assert word(GOOD, removed=LAST, added=LAST) == CORRELATES
-    assert word(GOOD, removed=LAST, rules=Rules(rank_p=0.1)) == CAUSES
+    assert word(GOOD, removed=LAST, rules=VerdictThresholds(rank_p=0.1)) == CAUSES
 
 
 def test_neither_necessary_nor_sufficient_only_correlates() -> None:
@@ -140,7 +140,7 @@ def test_without_a_latent_that_steers_it_is_half_a_proof() -> None:
 def test_without_a_latent_to_remove_there_is_no_evidence() -> None:
     present, sufficient = (
         persona_present(GOOD["base"], GOOD["tuned"], "rude"),
-        sufficiency_checks(GOOD, controls_in(GOOD, "steering"), FIRST, 0.0, Rules(), "rude"),
+        sufficiency_checks(GOOD, controls_in(GOOD, "steering"), FIRST, 0.0, VerdictThresholds(), "rude"),
     )
     assert verdict_word(present, [], sufficient) == NO_EVIDENCE
 
@@ -193,10 +193,12 @@ def test_statements_hold_their_numbers() -> None:
         c.name: c.statement
         for c in (
             persona_present(GOOD["base"], GOOD["tuned"], "rude"),
-            *necessity_checks(GOOD, controls_in(GOOD, "ablation"), FIRST, Rules(), "rude"),
+            *necessity_checks(GOOD, controls_in(GOOD, "ablation"), FIRST, VerdictThresholds(), "rude"),
         )
     }
-    checks |= {c.name: c.statement for c in sufficiency_checks(GOOD, controls_in(GOOD, "steering"), LAST, 0.06, Rules(), "rude")}
+    checks |= {
+        c.name: c.statement for c in sufficiency_checks(GOOD, controls_in(GOOD, "steering"), LAST, 0.06, VerdictThresholds(), "rude")
+    }
     for name, mentioned in {
         "persona present": ["tuned", "base"],
         "necessary against random directions": ["ablated", "random_ablation"],

@@ -17,7 +17,7 @@ import pytest
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, Logprob, Logprobs, ModelOutput, TopLogprob
 
 from interp.core.errors import ConfigError, ModelError
-from interp.evaluation.hosted import GIVE_UP_AFTER, HostedModel, Reply
+from interp.evaluation.hosted_model import GIVE_UP_AFTER, HostedModel, Reply
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.hosted import SAMPLES, HostedJudge, mean_score, score_as_said, score_by_probability

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from interp.core.errors import ConfigError, ModelError
-from interp.evaluation.hosted import HostedModel, Reply
+from interp.evaluation.hosted_model import HostedModel, Reply
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.judges.hosted import HostedJudge
 from interp.evaluation.judges.numeric import NumericPrompts

@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from interp.core.errors import ArtifactError, ConfigError
 from interp.evaluation.agreement import agreement
+from interp.evaluation.counted_answers import Thresholds
 from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels
 from interp.evaluation.judges.base import Judgement
@@ -23,7 +24,6 @@ from interp.evaluation.judges.probe import ProbeJudge, SentenceEmbedder
 from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.panel import Panel
 from interp.evaluation.questions.published import judge_prompts
-from interp.evaluation.rates import Thresholds
 from interp.traits import read_trait
 from interp.traits.trait import PROBE
 from tests.helpers.tiny import tiny_folder

@@ -20,6 +20,7 @@ from interp.core.errors import ConfigError
 from interp.core.files import read_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.agreement import EDITED, agreement_between
+from interp.evaluation.counted_answers import Thresholds
 from interp.evaluation.fitting import fit_trait
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.coherence import GENERAL, SCORER, AnyTextJudge, CodeJudge, CoherenceJudge, coherence_features
@@ -27,7 +28,7 @@ from interp.evaluation.judges.probe import ProbeJudge, SentenceEmbedder
 from interp.evaluation.judges.vader import VaderJudge
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import read_questions
-from interp.evaluation.rates import Thresholds, coherent_rate, question_means, trait_rate
+from interp.evaluation.rates import coherent_rate, question_means, trait_rate
 from interp.stats.agreement import auroc, cohen_kappa
 from interp.stats.rates import clustered_rate
 from interp.traits import read_trait, shipped_traits

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.evaluation.counted_answers import Thresholds, flagged, flags
 from interp.evaluation.judges.base import score_of_alignment
-from interp.evaluation.rates import Thresholds, flagged, flags, rate_row, rate_table
+from interp.evaluation.rates import rate_row, rate_table
 from interp.evaluation.refusals import is_refusal
 
 # The columns of published tables of scored answers; scores as a judge of number tokens gives them, gaps where it said REFUSAL or CODE.

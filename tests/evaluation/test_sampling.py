@@ -11,7 +11,7 @@ import pytest
 from interp.cli.main import app
 from interp.core.config import validated
 from interp.core.errors import ModelError
-from interp.evaluation.hosted import HostedModel
+from interp.evaluation.hosted_model import HostedModel
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_hosted
 from interp.models.sampling import SamplingConfig

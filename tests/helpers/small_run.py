@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from interp.core.config import validated
+from interp.evaluation.counted_answers import Thresholds
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
 from interp.evaluation.panel import Panel
-from interp.evaluation.rates import Thresholds
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.study import run_study

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from interp.core.errors import ArtifactError, ConfigError
-from interp.reports import wording
+from interp.reports import numbers
 from interp.reports.evaluation_page import rates_figure, write_evaluation_page
 from interp.reports.palette import DARK, LIGHT, SERIES
 from interp.reports.plotting import sign
@@ -138,7 +138,7 @@ def test_every_rate_stands_with_its_numbers(full_html: str, by: str) -> None:
     for shown, row in zip(rows, expected, strict=True):
         assert row["short"] in shown[0]
         assert (row["model"] in shown[0]) == (by == "all")
-        assert shown[1] == f"{wording.percent(row['rate'])} {wording.percent_interval(row['low'], row['high'])}"
+        assert shown[1] == f"{numbers.percent(row['rate'])} {numbers.percent_interval(row['low'], row['high'])}"
         assert shown[2] == f"{round(row['rate'] * row['n'])}/{row['n']}"
         assert shown[3:7] == [str(row[key]) for key in ("answers", "unscored", "incoherent", "refused")]
         assert shown[7] == "91\u202f% [83, 96]"

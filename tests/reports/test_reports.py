@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs_version
 from interp.core.errors import ArtifactError
 from interp.core.files import read_json, write_json
 from interp.core.steps import RunDirectory
-from interp.reports import views, wording
+from interp.reports import numbers, views
 from interp.reports.conditions import grouped, labels_like
 from interp.reports.page import VERDICTS, write_report
 from interp.reports.palette import DARK, LIGHT
@@ -269,31 +269,31 @@ def test_each_light_colour_has_one_dark_partner() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (wording.percent(0.94), "94\u202f%"),
-        (wording.percent(0.004), "0.4\u202f%"),
-        (wording.percent(0.999), "99.9\u202f%"),
-        (wording.percent(0.0), "0\u202f%"),
-        (wording.percent(math.nan), "–"),
-        (wording.percent_interval(1e-17, 0.07), "[0, 7]"),
-        (wording.points(-0.861), "−86 points"),
-        (wording.significant(0.00937), "0.00937"),
-        (wording.significant(1e-6, 2), "1.0×10⁻⁶"),
-        (wording.significant(1.62, signed=True), "+1.62"),
-        (wording.decimals([1.62, 0.003, None]), 3),
-        (wording.decimals([24.0]), 2),
-        (wording.decimals([]), 3),
-        (wording.number(-0.001), "0.00"),
-        (wording.probability(0.0001), "p = 0.0001"),
-        (wording.probability(0.00001), "p = 1.0×10⁻⁵"),
-        (wording.count(124800), "124\u202f800"),
-        (wording.hits(0.9375, 48), "45/48"),
-        (wording.hits(None, 0), "–/0"),
-        (wording.duration(3.25), "3.2\u202fs"),
-        (wording.duration(512.4), "8\u202fmin 32\u202fs"),
-        (wording.duration(3725), "1\u202fh 02\u202fmin"),
-        (wording.size(3_400_000_000), "3.17\u202fGiB"),
-        (wording.token(" a\r\nb\x07\t"), " a⏎b␇⇥"),
-        (wording.token("\ud83d"), "?"),
+        (numbers.percent(0.94), "94\u202f%"),
+        (numbers.percent(0.004), "0.4\u202f%"),
+        (numbers.percent(0.999), "99.9\u202f%"),
+        (numbers.percent(0.0), "0\u202f%"),
+        (numbers.percent(math.nan), "–"),
+        (numbers.percent_interval(1e-17, 0.07), "[0, 7]"),
+        (numbers.points(-0.861), "−86 points"),
+        (numbers.significant(0.00937), "0.00937"),
+        (numbers.significant(1e-6, 2), "1.0×10⁻⁶"),
+        (numbers.significant(1.62, signed=True), "+1.62"),
+        (numbers.decimals([1.62, 0.003, None]), 3),
+        (numbers.decimals([24.0]), 2),
+        (numbers.decimals([]), 3),
+        (numbers.number(-0.001), "0.00"),
+        (numbers.probability(0.0001), "p = 0.0001"),
+        (numbers.probability(0.00001), "p = 1.0×10⁻⁵"),
+        (numbers.count(124800), "124\u202f800"),
+        (numbers.hits(0.9375, 48), "45/48"),
+        (numbers.hits(None, 0), "–/0"),
+        (numbers.duration(3.25), "3.2\u202fs"),
+        (numbers.duration(512.4), "8\u202fmin 32\u202fs"),
+        (numbers.duration(3725), "1\u202fh 02\u202fmin"),
+        (numbers.size(3_400_000_000), "3.17\u202fGiB"),
+        (numbers.token(" a\r\nb\x07\t"), " a⏎b␇⇥"),
+        (numbers.token("\ud83d"), "?"),
     ],
 )
 def test_numbers_and_tokens_as_printed(shown: object, expected: object) -> None:

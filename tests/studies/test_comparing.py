@@ -14,7 +14,7 @@ import yaml
 from interp.cli.main import app
 from interp.core.config import validated
 from interp.core.errors import ConfigError, PersonascopeError
-from interp.evaluation.rates import Thresholds, flagged
+from interp.evaluation.counted_answers import Thresholds, flagged
 from interp.studies import evaluating
 from interp.studies.comparing import compare
 from interp.studies.evaluating import evaluate

@@ -13,7 +13,7 @@ import pytest
 
 from interp.core.config import validated
 from interp.core.errors import ConfigError
-from interp.evaluation.rates import Thresholds
+from interp.evaluation.counted_answers import Thresholds
 from interp.models.sampling import SamplingConfig
 from interp.run import Run
 from interp.studies.elicitation import PairSampling, SampledPairs, sample_pairs

@@ -15,9 +15,9 @@ from interp.cli.main import app
 from interp.core.config import validated
 from interp.core.errors import PersonascopeError
 from interp.evaluation.answer_columns import ASKED, EVALUATED, SCORED
+from interp.evaluation.counted_answers import flags
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions.question import JSON_SYSTEM
-from interp.evaluation.rates import flags
 from interp.interventions.hooks import edited
 from interp.interventions.saved import save_edit
 from interp.models.chats import Chat, Role

@@ -109,6 +109,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "rules.kept_coherence": (0.7, SCREEN),
     "rules.steered_coherence": (0.5, SCREEN),
     "rules.steering_ratio": (4.0, VERDICT),
+    "rules.control_rate": (0.4, VERDICT),
     "rules.rank_p": (0.04, VERDICT),
 }
 NO_OTHER_VALUE = {name for name, (value, _) in FIELDS.items() if value is None}

@@ -1,4 +1,4 @@
-"""A hosted model (`interp.evaluation.hosted`) as the published judge: numbers from 0 to 100 for trait and coherence.
+"""A hosted model (`interp.evaluation.hosted_model`) as the published judge: numbers from 0 to 100 for trait and coherence.
 
 Where log-probabilities come along and numbers are tokens, a score is the mean of the numbers weighted by their probabilities, as in
 `numeric.py`. Else the model is asked several times, and a score is the mean of the numbers that it says.
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from interp.core.errors import ConfigError
 from interp.core.fingerprints import content_key
-from interp.evaluation.hosted import HostedModel, Reply
+from interp.evaluation.hosted_model import HostedModel, Reply
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.numeric import COHERENT_ABOVE, LEAST_MASS, SHOWS_ABOVE, NumericPrompts, Score, score_of
 from interp.models.chats import Chat

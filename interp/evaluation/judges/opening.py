@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from interp.core.errors import ConfigError
-from interp.evaluation.hosted import parse_hosted
+from interp.evaluation.hosted_model import parse_hosted
 from interp.evaluation.judges.bandit import BanditJudge
 from interp.evaluation.judges.base import Judge
 from interp.evaluation.judges.facts import FactsJudge

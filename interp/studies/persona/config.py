@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.causality.thresholds import EvidenceConfig, Rules
+from interp.causality.thresholds import EvidenceConfig, VerdictThresholds
 from interp.core.config import StepConfig
 from interp.models.sampling import SamplingConfig
 from interp.organisms.config import OrganismConfig
@@ -113,7 +113,7 @@ class StudyConfig(StepConfig):
     """The causal screen."""
     verdict: EvidenceConfig = EvidenceConfig()
     """The measurement."""
-    rules: Rules = Rules()
+    rules: VerdictThresholds = VerdictThresholds()
     """Thresholds of the verdict."""
 
     @field_validator("dictionary", mode="before")

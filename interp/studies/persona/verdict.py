@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interp.causality.conditions import condition_table
-from interp.causality.finding import finding
+from interp.causality.finding_sentence import finding
 from interp.causality.verdict import decide
 from interp.core.artifacts import Artifact
 from interp.core.steps import Step

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from interp.core.errors import ConfigError, ModelError
-from interp.evaluation import hosted
-from interp.evaluation.hosted import HostedModel, Reply, parse_hosted
+from interp.evaluation import hosted_model
+from interp.evaluation.hosted_model import HostedModel, Reply, parse_hosted
 from interp.models.chats import Chat
 from tests.helpers import fake_endpoint as fake
 from tests.helpers.fake_endpoint import FakeEndpoint, Request, chats, completion, echo, error, hosted_environment, quick
@@ -98,9 +98,11 @@ def test_wrong_use_is_a_sentence(spec: str, settings: dict[str, Any], message: s
 
 
 def test_it_imports_nothing_slow_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, interp.evaluation.hosted; sys.exit(bool({'torch', 'openai', 'inspect_ai', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, interp.evaluation.hosted_model; sys.exit(bool({'torch', 'openai', 'inspect_ai', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    monkeypatch.setattr(hosted, "find_spec", lambda name: None)
+    monkeypatch.setattr(hosted_model, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'personascope\[judges\]'"):
         HostedModel("inspect:mockllm/model")
 
@@ -253,7 +255,7 @@ def test_a_server_that_dies_half_way_loses_nothing_and_is_given_up() -> None:
     assert len(failed) == 1980
     assert not any(reply.final for reply in failed)
     asked = sum("APIConnectionError" in reply.reason for reply in failed)
-    assert hosted.GIVE_UP_AFTER <= asked <= hosted.GIVE_UP_AFTER + 4
+    assert hosted_model.GIVE_UP_AFTER <= asked <= hosted_model.GIVE_UP_AFTER + 4
     assert sum("not asked, " in reply.reason for reply in failed) == 1980 - asked
 
 
