@@ -26,10 +26,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from interp.core.errors import TrainingError
 from interp.sparse.autograd import kernels_for
-from sae_training.architectures.base import Circumstances
+from sae_training.architectures.base import StepContext
 from sae_training.config import TopKConfig, TrainConfig, learning_rate_share
 from sae_training.distributed import World
-from sae_training.normalise import Input
+from sae_training.normalise import Normaliser
 from sae_training.sae_trainer import SAETrainer
 
 Raw = Float[torch.Tensor, "tokens 1 d_in"]
@@ -85,7 +85,7 @@ class Contender(Protocol):
 class Ours:
     """The trainer of this project."""
 
-    def __init__(self, shape: Shape, taken: Input, schedule: Schedule, seed: int, device: torch.device) -> None:
+    def __init__(self, shape: Shape, normaliser: Normaliser, schedule: Schedule, seed: int, device: torch.device) -> None:
         config = TrainConfig(
             architecture=TopKConfig(n_latents=shape.n_latents, k=shape.k),
             batch_tokens=shape.batch,
@@ -94,7 +94,7 @@ class Ours:
             decay=schedule.decay,
             dead_after_tokens=None if schedule.revive else NEVER,
         )
-        self.trainer = SAETrainer(config, taken, (1, shape.d_in), schedule.steps, shape.batch, seed, device)
+        self.trainer = SAETrainer(config, normaliser, (1, shape.d_in), schedule.steps, shape.batch, seed, device)
         self.done, self.world = 0, World()
 
     def step(self, raw: Raw, x: Rows) -> None:
@@ -106,13 +106,13 @@ class Ours:
     @torch.no_grad()
     def reconstruct(self, x: Rows) -> Rows:
         """See `Contender.reconstruct`."""
-        return self.trainer.coder.outcome(x, Circumstances()).reconstruction
+        return self.trainer.coder.outcome(x, StepContext()).reconstruction
 
 
 class SaeLens:
     """sae-lens' trainer."""
 
-    def __init__(self, shape: Shape, taken: Input, schedule: Schedule, seed: int, device: torch.device) -> None:
+    def __init__(self, shape: Shape, normaliser: Normaliser, schedule: Schedule, seed: int, device: torch.device) -> None:
         from sae_lens.config import SAETrainerConfig
         from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
         from sae_lens.training.sae_trainer import SAETrainer
@@ -146,7 +146,7 @@ class SaeLens:
 class Sparsify:
     """eai-sparsify's trainer."""
 
-    def __init__(self, shape: Shape, taken: Input, schedule: Schedule, seed: int, device: torch.device) -> None:
+    def __init__(self, shape: Shape, normaliser: Normaliser, schedule: Schedule, seed: int, device: torch.device) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # it prints on import
             from sparsify import SparseCoder, SparseCoderConfig, sparse_coder, utils
 
@@ -188,7 +188,7 @@ class Sparsify:
 class Encoder:
     """Roofline: torch's own dense product of that shape, into memory that is there already."""
 
-    def __init__(self, shape: Shape, taken: Input, schedule: Schedule, seed: int, device: torch.device) -> None:
+    def __init__(self, shape: Shape, normaliser: Normaliser, schedule: Schedule, seed: int, device: torch.device) -> None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.weight = torch.randn(shape.n_latents, shape.d_in, device=device, dtype=dtype) / shape.d_in**0.5
         self.bias = torch.zeros(shape.n_latents, device=device, dtype=dtype)
@@ -203,7 +203,7 @@ class Encoder:
 class BestEncoder:
     """Roofline: the fastest way known here to make the same numbers, a chunk at a time, each chunk forgotten when the next is made."""
 
-    def __init__(self, shape: Shape, taken: Input, schedule: Schedule, seed: int, device: torch.device) -> None:
+    def __init__(self, shape: Shape, normaliser: Normaliser, schedule: Schedule, seed: int, device: torch.device) -> None:
         self.kernels, self.device = kernels_for(device), device
         self.weight = torch.randn(shape.n_latents, shape.d_in, device=device) / shape.d_in**0.5
         self.bias = torch.zeros(shape.n_latents, device=device)

@@ -32,11 +32,11 @@ def compare(
 ) -> dict[str, Any]:
     """Train all on the same batches in the same order; `learning_rates` by name."""
     device = torch.device("cpu")
-    taken = calibrate(residuals.train, TrainConfig())
-    held_out = taken(residuals.held_out)
+    normaliser = calibrate(residuals.train, TrainConfig())
+    held_out = normaliser(residuals.held_out)
     steps = round(len(residuals.train) // shape.batch * passes)
     coders: dict[str, Contender] = {
-        name: TRAINERS[name](shape, taken, Schedule(learning_rates[name], steps, WARMUP, DECAY, revive=True), seed, device)
+        name: TRAINERS[name](shape, normaliser, Schedule(learning_rates[name], steps, WARMUP, DECAY, revive=True), seed, device)
         for name in names
     }
     say(f"Quality: {steps} steps of {shape.batch} tokens, {len(held_out)} tokens held out")
@@ -44,7 +44,7 @@ def compare(
     with closing(Feed(MemorySource({"": residuals.train}), shape.batch, seed).batches()) as feed:
         for step in range(steps):
             raw = next(feed)[0][""]
-            x = taken(raw)
+            x = normaliser(raw)
             for coder in coders.values():
                 coder.step(raw, x)
             spent = time.monotonic() - begun

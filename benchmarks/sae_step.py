@@ -67,15 +67,15 @@ def speed(shape: Shape, device: torch.device, names: list[str], rounds: int, res
         raw, source = found.train[:wanted], found.source
     else:
         raw, source = rows.made_up(shape.d_in, wanted, device), "made up: variance falls off over a quarter of the dimensions"
-    taken = calibrate(raw, TrainConfig())
-    batches = [(part, taken(part)) for part in raw[torch.randperm(len(raw))].split(shape.batch) if len(part) == shape.batch]
+    normaliser = calibrate(raw, TrainConfig())
+    batches = [(part, normaliser(part)) for part in raw[torch.randperm(len(raw))].split(shape.batch) if len(part) == shape.batch]
     if not batches:
         raise TrainingError(f"{len(raw)} residuals are no batch of {shape.batch}. Make the batch smaller.")
     say(f"{shape} on {device}, {len(batches)} batches of {source}; load {load():.1f}")
     if load() > 1:
         say("  other processes are running: do not trust the figures")
     kinds = contenders.TRAINERS | contenders.ROOFLINES
-    made = {name: kinds[name](shape, taken, contenders.Schedule(), 0, device) for name in names}
+    made = {name: kinds[name](shape, normaliser, contenders.Schedule(), 0, device) for name in names}
     seconds = in_turns(
         {name: lambda turn, one=one: one.step(*batches[turn % len(batches)]) for name, one in made.items()},
         rounds,

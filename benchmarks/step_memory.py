@@ -32,9 +32,9 @@ def bound(shape: Shape) -> dict[str, int]:
 
 def train(shape: Shape, raw: torch.Tensor) -> PeakMemory:
     device = torch.device("cpu")
-    taken = calibrate(raw, TrainConfig())
+    normaliser = calibrate(raw, TrainConfig())
     memory = PeakMemory()
-    ours = Ours(shape, taken, Schedule(), 0, device)
+    ours = Ours(shape, normaliser, Schedule(), 0, device)
     for batch in raw.split(shape.batch):
         ours.step(batch, batch[:, 0])
     return memory

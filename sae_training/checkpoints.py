@@ -17,7 +17,7 @@ from interp.core.errors import PersonascopeError, TrainingError, reason_of
 from interp.core.files import read_json, replacing, write_json
 
 TENSORS, STATE, METRICS = "tensors.safetensors", "state.json", "metrics.parquet"
-KEPT = 2
+N_KEPT = 2
 CHECKPOINTS = "checkpoints"
 """Their folder, in the folder of a training."""
 
@@ -51,25 +51,25 @@ class Checkpoints:
         except (OSError, SafetensorError, PersonascopeError) as error:
             remedy = f"{self.last_good()} Free some space and run the same command again."
             raise TrainingError(f"Cannot write the checkpoint {target}: {reason_of(error)}. {remedy}") from error
-        for old in self.there()[:-KEPT]:
+        for old in self.finished()[:-N_KEPT]:
             shutil.rmtree(old)
         return target
 
-    def there(self) -> list[Path]:
+    def finished(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
         return sorted(path.parent for path in self.folder.glob(f"step-{9 * '[0-9]'}/{STATE}"))
 
     def last_good(self) -> str:
         """A sentence that names the last one."""
-        there = self.there()
-        return f"The last good checkpoint is {there[-1]}." if there else "There is no checkpoint yet."
+        folders = self.finished()
+        return f"The last good checkpoint is {folders[-1]}." if folders else "There is no checkpoint yet."
 
     def latest(self) -> Checkpoint | None:
         """The last one, or None. Raises `TrainingError` for one that other settings made, or that is damaged."""
-        there = self.there()
-        if not there:
+        folders = self.finished()
+        if not folders:
             return None
-        folder = there[-1]
+        folder = folders[-1]
         try:
             state = read_json(folder / STATE)
             tensors, metrics = load_file(folder / TENSORS), pd.read_parquet(folder / METRICS)

@@ -146,7 +146,7 @@ class TrainConfig(StepConfig):
 
     @field_validator("architecture", mode="before")
     @classmethod
-    def _topk_unless_said(cls, given: Any) -> Any:
+    def _default_to_topk(cls, given: Any) -> Any:
         return {"kind": "topk", **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")

@@ -43,9 +43,9 @@ class World:
         """Mean over all processes; takes no gradient."""
         return self.sum(value.detach().clone()) / self.size
 
-    def any(self, here: bool, device: torch.device) -> bool:
+    def any(self, flag: bool, device: torch.device) -> bool:
         """Whether it is so in any process: what one process stops for, all stop for."""
-        return here if self.size == 1 else bool(self.sum(torch.tensor(int(here), device=device)))
+        return flag if self.size == 1 else bool(self.sum(torch.tensor(int(flag), device=device)))
 
     def all_gather(self, values: torch.Tensor) -> torch.Tensor:
         """Numbers of all processes in one row, each its own count of them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_training.checkpoints import KEPT
+from sae_training.checkpoints import N_KEPT
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import MemorySource, Source
@@ -64,6 +64,6 @@ def estimate(
         tokens=tokens,
         steps=plan.steps,
         memory_bytes=4 * parameter_bytes + parameter_bytes // 2 + chunk_bytes + blocks * block_bytes,
-        disk_bytes=(KEPT + 1) * 3 * parameter_bytes + parameter_bytes,
+        disk_bytes=(N_KEPT + 1) * 3 * parameter_bytes + parameter_bytes,
         seconds=plan.steps * step_seconds + tokens / block_rows * block_seconds,
     )

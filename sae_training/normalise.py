@@ -30,7 +30,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Input:
+class Normaliser:
     """Brings residuals to mean zero and a mean squared norm of `d_in` per model. One scale for all models keeps their norms comparable."""
 
     reads: Reads
@@ -39,7 +39,7 @@ class Input:
     largest_norm: float | None = None
     """Tokens with a larger residual are left out; None keeps all."""
 
-    def to(self, device: torch.device) -> Input:
+    def to(self, device: torch.device) -> Normaliser:
         """The same on another device."""
         return replace(self, mean=self.mean.to(device))
 
@@ -56,9 +56,9 @@ class Input:
         return asdict(self) | {"mean": self.mean.tolist()}
 
     @staticmethod
-    def from_numbers(numbers: Mapping[str, Any]) -> Input:
+    def from_numbers(numbers: Mapping[str, Any]) -> Normaliser:
         """What `as_numbers` wrote."""
-        return Input(**{**numbers, "mean": torch.tensor(numbers["mean"])})
+        return Normaliser(**{**numbers, "mean": torch.tensor(numbers["mean"])})
 
 
 def layout_of(reads: Reads, n_models: int, d_in: int) -> Layout:
@@ -77,7 +77,7 @@ def read(residuals: Float[torch.Tensor, "tokens n_models d_in"], reads: Reads) -
     return rearrange(residuals, "tokens models d_in -> (tokens models) 1 d_in")
 
 
-def calibrate(residuals: Float[torch.Tensor, "tokens n_models d_in"], config: TrainConfig) -> Input:
+def calibrate(residuals: Float[torch.Tensor, "tokens n_models d_in"], config: TrainConfig) -> Normaliser:
     """Measure a sample. Raises `TrainingError` for values that are not finite, or that are the same at every token."""
     rows = read(residuals, config.reads)
     norms = rows.float().norm(dim=-1)
@@ -91,4 +91,4 @@ def calibrate(residuals: Float[torch.Tensor, "tokens n_models d_in"], config: Tr
     variance = float(squares) / max(1, rows.shape[0] * rows.shape[1])  # of one model's residual
     if not variance > 0:
         raise TrainingError("The residuals are the same at every token, so there is nothing to learn. Check the text and the hook point.")
-    return Input(config.reads, mean.float(), (rows.shape[-1] / variance) ** 0.5, largest)
+    return Normaliser(config.reads, mean.float(), (rows.shape[-1] / variance) ** 0.5, largest)

@@ -12,7 +12,7 @@ from interp.core.errors import TrainingError
 from sae_training.checkpoints import CHECKPOINTS
 from sae_training.config import TrainConfig
 from sae_training.feed import Block, Source
-from sae_training.normalise import Input, calibrate, layout_of
+from sae_training.normalise import Normaliser, calibrate, layout_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _hook_point(config: TrainConfig, source: Source) -> str:
     return config.hook_point
 
 
-def measure(plan: Plan, source: Source, seed: int) -> dict[str, Input]:
+def measure(plan: Plan, source: Source, seed: int) -> dict[str, Normaliser]:
     """Each dictionary's input, from a sample of the feed: blocks in random order until there are enough tokens."""
     wanted = max(config.calibration_tokens for config in plan.configs.values())
     blocks: list[Block] = []

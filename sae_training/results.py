@@ -78,7 +78,7 @@ def export(trainer: SAETrainer, hook_point: str, models: Sequence[str], made: di
     n_latents = trainer.config.architecture.n_latents
     reads = DIFFERENCE if trainer.config.reads == DIFFERENCE else ""
     config = dictionary_config(architecture, layout.d_in, n_latents, hook_point, models, coder.k, made, reads)
-    write_dictionary(folder, coder.folded(trainer.input), config)
+    write_dictionary(folder, coder.folded(trainer.normaliser), config)
 
 
 def finished(folder: Path, name: str, plan: Plan) -> Trained | None:

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from interp.core.errors import TrainingError
 from interp.sparse import Codes, buffers
 from sae_training.architectures import build
-from sae_training.architectures.base import Circumstances
+from sae_training.architectures.base import StepContext
 from sae_training.config import TrainConfig, learning_rate_share
 from sae_training.distributed import World
-from sae_training.normalise import Input, layout_of
+from sae_training.normalise import Normaliser, layout_of
 
 DIVERGED = 100.0
 """An unexplained share of the input's variance beyond which training is lost; predicting the mean has 1."""
@@ -24,10 +24,10 @@ class SAETrainer:
     """`step` does one optimizer step on a batch; `state` and `restore` are what a checkpoint holds."""
 
     def __init__(
-        self, config: TrainConfig, taken: Input, shape: tuple[int, int], steps: int, batch: int, seed: int, device: torch.device
+        self, config: TrainConfig, normaliser: Normaliser, shape: tuple[int, int], steps: int, batch: int, seed: int, device: torch.device
     ) -> None:
         """`shape` is (n_models, d_in), `batch` the tokens of a step over all processes."""
-        self.config, self.input, self.steps = config, taken.to(device), steps
+        self.config, self.normaliser, self.steps = config, normaliser.to(device), steps
         rows_a_token = shape[0] if config.reads == "each" else 1
         self.dead_after = rows_a_token * (config.dead_after_tokens or min(10_000_000, max(1, steps * batch // 10)))
         self.layout = layout_of(config.reads, *shape)
@@ -44,14 +44,14 @@ class SAETrainer:
     def step(self, residuals: Float[torch.Tensor, "tokens n_models d_in"], step: int, world: World) -> dict[str, float | torch.Tensor]:
         """One optimizer step on this process's share of a batch. Returns metrics; raises `TrainingError` where the loss is lost."""
         config, coder = self.config, self.coder
-        x = self.input(residuals)
+        x = self.normaliser(residuals)
         rows = len(residuals) * (residuals.shape[1] if config.reads == "each" else 1)
         kept = int(world.sum(torch.tensor(len(x), device=x.device))) if world.size > 1 else len(x)
         if world.any(not len(x), x.device):
             raise TrainingError("All tokens of the batch are outliers. Raise outlier_factor, or batch_tokens.")
         weight = len(x) * world.size / kept  # so that the mean over processes is that over tokens
         dead = (self.silent >= self.dead_after).nonzero()[:, 0]
-        now = Circumstances(
+        context = StepContext(
             dead=dead,
             ramp=min(1.0, (step + 1) / max(1.0, config.sparsity_warmup * self.steps)),
             mean=lambda value: world.mean(value * weight),
@@ -59,7 +59,7 @@ class SAETrainer:
             tokens=kept,
         )
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-            outcome = coder.outcome(x, now)
+            outcome = coder.outcome(x, context)
         losses = {name: loss * weight for name, loss in outcome.losses.items()}
         # Summed over a row's numbers, as published trainers do: gradients stay far above Adam's epsilon.
         loss: torch.Tensor = sum(losses.values(), torch.zeros((), device=x.device)) * self.layout.width

@@ -18,7 +18,7 @@ from sae_training.config import TrainConfig
 from sae_training.distributed import World
 from sae_training.feed import Feed, Position, Source
 from sae_training.metrics import Callback
-from sae_training.normalise import Input
+from sae_training.normalise import Normaliser
 from sae_training.plan import make_plan, measure
 from sae_training.results import Trained, finished, save_result
 from sae_training.sae_trainer import SAETrainer
@@ -60,7 +60,7 @@ def train_all(
             checkpoints.forget()  # left by a kill right after the result was written
         return {name: trained for name, trained in there.items() if trained}
     start = checkpoints.latest()
-    inputs = {name: Input.from_numbers(start.state["inputs"][name]) for name in plan.configs} if start else measure(plan, source, seed)
+    inputs = {name: Normaliser.from_numbers(start.state["inputs"][name]) for name in plan.configs} if start else measure(plan, source, seed)
     shape = (source.n_models, source.d_in)
     trainers = {
         name: SAETrainer(config, inputs[name], shape, plan.steps, plan.batch, seed, device) for name, config in plan.configs.items()
@@ -91,7 +91,7 @@ def train_all(
                         callback.row(name, row)
             if (step + 1) % plan.first.checkpoint_every == 0 and step + 1 < plan.steps and world.leads:
                 tensors = {f"{name}/{key}": tensor for name, trainer in trainers.items() for key, tensor in trainer.state().items()}
-                state = {"position": asdict(position), "inputs": {name: taken.as_numbers() for name, taken in inputs.items()}}
+                state = {"position": asdict(position), "inputs": {name: normaliser.as_numbers() for name, normaliser in inputs.items()}}
                 checkpoints.save(Checkpoint(step + 1, tensors, state, pd.DataFrame(rows)))
             if advance and world.leads:
                 speed = (step + 1 - done) * plan.batch / (time.monotonic() - began)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from interp.causality.verdict import CAUSES, CONTRIBUTES, CORRELATES, NO_EVIDENCE, Outcome, shown
+from interp.causality.verdict import CAUSES, CONTRIBUTES, CORRELATES, NO_EVIDENCE, Outcome, rate_text
 
 
 def finding(
@@ -16,21 +16,21 @@ def finding(
     if verdict == NO_EVIDENCE:
         return (
             f"No latent of the dictionary at {hook_point} was shown to carry a persona: "
-            f"{shown(tuned)} of the tuned model's answers to held-out questions are {word}, {shown(base)} of the base's."
+            f"{rate_text(tuned)} of the tuned model's answers to held-out questions are {word}, {rate_text(base)} of the base's."
         )
     many = len(latents) > 1
     names = f"latent{'s' if many else ''} {', '.join(map(str, latents))} at {hook_point}"
     ablated, control = outcomes["ablated"], outcomes["random_ablation"]
     removal = (
-        f"projecting {'them' if many else 'it'} out of {window} takes {word} answers from {shown(tuned)} to {shown(ablated)}, "
-        f"random directions only to {shown(control)}"
+        f"projecting {'them' if many else 'it'} out of {window} takes {word} answers from {rate_text(tuned)} to {rate_text(ablated)}, "
+        f"random directions only to {rate_text(control)}"
     )
     steering = ""
     if "steered" in outcomes:
         added = "it" if [steered_latent] == latents else f"latent {steered_latent}"
         steering = (
-            f"; adding {added} to the base raises them from {shown(base)} "
-            f"to {shown(outcomes['steered'])}, random directions to {shown(outcomes['random_steering'])}"
+            f"; adding {added} to the base raises them from {rate_text(base)} "
+            f"to {rate_text(outcomes['steered'])}, random directions to {rate_text(outcomes['random_steering'])}"
         )
     elif verdict == CONTRIBUTES:
         steering = "; nothing was added to the base, so that it is sufficient was not tested"

@@ -51,7 +51,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def shown(outcome: Outcome) -> str:
+def rate_text(outcome: Outcome) -> str:
     """Rate with its interval."""
     rate = outcome.rate
     return f"{percent(rate.rate)} [{100 * rate.low:.0f}–{100 * rate.high:.0f}]"
@@ -61,7 +61,7 @@ def persona_present(base: Outcome, tuned: Outcome, word: str) -> Check:
     """The behaviour is there to be explained."""
     return Check(
         "persona present",
-        f"{shown(tuned)} of the tuned model's answers are {word}, {shown(base)} of the base's; the intervals are apart.",
+        f"{rate_text(tuned)} of the tuned model's answers are {word}, {rate_text(base)} of the base's; the intervals are apart.",
         tuned.rate.low > base.rate.high,
     )
 
@@ -78,7 +78,7 @@ def necessity_checks(
         *(
             Check(
                 f"necessary against {words}",
-                f"With the latents projected out {shown(ablated)} are {word}, with {words} instead {shown(outcomes[name])}; "
+                f"With the latents projected out {rate_text(ablated)} are {word}, with {words} instead {rate_text(outcomes[name])}; "
                 "the intervals are apart.",
                 ablated.rate.high < outcomes[name].rate.low,
             )
@@ -87,8 +87,8 @@ def necessity_checks(
         _rank_check("necessary beyond single draws", "take out as much", rank, rules),
         Check(
             "controls leave the persona",
-            f"With random directions projected out the rate stays at {shown(outcomes['random_ablation'])}, "
-            f"above {percent(rules.control_rate)} of the tuned model's {shown(tuned)}.",
+            f"With random directions projected out the rate stays at {rate_text(outcomes['random_ablation'])}, "
+            f"above {percent(rules.control_rate)} of the tuned model's {rate_text(tuned)}.",
             outcomes["random_ablation"].rate.low > rules.control_rate * tuned.rate.rate,
         ),
         Check(
@@ -116,8 +116,8 @@ def sufficiency_checks(
         *(
             Check(
                 f"sufficient against {words}",
-                f"With the latent added {shown(steered)} of the base's answers are {word}, "
-                f"with {words} of the same norm {shown(outcomes[name])}; the intervals are apart.",
+                f"With the latent added {rate_text(steered)} of the base's answers are {word}, "
+                f"with {words} of the same norm {rate_text(outcomes[name])}; the intervals are apart.",
                 steered.rate.low > outcomes[name].rate.high,
             )
             for name, words in controls.items()

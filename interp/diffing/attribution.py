@@ -72,11 +72,11 @@ def residual_gradient(
     weights = torch.where(of_response, (signs / counts)[:, None], 0.0)
     leaves: list[torch.Tensor] = []
 
-    def cut(residual: torch.Tensor) -> torch.Tensor:
+    def detach(residual: torch.Tensor) -> torch.Tensor:
         leaves.append(residual.detach().requires_grad_())
         return leaves[0]
 
-    with model.attach(hook_point, cut), frozen(model.network), torch.enable_grad():
+    with model.attach(hook_point, detach), frozen(model.network), torch.enable_grad():
         positions = Positions(0, batch.response_start, torch.arange(len(batch.ids), device=model.device), batch.mask)
         logits = model.forward(batch.ids, batch.mask, positions, last_logits=width)[:, :-1]
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")

@@ -31,7 +31,7 @@ class Source:
 
 
 @dataclass
-class _Found:
+class _Record:
     """What one latent showed so far."""
 
     examples: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
@@ -50,7 +50,7 @@ def latent_cards(
 
     `models` are base and tuned.
     """
-    found = {latent: _Found() for latent in latents}
+    found = {latent: _Record() for latent in latents}
     for source in sources:
         model = models[source.which]
         for rows, batch in model.batches(source.chats, 32):
@@ -74,7 +74,7 @@ def latent_cards(
     return [_card(dictionary, latent, found[latent], statistics[latent]) for latent in latents]
 
 
-def _card(dictionary: Dictionary, latent: int, found: _Found, statistics: Mapping[str, float]) -> dict[str, Any]:
+def _card(dictionary: Dictionary, latent: int, found: _Record, statistics: Mapping[str, float]) -> dict[str, Any]:
     examples = [example for _, example in found.examples]
     values = {name: torch.cat(parts).numpy() if parts else np.zeros(0) for name, parts in found.values.items()}
     peak = max([float(v.max()) for v in values.values() if len(v)] + [float(max(e["activations"])) for e in examples] + [1e-9])

@@ -36,7 +36,7 @@ class Row:
     coherence_high: float | None
     draws: list[Row] = field(default_factory=list)
 
-    def spoken(self, word: str) -> str:
+    def in_words(self, word: str) -> str:
         """Rate, interval and denominator, in words; `word` is the trait's for answers that show it."""
         return (
             f"{numbers.percent(self.rate)} {numbers.percent_interval(self.low, self.high)} judged {word}, "

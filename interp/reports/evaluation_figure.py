@@ -29,19 +29,19 @@ def rates_figure(rates: pd.DataFrame, by: By, word: str = "showing the trait") -
     `rates` is the table `rates` of an evaluation: all of its rows, of every `by`, so that the figures share one scale; `word` the trait's.
     Raises `ConfigError` where it has no row of this `by`.
     """
-    figure, _ = _drawn(rates, by, word)
+    figure, _ = _figure(rates, by, word)
     return figure.update_layout(paper_bgcolor=LIGHT["paper"])  # a notebook's own may be dark
 
 
 def rates_chart(rates: pd.DataFrame, by: By, word: str) -> Chart:
     """The same for a page, which has a key of its own; on a narrow screen labels stand above their rows."""
-    figure, narrow = _drawn(rates, by, word)
+    figure, narrow = _figure(rates, by, word)
     figure.update_layout(showlegend=False)
     which = {"all": "of each model", "format": "by model and answer format", "group": "by model and group of questions"}[by]
     return Chart(figure, f"Share of answers judged {word} {which}, with 95 % intervals; the table below has the numbers.", narrow)
 
 
-def _drawn(rates: pd.DataFrame, by: By, word: str) -> tuple[go.Figure, dict[str, Any]]:
+def _figure(rates: pd.DataFrame, by: By, word: str) -> tuple[go.Figure, dict[str, Any]]:
     """The figure, and its changes for a narrow screen: labelled blocks of rows, a row for each model, one row's height between blocks."""
     part = rates[rates["by"] == by]
     if part.empty:

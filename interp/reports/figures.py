@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from interp.reports import numbers
 from interp.reports.conditions import Group, Row
 from interp.reports.palette import LIGHT
-from interp.reports.plotting import HOVER, ROWS, SHARE_TICKS, Chart, apart, axis, blank, dot, extent, note, rounded, whiskers, wrapped
+from interp.reports.plotting import HOVER, ROWS, SHARE_TICKS, Chart, axis, blank, dot, extent, note, rounded, spaced, whiskers, wrapped
 from interp.reports.views import DosePanel
 
 LABELS = 290
@@ -167,7 +167,7 @@ def training_chart(metrics: pd.DataFrame) -> Chart:
         if known:
             highest = max(highest, *known)
             notes.append(note(f"{name} {numbers.number(known[-1], 3)}", 1, known[-1], xref="paper", xshift=6))
-    figure.update_layout(xaxis=axis("training step"), yaxis=axis("", rangemode="tozero"), annotations=apart(notes, 0.12 * highest))
+    figure.update_layout(xaxis=axis("training step"), yaxis=axis("", rangemode="tozero"), annotations=spaced(notes, 0.12 * highest))
     return Chart(figure, "Dictionary training: fraction of variance unexplained and share of dead latents over steps.")
 
 
@@ -180,12 +180,12 @@ def _add_condition(figure: go.Figure, row: Row, y: float, word: str) -> None:
             y=[y] * len(row.draws),
             mode="markers",
             marker=dot("line-ns-open", model, 13, 1.4),
-            text=[f"{html.escape(draw.title)}<br>{draw.spoken(word)}" for draw in row.draws],
+            text=[f"{html.escape(draw.title)}<br>{draw.in_words(word)}" for draw in row.draws],
             hovertemplate=HOVER,
         )
     coherent = f"{numbers.percent(row.coherence)} {numbers.percent_interval(row.coherence_low, row.coherence_high)} coherent"
     for name, value, low, high, mark, words in (
-        ("x", row.rate, row.low, row.high, dot(symbol, model, size, 1.6), row.spoken(word)),
+        ("x", row.rate, row.low, row.high, dot(symbol, model, size, 1.6), row.in_words(word)),
         ("x2", row.coherence, row.coherence_low, row.coherence_high, dot("circle", "muted", 6), coherent),
     ):
         if value is not None:

@@ -136,7 +136,7 @@ def wrapped(text: str, width: int) -> str:
     return "<br>".join(html.escape(line) for line in textwrap.wrap(text, width)) or "&nbsp;"
 
 
-def apart(notes: list[dict[str, Any]], gap: float) -> list[dict[str, Any]]:
+def spaced(notes: list[dict[str, Any]], gap: float) -> list[dict[str, Any]]:
     """Labels at one edge, moved up until `gap` of the axis lies between any two."""
     ordered = sorted(notes, key=lambda label: label["y"])
     for below, above in itertools.pairwise(ordered):

@@ -12,7 +12,7 @@ from interp.interventions.control_vector import block_directions, check_target, 
 from interp.interventions.edits import Edit
 from interp.interventions.export import MANIFEST_FILE, export_model
 from interp.studies.opened import StudyRun
-from interp.studies.persona.answers import spread
+from interp.studies.persona.answers import evenly_spaced
 from interp.studies.steering import adding
 from interp.studies.steering_config import ExportConfig
 from sae_training.corpus import read_corpus
@@ -53,7 +53,7 @@ def export(run: StudyRun, config: ExportConfig) -> Exported:
         made = {"run": str(run.run.root), "inputs": run.inputs}
         check = _finished(config.to, edit, made)
         try:
-            check = check or export_model(model, edit, config.to, spread(read_corpus(), PROBES), made)["check"]
+            check = check or export_model(model, edit, config.to, evenly_spaced(read_corpus(), PROBES), made)["check"]
         except EditError as error:
             raise EditError(f"{error}{_way_out(edit, config)}") from error
     if config.gguf is not None:

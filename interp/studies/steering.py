@@ -117,7 +117,7 @@ def _compare(
     run: StudyRun, command: str, config: Asking, names: tuple[str, str], edit: Edit, search: LayerSearch | None = None
 ) -> Comparison:
     """`names` are those of the model as it is, base or tuned, and of the edited one."""
-    questions = _asked(run, config)
+    questions = _questions(run, config)
     sampling = run.config.sampling.model_copy(update={"max_new_tokens": config.tokens or run.config.sampling.max_new_tokens})
     settings = {
         "edit": edit.as_json(),
@@ -138,7 +138,7 @@ def _compare(
     return Comparison(command, step, edit.as_json(), **vars(step.load(BothAnswers)), shown=run.context.trait.shown, **searched)
 
 
-def _asked(run: StudyRun, config: Asking) -> list[Question]:
+def _questions(run: StudyRun, config: Asking) -> list[Question]:
     """The user's own prompts, else selection questions: what is tried out must not be measured on."""
     if config.prompts:
         return [Question(id=f"prompt_{i}", group="prompt", split="selection", text=text) for i, text in enumerate(config.prompts, 1)]

@@ -206,7 +206,7 @@ class VerdictConfig(StepConfig):
     """A second fine-tune of the base (hub id, folder or adapter): do the same latents switch it off?"""
 
     @model_validator(mode="after")
-    def _whole(self) -> VerdictConfig:
+    def _belong_together(self) -> VerdictConfig:
         if (self.steer_latent is None) != (self.dose is None):
             raise ValueError("steer_latent and dose belong together: give both or none")
         if self.steer_latent is not None and not self.latents:

@@ -18,7 +18,7 @@ from torch import nn
 from interp.core.errors import TrainingError
 from interp.sparse import Codes, Rule, TopK, decode, encode
 from sae_training.config import AuxKConfig, CoderConfig
-from sae_training.normalise import Input, Layout
+from sae_training.normalise import Layout, Normaliser
 
 FIRST_NORM = 0.1
 """Norm of fresh rows that are free to grow. The smaller they are, the further Adam's first steps turn them."""
@@ -28,7 +28,7 @@ Config = TypeVar("Config", bound=CoderConfig)
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class StepContext:
     """What a dictionary must know of its training to compute a step's losses."""
 
     dead: Int[torch.Tensor, " some"] | None = None
@@ -79,7 +79,7 @@ class SparseCoder(nn.Module, Generic[Config]):
         self.decoder = nn.Parameter(rows)
         self.decoder_bias = nn.Parameter(torch.zeros(layout.width))
 
-    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Outcome:
         """Codes, reconstruction and losses of normalised rows."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class SparseCoder(nn.Module, Generic[Config]):
         return weighted / (codes.n_tokens * self.layout.width**0.5)
 
     def aux_loss(
-        self, x: Float[torch.Tensor, "tokens width"], error: Float[torch.Tensor, "tokens width"], now: Circumstances
+        self, x: Float[torch.Tensor, "tokens width"], error: Float[torch.Tensor, "tokens width"], context: StepContext
     ) -> dict[str, Float[torch.Tensor, ""]]:
         """Dead latents, called back: they alone reconstruct what the living leave over (Gao et al. 2024, arXiv:2406.04093, appendix A.2).
 
@@ -110,12 +110,12 @@ class SparseCoder(nn.Module, Generic[Config]):
         config = self.config
         assert isinstance(config, AuxKConfig)
         wanted = self.layout.width // 2 if config.aux_k is None else config.aux_k
-        if now.dead is None or not len(now.dead) or not wanted:
+        if context.dead is None or not len(context.dead) or not wanted:
             return {}
-        codes = self.preactivations(x, TopK(min(wanted, len(now.dead))), among=now.dead)
+        codes = self.preactivations(x, TopK(min(wanted, len(context.dead))), among=context.dead)
         codes = codes.with_values(torch.relu(codes.values))
         left_over = error.detach()
-        unit = now.mean(left_over.square().mean()).clamp(min=torch.finfo(left_over.dtype).tiny)
+        unit = context.mean(left_over.square().mean()).clamp(min=torch.finfo(left_over.dtype).tiny)
         return {"aux": config.aux_weight * ((left_over - decode(codes, self.decoder)).square().mean() / unit)}
 
     @property
@@ -157,18 +157,18 @@ class SparseCoder(nn.Module, Generic[Config]):
             yield rows[config.base_only : config.base_only + config.tuned_only, :d_in]
 
     @torch.no_grad()
-    def folded(self, taken: Input) -> dict[str, torch.Tensor]:
+    def folded(self, normaliser: Normaliser) -> dict[str, torch.Tensor]:
         """Weights in sae-lens' naming that act on raw residuals: normalisation and decoder norms folded in.
 
         Each latent's decoder norms, summed over models, are one. A crosscoder's weights have an axis for the models.
         """
         norms = self.norms()
-        unit = torch.where(norms > 0, norms, 1.0) / taken.scale  # of an activation, in raw residuals
-        mean = taken.mean.flatten() + self.decoder_bias / taken.scale
+        unit = torch.where(norms > 0, norms, 1.0) / normaliser.scale  # of an activation, in raw residuals
+        mean = normaliser.mean.flatten() + self.decoder_bias / normaliser.scale
         weights = {
-            "W_enc": (self.encoder * (unit * taken.scale)[:, None]).T,
-            "b_enc": self.encoder_bias * unit - (self.encoder @ mean) * unit * taken.scale,
-            "W_dec": self.decoder / (unit * taken.scale)[:, None],
+            "W_enc": (self.encoder * (unit * normaliser.scale)[:, None]).T,
+            "b_enc": self.encoder_bias * unit - (self.encoder @ mean) * unit * normaliser.scale,
+            "W_dec": self.decoder / (unit * normaliser.scale)[:, None],
             "b_dec": mean,
         }
         thresholds = self.thresholds()

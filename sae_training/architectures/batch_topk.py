@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from interp.sparse import BatchTopK, Codes
-from sae_training.architectures.base import Circumstances, Outcome, SparseCoder
+from sae_training.architectures.base import Outcome, SparseCoder, StepContext
 from sae_training.config import BatchTopKConfig
 from sae_training.normalise import Layout
 
@@ -26,14 +26,14 @@ class BatchTopKCoder(SparseCoder[BatchTopKConfig]):
         self._check_k(config.k)
         self.register_buffer("threshold", torch.zeros(()))
 
-    def encode(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Codes:
+    def encode(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Codes:
         """Codes of a whole batch of normalised rows; moves the threshold."""
         norms = self.scale()
-        codes = self.preactivations(x, BatchTopK(self.config.k, norms, now.all_gather, now.tokens, floor=0.8 * self.threshold))
+        codes = self.preactivations(x, BatchTopK(self.config.k, norms, context.all_gather, context.tokens, floor=0.8 * self.threshold))
         with torch.no_grad():
             scores = codes.values if norms is None else codes.values * norms[codes.latents.long()]
             weakest = scores.min() if len(scores) else self.threshold
-            weakest = weakest if now.all_gather is None else now.all_gather(weakest[None]).min()
+            weakest = weakest if context.all_gather is None else context.all_gather(weakest[None]).min()
             moved = torch.lerp(self.threshold, weakest, self.config.threshold_rate)
             self.threshold.copy_(torch.where(self.threshold > 0, moved, weakest))
         return codes
@@ -42,9 +42,9 @@ class BatchTopKCoder(SparseCoder[BatchTopKConfig]):
         """See `SparseCoder.thresholds`."""
         return self.threshold / self.norms()
 
-    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Outcome:
         """See `SparseCoder.outcome`."""
-        codes = self.encode(x, now)
+        codes = self.encode(x, context)
         reconstruction = self.decode(codes)
         error = x - reconstruction
-        return Outcome({"reconstruction": error.square().mean()} | self.aux_loss(x, error, now), codes, reconstruction)
+        return Outcome({"reconstruction": error.square().mean()} | self.aux_loss(x, error, context), codes, reconstruction)

@@ -8,9 +8,9 @@ from torch import nn
 
 from interp.core.errors import TrainingError
 from interp.sparse import Above, decode, of_latents
-from sae_training.architectures.base import Circumstances, Outcome, SparseCoder
+from sae_training.architectures.base import Outcome, SparseCoder, StepContext
 from sae_training.config import GatedConfig
-from sae_training.normalise import Input, Layout
+from sae_training.normalise import Layout, Normaliser
 
 
 class GatedCoder(SparseCoder[GatedConfig]):
@@ -25,7 +25,7 @@ class GatedCoder(SparseCoder[GatedConfig]):
         self.log_gain = nn.Parameter(torch.zeros(config.n_latents))
         self.magnitude_bias = nn.Parameter(torch.zeros(config.n_latents))
 
-    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Outcome:
         """See `SparseCoder.outcome`. `gate` is the paper's auxiliary loss: open gates alone must reconstruct, through a frozen decoder."""
         gates = self.preactivations(x, Above(x.new_zeros(())))
         direction = gates.values - of_latents(self.encoder_bias, gates)
@@ -36,18 +36,18 @@ class GatedCoder(SparseCoder[GatedConfig]):
         by_gates = decode(gates, self.decoder.detach()) + self.decoder_bias.detach()
         losses = {
             "reconstruction": (x - reconstruction).square().mean(),
-            "sparsity": now.ramp * self.config.l1_weight * self.l1(gates),
+            "sparsity": context.ramp * self.config.l1_weight * self.l1(gates),
             "gate": (x - by_gates).square().mean(),
         }
         return Outcome(losses, codes, reconstruction)
 
     @torch.no_grad()
-    def folded(self, taken: Input) -> dict[str, torch.Tensor]:
+    def folded(self, normaliser: Normaliser) -> dict[str, torch.Tensor]:
         """See `SparseCoder.folded`; in sae-lens' naming of a gated dictionary."""
-        weights = super().folded(taken)
-        unbiased = weights["b_enc"] - (self.encoder_bias / taken.scale).cpu()
+        weights = super().folded(normaliser)
+        unbiased = weights["b_enc"] - (self.encoder_bias / normaliser.scale).cpu()
         # The direction enters the magnitude after a gain, so its share of the folded mean does as well.
         weights["b_gate"] = weights.pop("b_enc")
         weights["r_mag"] = self.log_gain.detach().cpu().clone()
-        weights["b_mag"] = (self.magnitude_bias / taken.scale).cpu() + self.log_gain.exp().cpu() * unbiased
+        weights["b_mag"] = (self.magnitude_bias / normaliser.scale).cpu() + self.log_gain.exp().cpu() * unbiased
         return weights

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import nn
 
 from interp.sparse import Above, of_latents
-from sae_training.architectures.base import Circumstances, Outcome, SparseCoder
+from sae_training.architectures.base import Outcome, SparseCoder, StepContext
 from sae_training.config import JumpReLUConfig
 from sae_training.normalise import Layout
 
@@ -28,7 +28,7 @@ class JumpReLUCoder(SparseCoder[JumpReLUConfig]):
         """See `SparseCoder.thresholds`."""
         return self.log_threshold.exp()
 
-    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Outcome:
         """See `SparseCoder.outcome`."""
         thresholds = self.thresholds()
         window = self.config.bandwidth / 2
@@ -38,7 +38,7 @@ class JumpReLUCoder(SparseCoder[JumpReLUConfig]):
         values, active = _Jump.apply(torch.relu(near.values), theta, self.config.bandwidth)
         codes = near.with_values(values)  # entries at zero stay: what the decoder would make of them moves their thresholds
         reconstruction = self.decode(codes)
-        penalty = now.ramp * self.config.l0_weight * active.sum() / len(x)
+        penalty = context.ramp * self.config.l0_weight * active.sum() / len(x)
         return Outcome({"reconstruction": (x - reconstruction).square().mean(), "sparsity": penalty}, codes, reconstruction)
 
 

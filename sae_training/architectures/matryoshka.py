@@ -10,7 +10,7 @@ from jaxtyping import Float
 from interp.core.errors import TrainingError
 from interp.sparse import Codes, decode
 from interp.sparse.codes import row_starts_of
-from sae_training.architectures.base import Circumstances, Outcome
+from sae_training.architectures.base import Outcome, StepContext
 from sae_training.architectures.batch_topk import BatchTopKCoder
 from sae_training.config import MatryoshkaConfig
 from sae_training.normalise import Layout
@@ -27,13 +27,13 @@ class MatryoshkaCoder(BatchTopKCoder):
         if any(before >= after for before, after in pairwise(self.edges)):
             raise TrainingError(f"nested {config.nested} must ascend between 0 and 1, and each step must add a latent to the one before.")
 
-    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Outcome:
         """See `SparseCoder.outcome`. The reconstruction loss is the mean over all nested dictionaries."""
-        codes = self.encode(x, now)
+        codes = self.encode(x, context)
         parts = decode(by_group(codes, self.edges), self.decoder).unflatten(0, (len(x), -1))
         reconstructions = parts.cumsum(1) + self.decoder_bias
         reconstruction = reconstructions[:, -1]
-        losses = {"reconstruction": (x[:, None] - reconstructions).square().mean()} | self.aux_loss(x, x - reconstruction, now)
+        losses = {"reconstruction": (x[:, None] - reconstructions).square().mean()} | self.aux_loss(x, x - reconstruction, context)
         return Outcome(losses, codes, reconstruction)
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 
 from interp.sparse import Above
-from sae_training.architectures.base import Circumstances, Outcome, SparseCoder
+from sae_training.architectures.base import Outcome, SparseCoder, StepContext
 from sae_training.config import StandardConfig
 
 
@@ -15,9 +15,9 @@ class StandardCoder(SparseCoder[StandardConfig]):
 
     kind = "standard"
 
-    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Outcome:
         """See `SparseCoder.outcome`."""
         codes = self.preactivations(x, Above(x.new_zeros(())))
         reconstruction = self.decode(codes)
-        penalty = now.ramp * self.config.l1_weight * self.l1(codes)
+        penalty = context.ramp * self.config.l1_weight * self.l1(codes)
         return Outcome({"reconstruction": (x - reconstruction).square().mean(), "sparsity": penalty}, codes, reconstruction)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 
 from interp.sparse import TopK
-from sae_training.architectures.base import Circumstances, Outcome, SparseCoder
+from sae_training.architectures.base import Outcome, SparseCoder, StepContext
 from sae_training.config import TopKConfig
 from sae_training.normalise import Layout
 
@@ -21,7 +21,7 @@ class TopKCoder(SparseCoder[TopKConfig]):
         self.k = config.k
         self._check_k(config.k * (config.multi_k or 1))
 
-    def outcome(self, x: Float[torch.Tensor, "tokens width"], now: Circumstances) -> Outcome:
+    def outcome(self, x: Float[torch.Tensor, "tokens width"], context: StepContext) -> Outcome:
         """See `SparseCoder.outcome`."""
         config, losses = self.config, {}
         codes = self.preactivations(x, TopK(config.k * (config.multi_k or 1), self.scale()))  # strongest first
@@ -32,5 +32,5 @@ class TopKCoder(SparseCoder[TopKConfig]):
             codes = codes.keep(rank < config.k)
         reconstruction = self.decode(codes)
         error = x - reconstruction
-        losses |= {"reconstruction": error.square().mean()} | self.aux_loss(x, error, now)
+        losses |= {"reconstruction": error.square().mean()} | self.aux_loss(x, error, context)
         return Outcome(losses, codes, reconstruction)

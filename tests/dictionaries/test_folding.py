@@ -10,11 +10,11 @@ import torch
 
 from interp.dictionaries.load import load_dictionary
 from sae_training.architectures import base
-from sae_training.architectures.base import Circumstances, SparseCoder
+from sae_training.architectures.base import SparseCoder, StepContext
 from sae_training.architectures.batch_topk import BatchTopKCoder
 from sae_training.config import TrainConfig
 from sae_training.distributed import World
-from sae_training.normalise import Input
+from sae_training.normalise import Normaliser
 from sae_training.results import export
 from sae_training.sae_trainer import SAETrainer
 from tests.helpers.small_coders import CASES, D_IN, DEAD, KINDS, LATENTS, TOKENS, all_cases, as_if_trained, made, preactivations, randn
@@ -26,7 +26,7 @@ def activations(coder: SparseCoder, x: torch.Tensor) -> torch.Tensor:
     if isinstance(coder, BatchTopKCoder):
         pre = preactivations(coder, x)
         return pre * (pre * coder.norms() > coder.threshold)
-    return coder.outcome(x, Circumstances()).codes.dense()
+    return coder.outcome(x, StepContext()).codes.dense()
 
 
 def trainer_of(case: str, seed: int = 0, scale: float = 0.37) -> SAETrainer:
@@ -34,14 +34,14 @@ def trainer_of(case: str, seed: int = 0, scale: float = 0.37) -> SAETrainer:
     reads = "pair" if n_models == 2 else "each"
     mean = 3 * randn(n_models, D_IN, seed=seed + 50) / scale
     settings = TrainConfig(architecture=config, reads=reads)
-    return SAETrainer(settings, Input(reads, mean, scale), (n_models, D_IN), 20, TOKENS, seed, torch.device("cpu"))
+    return SAETrainer(settings, Normaliser(reads, mean, scale), (n_models, D_IN), 20, TOKENS, seed, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.37, 20.0])
 @all_cases
 def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_normalised_ones(tmp_path: Path, case: str, scale: float) -> None:
     trainer = trainer_of(case, scale=scale)
-    coder, normaliser = as_if_trained(trainer.coder), trainer.input
+    coder, normaliser = as_if_trained(trainer.coder), trainer.normaliser
     with torch.no_grad():
         coder.after_step()
     n_models = CASES[case][1]
@@ -75,7 +75,7 @@ def test_the_saved_dictionary_does_on_raw_residuals_what_the_coder_does_on_norma
 
 def test_a_dictionary_of_differences_says_so(tmp_path: Path) -> None:
     settings = TrainConfig(architecture=KINDS["topk"], reads="difference")
-    given = Input("difference", torch.zeros(1, D_IN), 1.0)
+    given = Normaliser("difference", torch.zeros(1, D_IN), 1.0)
     trainer = SAETrainer(settings, given, (2, D_IN), 20, TOKENS, 0, torch.device("cpu"))
     export(trainer, HOOK, ["base", "tuned"], {}, tmp_path / "a")
     dictionary = load_dictionary(tmp_path / "a")
@@ -90,7 +90,7 @@ def stepped(case: str, steps: int = 8) -> SAETrainer:
     as_if_trained(trainer.coder)
     trainer.silent[DEAD] = 10**9
     for step in range(steps):
-        metrics = trainer.step(trainer.input.mean + 3 * randn(TOKENS, CASES[case][1], D_IN, seed=step), step, World())
+        metrics = trainer.step(trainer.normaliser.mean + 3 * randn(TOKENS, CASES[case][1], D_IN, seed=step), step, World())
         assert math.isfinite(float(metrics["fvu"]))
     return trainer
 

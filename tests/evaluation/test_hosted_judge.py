@@ -20,7 +20,7 @@ from interp.core.errors import ConfigError, ModelError
 from interp.evaluation.hosted_model import GIVE_UP_AFTER, HostedModel, Reply
 from interp.evaluation.judges.base import Judgement
 from interp.evaluation.judges.cache import JudgementCache
-from interp.evaluation.judges.hosted import SAMPLES, HostedJudge, mean_score, score_as_said, score_by_probability
+from interp.evaluation.judges.hosted import SAMPLES, HostedJudge, mean_score, score_by_probability, stated_score
 from interp.evaluation.judges.numeric import NumericPrompts, Score
 from interp.evaluation.judges.opening import open_judge
 from interp.traits import Trait
@@ -64,7 +64,7 @@ def said(text: str, *places: dict[str, float], stop: Any = "stop") -> Score:
     message, logprobs = ChatMessageAssistant(content=text), Logprobs(content=content) if content else None
     choice = ChatCompletionChoice(message=message, stop_reason=stop, logprobs=logprobs)
     reply = Reply(ModelOutput(model="m", choices=[choice]))
-    return score_by_probability(reply) or score_as_said(reply)
+    return score_by_probability(reply) or stated_score(reply)
 
 
 SAID = {text: Reply(ModelOutput.from_content("m", text)) for text in ("7", "fine")}
@@ -116,7 +116,7 @@ def test_a_reply_that_was_cut_or_filtered_says_so() -> None:
     assert "cut after 1024 tokens" in said("Let me think", stop="max_tokens").reason
     assert "content_filter" in said("80", stop="content_filter").reason
     assert said("maximum is 80 tokens", stop="model_length").value is None
-    for read in (score_by_probability, score_as_said):
+    for read in (score_by_probability, stated_score):
         assert read(Reply(None, "down", final=True)) == Score(None, "down", final=False)
 
 

@@ -144,7 +144,7 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_are_found_again_quickly(tmp_path: Path) -> None:
-    """The bar is 2 s (`benchmarks/judging.py` measures); here a number of queries, which does not depend on the machine."""
+    """The bar is 2 s (`benchmarks/judges.py` measures); here a number of queries, which does not depend on the machine."""
     cache, judge = JudgementCache(tmp_path / "j"), Counting()
     questions, answers = [f"q{n % 60}" for n in range(10_000)], [f"answer number {n}" for n in range(10_000)]
     first = cache.judged(judge, questions, answers)

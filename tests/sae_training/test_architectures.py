@@ -14,7 +14,7 @@ from interp.core.errors import TrainingError
 from interp.sparse import Codes, TopK, dense, reference
 from sae_training import architectures
 from sae_training.architectures import build
-from sae_training.architectures.base import Circumstances, SparseCoder
+from sae_training.architectures.base import SparseCoder, StepContext
 from sae_training.architectures.batch_topk import BatchTopKCoder
 from sae_training.architectures.gated import GatedCoder
 from sae_training.architectures.jumprelu import JumpReLUCoder
@@ -25,9 +25,9 @@ from sae_training.normalise import Layout
 from tests.helpers.small_coders import D_IN, DEAD, LATENTS, TOKENS, all_cases, made, preactivations
 
 
-def gradients(coder: SparseCoder, x: torch.Tensor, now: Circumstances) -> dict[str, dict[str, torch.Tensor]]:
+def gradients(coder: SparseCoder, x: torch.Tensor, context: StepContext) -> dict[str, dict[str, torch.Tensor]]:
     """For every loss term, its value and its gradient for every parameter."""
-    outcome, named = coder.outcome(x, now), dict(coder.named_parameters())
+    outcome, named = coder.outcome(x, context), dict(coder.named_parameters())
     result = {}
     for term, loss in outcome.losses.items():
         found = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
@@ -73,11 +73,11 @@ def use_reference(patch: pytest.MonkeyPatch) -> None:
 def test_every_loss_terms_gradients_equal_those_of_plain_autograd(case: str, crowded: float, plain_autograd: pytest.MonkeyPatch) -> None:
     coder, x = made(case)
     twin = copy.deepcopy(coder)
-    now = Circumstances(dead=DEAD, ramp=0.7, tokens=TOKENS)
+    context = StepContext(dead=DEAD, ramp=0.7, tokens=TOKENS)
     plain_autograd.setattr(dense, "CROWDED", crowded)
-    ours = gradients(coder, x, now)
+    ours = gradients(coder, x, context)
     use_reference(plain_autograd)
-    truth = gradients(twin, x, now)
+    truth = gradients(twin, x, context)
     assert ours.keys() == truth.keys()
     wanted = {"reconstruction"} | ({"aux"} if "topk" in case or "multi" in case or "matryoshka" in case else set())
     wanted |= {"multi"} if "multi" in case else {"gate", "sparsity"} if case == "gated" else set()
@@ -98,15 +98,15 @@ def test_every_loss_terms_gradients_equal_those_of_plain_autograd(case: str, cro
 def test_without_dead_latents_there_is_no_aux_loss(case: str) -> None:
     coder, x = made(case)
     for dead in (None, DEAD[:0]):
-        assert "aux" not in coder.outcome(x, Circumstances(dead=dead)).losses
+        assert "aux" not in coder.outcome(x, StepContext(dead=dead)).losses
     if hasattr(coder.config, "aux_k"):
         coder.config = coder.config.model_copy(update={"aux_k": 0})
-        assert "aux" not in coder.outcome(x, Circumstances(dead=DEAD)).losses
+        assert "aux" not in coder.outcome(x, StepContext(dead=DEAD)).losses
 
 
-def check_against(coder: SparseCoder, x: torch.Tensor, now: Circumstances, truth: dict[str, torch.Tensor]) -> None:
+def check_against(coder: SparseCoder, x: torch.Tensor, context: StepContext, truth: dict[str, torch.Tensor]) -> None:
     """Loss terms and their gradients against losses written out."""
-    named, ours = dict(coder.named_parameters()), gradients(coder, x, now)
+    named, ours = dict(coder.named_parameters()), gradients(coder, x, context)
     assert ours.keys() - {""} == truth.keys()
     for term, loss in truth.items():
         torch.testing.assert_close(ours[term]["loss"], loss.detach(), atol=1e-12, rtol=1e-9)
@@ -139,7 +139,7 @@ def test_topk_against_the_papers_losses(case: str) -> None:
     }
     if config.multi_k:
         truth["multi"] = (x - reconstruction(config.k * config.multi_k)).square().mean() / 8
-    check_against(coder, x, Circumstances(dead=DEAD), truth)
+    check_against(coder, x, StepContext(dead=DEAD), truth)
 
 
 @pytest.mark.parametrize("case", ["batchtopk", "batchtopk-folded", "batchtopk-pair"])
@@ -151,13 +151,13 @@ def test_batchtopk_keeps_the_largest_of_the_batch_and_learns_its_weakest(case: s
     scores = (pre * coder.norms()).detach()
     largest = scores.flatten().topk(coder.config.k * TOKENS).values
     acts = pre * (scores >= largest.min())
-    check_against(coder, x, Circumstances(), {"reconstruction": (x - acts @ coder.decoder - coder.decoder_bias).square().mean()})
+    check_against(coder, x, StepContext(), {"reconstruction": (x - acts @ coder.decoder - coder.decoder_bias).square().mean()})
     before = float(coder.threshold)  # moved once already, from 0.9
     assert before == pytest.approx(0.9 + 0.01 * (float(largest.min()) - 0.9))
-    coder.outcome(x, Circumstances())
+    coder.outcome(x, StepContext())
     assert float(coder.threshold) == pytest.approx(before + 0.01 * (float(largest.min()) - before))
     coder.threshold.zero_()
-    coder.outcome(x, Circumstances())
+    coder.outcome(x, StepContext())
     assert float(coder.threshold) == pytest.approx(float(largest.min()))  # the first batch settles it
 
 
@@ -173,8 +173,8 @@ def test_matryoshka_against_a_loop_over_prefixes(case: str) -> None:
     losses = []
     for size in coder.edges[1:]:
         losses.append((x - acts[:, :size] @ coder.decoder[:size] - coder.decoder_bias).square().mean())
-    check_against(coder, x, Circumstances(), {"reconstruction": torch.stack(losses).mean()})
-    torch.testing.assert_close(coder.outcome(x, Circumstances()).reconstruction, acts @ coder.decoder + coder.decoder_bias)
+    check_against(coder, x, StepContext(), {"reconstruction": torch.stack(losses).mean()})
+    torch.testing.assert_close(coder.outcome(x, StepContext()).reconstruction, acts @ coder.decoder + coder.decoder_bias)
 
 
 @pytest.mark.parametrize("case", ["jumprelu", "jumprelu-pair"])
@@ -202,7 +202,7 @@ def test_jumprelu_against_the_papers_pseudo_derivatives(case: str) -> None:
         },
         "sparsity": {"log_threshold": 0.7 * weight / TOKENS * theta * (kernel * -1 / width).sum(0)},  # (12)
     }
-    ours = gradients(coder, x, Circumstances(ramp=0.7))
+    ours = gradients(coder, x, StepContext(ramp=0.7))
     torch.testing.assert_close(ours["reconstruction"]["loss"], error.square().mean().detach())
     torch.testing.assert_close(ours["sparsity"]["loss"], 0.7 * weight * on.sum() / TOKENS)
     for term, parts in expected.items():
@@ -219,7 +219,7 @@ def test_a_window_that_reaches_below_zero_ends_there() -> None:
         coder.log_threshold.fill_(math.log(0.1))  # bandwidth 0.5: the window begins at -0.15
     pre = preactivations(coder, x).detach()
     kernel = ((pre > 0) & (pre < 0.35)).double()
-    ours = gradients(coder, x, Circumstances())["sparsity"]["log_threshold"]
+    ours = gradients(coder, x, StepContext())["sparsity"]["log_threshold"]
     torch.testing.assert_close(ours, -(0.02 / TOKENS * 0.1 / 0.5) * kernel.sum(0))
 
 
@@ -235,8 +235,8 @@ def test_gated_against_the_papers_losses() -> None:
         "sparsity": 0.7 * 0.1 * gates.sum() / TOKENS / D_IN**0.5,
         "gate": (x - gates @ coder.decoder.detach() - coder.decoder_bias.detach()).square().mean(),
     }
-    check_against(coder, x, Circumstances(ramp=0.7), truth)
-    torch.testing.assert_close(coder.outcome(x, Circumstances()).codes.dense(), acts)
+    check_against(coder, x, StepContext(ramp=0.7), truth)
+    torch.testing.assert_close(coder.outcome(x, StepContext()).codes.dense(), acts)
 
 
 @pytest.mark.parametrize("case", ["standard", "standard-folded", "standard-pair", "standard-pair-folded"])
@@ -251,7 +251,7 @@ def test_standard_weighs_activations_by_the_sum_of_decoder_norms(case: str) -> N
         "reconstruction": (x - acts @ coder.decoder - coder.decoder_bias).square().mean(),
         "sparsity": 0.1 * (acts @ norms).sum() / TOKENS / coder.layout.width**0.5,
     }
-    check_against(coder, x, Circumstances(), truth)
+    check_against(coder, x, StepContext(), truth)
 
 
 # What does not fit

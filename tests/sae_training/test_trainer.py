@@ -51,7 +51,7 @@ def test_rows_have_mean_zero_and_one_scale_and_outliers_are_left_out_exactly(
     generator = torch.Generator().manual_seed(0)
     residuals = torch.randn(501, n_models, 7, generator=generator) * torch.rand(501, n_models, 1, generator=generator).exp() + 0.3
     residuals[::50] *= 20
-    taken = calibrate(residuals, changed(reads=reads, outlier_factor=outlier_factor))
+    normaliser = calibrate(residuals, changed(reads=reads, outlier_factor=outlier_factor))
     rows = read(residuals, reads)
     norms = rows.norm(dim=2)
     kept = torch.ones(len(rows), dtype=torch.bool)
@@ -61,12 +61,12 @@ def test_rows_have_mean_zero_and_one_scale_and_outliers_are_left_out_exactly(
         assert not kept[:: 50 * (len(rows) // 501)].any()
     mean = rows[kept].mean(0)
     scale = math.sqrt(7 / (rows[kept] - mean).square().sum(2).mean())
-    torch.testing.assert_close(taken.mean, mean)
-    assert taken.scale == pytest.approx(scale)
-    normalised = taken(residuals)
+    torch.testing.assert_close(normaliser.mean, mean)
+    assert normaliser.scale == pytest.approx(scale)
+    normalised = normaliser(residuals)
     torch.testing.assert_close(normalised, ((rows[kept] - mean) * scale).flatten(1))
     assert float(normalised.square().mean()) == pytest.approx(1, rel=1e-4)
-    assert torch.equal(taken(residuals.bfloat16()), taken(residuals.bfloat16().float()))
+    assert torch.equal(normaliser(residuals.bfloat16()), normaliser(residuals.bfloat16().float()))
 
 
 def test_outliers_are_counted_and_never_seen(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_the_same_seed_gives_the_same_bytes_whatever_else_was_drawn(tmp_path: Pa
 
 def test_state_and_restore_hold_all_that_a_step_depends_on() -> None:
     source = small_source()
-    taken = calibrate(source.residuals[HOOK], KINDS["batchtopk"])
-    ours, restored = (SAETrainer(KINDS["batchtopk"], taken, (1, 12), 50, 60, seed, torch.device("cpu")) for seed in (0, 1))
+    normaliser = calibrate(source.residuals[HOOK], KINDS["batchtopk"])
+    ours, restored = (SAETrainer(KINDS["batchtopk"], normaliser, (1, 12), 50, 60, seed, torch.device("cpu")) for seed in (0, 1))
     for step in range(5):
         ours.step(source.residuals[HOOK][60 * step : 60 * step + 60], step, World())
     restored.restore({name: tensor.clone() for name, tensor in ours.state().items()})

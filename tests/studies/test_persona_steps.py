@@ -13,7 +13,7 @@ from interp.core.config import validated, with_overrides
 from interp.core.errors import ConfigError
 from interp.core.steps import RunDirectory, Step
 from interp.studies.persona.config import StudyConfig
-from interp.studies.persona.dictionary import GIVEN
+from interp.studies.persona.dictionary import OPEN_DICTIONARY
 from interp.studies.persona.study import ALL_STEPS, STEPS, Study, run_study
 from tests.helpers.diffing_truth import random_dictionary
 from tests.helpers.small_run import SMALL
@@ -162,7 +162,7 @@ def test_what_stands_for_the_fields_that_have_no_other_value() -> None:
             validated(StudyConfig, with_overrides({}, [f"{field}=1"]), "test")
 
 
-@pytest.mark.parametrize("step", ALL_STEPS, ids=lambda step: f"{step.name}{' of a given SAE' * (step is GIVEN)}")
+@pytest.mark.parametrize("step", ALL_STEPS, ids=lambda step: f"{step.name}{' of a given SAE' * (step is OPEN_DICTIONARY)}")
 def test_a_step_reads_inputs_that_are_there(step: Step[Any, Any], outside: dict[str, str], tmp_path: Path) -> None:
     settings = {"base": outside["BASE"], "tuned": outside["TUNED"], "sae": outside["SAE"]}
     study = Study(validated(StudyConfig, settings, "test"), RunDirectory(tmp_path))

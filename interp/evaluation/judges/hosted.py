@@ -69,7 +69,7 @@ def score_by_probability(reply: Reply) -> Score | None:
     """The mean of all numbers by their probabilities as the reply; None where these are not known."""
     output = reply.output
     if output is None or output.stop_reason in ("content_filter", "model_length"):
-        return score_as_said(reply)
+        return stated_score(reply)
     try:
         mass = _number_tokens(output)
     except ValueError as error:
@@ -80,7 +80,7 @@ def score_by_probability(reply: Reply) -> Score | None:
     return Score(None, word) if word and score.value is None else score
 
 
-def score_as_said(reply: Reply) -> Score:
+def stated_score(reply: Reply) -> Score:
     """The number that a reply says, or why it says none."""
     output = reply.output
     if output is None:
@@ -97,7 +97,7 @@ def score_as_said(reply: Reply) -> Score:
 
 def mean_score(replies: Sequence[Reply]) -> Score:
     """The mean of the numbers that are said; none where fewer than a quarter of the replies say one, or one did not arrive."""
-    scores = [score_as_said(reply) for reply in replies]
+    scores = [stated_score(reply) for reply in replies]
     numbers = [score.value for score in scores if score.value is not None]
     final = all(score.final for score in scores)
     if final and len(numbers) >= LEAST_MASS * len(scores):

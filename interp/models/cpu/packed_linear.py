@@ -54,7 +54,7 @@ class _Packed:
             return _FrozenLinear.apply(x, self)
         return self.forward(x)
 
-    def made_of(self) -> list[torch.Tensor]:
+    def dependencies(self) -> list[torch.Tensor]:
         """Tensors that the product depends on."""
         return [self.layer.weight]
 
@@ -67,10 +67,10 @@ class _Packed:
         return self.layer.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        state = [*((tensor.data_ptr(), tensor._version) for tensor in self.made_of()), self.scale()]
+        state = [*((tensor.data_ptr(), tensor._version) for tensor in self.dependencies()), self.scale()]
         if state != self.state:
             self.weight, self.transposed, self.state = pack_weight(self.product_weight()), None, state
-            for tensor in self.made_of():
+            for tensor in self.dependencies():
                 if type(tensor) is nn.Parameter:
                     tensor.__class__ = _Weight
         return apply_packed(x, self.weight, self.layer.bias)
@@ -88,7 +88,7 @@ class _PackedLora(_Packed):
         layer: Any = self.layer
         if args or kwargs or layer.disable_adapters or layer.merged or layer.lora_variant:
             return type(layer).forward(layer, x, *args, **kwargs)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.made_of()):
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.dependencies()):
             factors = self.trainable()
             return type(layer).forward(layer, x) if factors is None else _TrainedLora.apply(x, *factors, vars(layer.base_layer)["forward"])
         if layer.training:
@@ -104,7 +104,7 @@ class _PackedLora(_Packed):
         a, b = layer.lora_A[names[0]], layer.lora_B[names[0]]
         return (a.weight, b.weight, layer.scaling[names[0]]) if b.bias is None else None
 
-    def made_of(self) -> list[torch.Tensor]:
+    def dependencies(self) -> list[torch.Tensor]:
         layer: Any = self.layer
         active = [name for name in layer.active_adapters if name in layer.lora_A]
         return [layer.weight, *(factor[name].weight for name in active for factor in (layer.lora_A, layer.lora_B))]

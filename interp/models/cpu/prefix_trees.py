@@ -108,11 +108,11 @@ def pack_chats(chats: Sequence[Sequence[int]], network: nn.Module) -> PackedChat
 def read_packed(network: Any, chats: PackedChats, places: Int[torch.Tensor, " n"]) -> Float[torch.Tensor, "n vocab"]:
     """Logits after the tokens at `places` of the flattened rows."""
 
-    def chosen(_module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    def select(_module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         return (args[0].flatten(0, 1)[places][None],)
 
     # The unembedding is the dearest product of a small model, and most of its rows would be thrown away.
-    with network.get_output_embeddings().register_forward_pre_hook(chosen):
+    with network.get_output_embeddings().register_forward_pre_hook(select):
         return network(
             input_ids=chats.ids, attention_mask=chats.attention_mask, position_ids=chats.position_ids, use_cache=False, logits_to_keep=0
         ).logits[0]

@@ -1,4 +1,4 @@
-"""Steps `answers` and `texts`: both models answer the selection questions, and a spread of corpus prompts for the dictionary."""
+"""Steps `answers` and `texts`: both models answer the selection questions, and a sample of corpus prompts for the dictionary."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def make_answers(context: StudyContext) -> Answers:
 
 
 def make_texts(context: StudyContext) -> Answers:
-    """Both models answer a spread of corpus prompts, shortly."""
+    """Both models answer a sample of corpus prompts, shortly."""
     config, text = context.config, context.config.text
-    prompts = spread([chat.prompt for chat in context.corpus], text.answered_prompts)
+    prompts = evenly_spaced([chat.prompt for chat in context.corpus], text.answered_prompts)
     short, seed = config.sampling.model_copy(update={"max_new_tokens": text.answer_tokens}), stream_seed(config.seed, "texts")
     asked = [prompt.messages[-1].content for prompt in prompts]
     tables = []
@@ -58,7 +58,7 @@ def make_texts(context: StudyContext) -> Answers:
     return Answers(pd.concat(tables, ignore_index=True))
 
 
-def spread(chats: Sequence[Chat], count: int) -> list[Chat]:
+def evenly_spaced(chats: Sequence[Chat], count: int) -> list[Chat]:
     """`count` chats at even distances, so that every domain of the corpus is met."""
     count = min(count, len(chats))
     return [chats[i * len(chats) // count] for i in range(count)]

@@ -8,7 +8,7 @@ from typing import Any
 from interp.core.artifacts import Artifact
 from interp.core.steps import Step
 from interp.explanation.cards import Source, latent_cards
-from interp.studies.persona.answers import ANSWERS, MODELS, spread
+from interp.studies.persona.answers import ANSWERS, MODELS, evenly_spaced
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.screen import SCREEN
@@ -39,7 +39,7 @@ def make_cards(context: StudyContext) -> Cards:
     sources = [
         Source("tuned model's answer", 1, answers.chats("tuned"), "tuned"),
         Source("base's answer", 0, answers.chats("base"), "base"),
-        Source("corpus", 0, spread(context.corpus, CORPUS_CHATS)),
+        Source("corpus", 0, evenly_spaced(context.corpus, CORPUS_CHATS)),
     ]
     return Cards(latent_cards(context.dictionary, [context.base, context.tuned], latents, sources, statistics))
 

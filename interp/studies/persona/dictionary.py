@@ -16,7 +16,7 @@ from interp.models.activation_store import ActivationStore, StoreWriter
 from interp.models.activations import capture, content_tokens
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
-from interp.studies.persona.answers import MODELS, TEXTS, spread
+from interp.studies.persona.answers import MODELS, TEXTS, evenly_spaced
 from interp.studies.persona.context import StudyContext
 from sae_training.plan import steps_of
 from sae_training.trainer import train
@@ -38,7 +38,7 @@ def make_residuals(context: StudyContext) -> Residuals:
     of_base, of_tuned = texts.chats("base"), texts.chats("tuned")
     origin = "authored" if context.trait.pairs else "sampled"
     sources: dict[str, tuple[LanguageModel, list[Chat]]] = {
-        "corpus, read by the base": (context.base, spread(context.corpus, context.config.text.corpus_chats)),
+        "corpus, read by the base": (context.base, evenly_spaced(context.corpus, context.config.text.corpus_chats)),
         "base's answers, read by the base": (context.base, of_base),
         "base's answers, read by the tuned model": (context.tuned, of_base),
         "tuned model's answers, read by the base": (context.base, of_tuned),
@@ -129,5 +129,7 @@ def measure_dictionary(context: StudyContext) -> DictionaryMetrics:
     return DictionaryMetrics(pd.DataFrame(), info)
 
 
-TRAINED = Step("dictionary", DictionaryMetrics, train_dictionary, inputs=("base", "residuals", "device"), settings=("seed", "dictionary"))
-GIVEN = Step("dictionary", DictionaryMetrics, measure_dictionary, inputs=(*MODELS, "texts", "sae", "hook_point"))
+TRAIN_DICTIONARY = Step(
+    "dictionary", DictionaryMetrics, train_dictionary, inputs=("base", "residuals", "device"), settings=("seed", "dictionary")
+)
+OPEN_DICTIONARY = Step("dictionary", DictionaryMetrics, measure_dictionary, inputs=(*MODELS, "texts", "sae", "hook_point"))

@@ -22,15 +22,15 @@ from interp.core.streams import stream_seed
 from interp.interventions.edits import Edit
 from interp.interventions.saved import load_edit, save_edit
 from interp.models.language_model import LanguageModel
-from interp.studies.persona.answers import MODELS, spread
+from interp.studies.persona.answers import MODELS, evenly_spaced
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
 from interp.studies.persona.screen import SCREEN
 
 ORDINARY_CHATS = 24
-ALIKE = (0.5, 2.0)
-"""Controls of equal activity have between these multiples of what they are compared with, or a warning says that they do not."""
+MATCHED_RATIO = (0.5, 2.0)
+"""Mean activation of activation-matched controls over that of the latents under test: outside of this a warning says how far off it is."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_claim(
 ) -> tuple[Trial, Claim | None, dict[str, float]]:
     """The chosen latents as a claim, what it is tried on (the study's tuned model, or another one), and how active its controls are.
 
-    Activity is that of the controls of equal activity over what they stand beside: by `removed`, `added`; 1 is alike.
+    Activity is the mean activation of activation-matched latents over that of the claimed: by `removed`, `added`; 1 is a match.
     """
     config, directions = context.config.verdict, context.load(DIRECTIONS)
     persona, latent, dose = choice["persona_latents"], choice["steering_latent"], choice["steering_dose"]
@@ -117,12 +117,12 @@ def make_claim(
 
 def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:
     for name, ratio in activity.items():
-        if not ALIKE[0] <= ratio <= ALIKE[1]:
+        if not MATCHED_RATIO[0] <= ratio <= MATCHED_RATIO[1]:
             warnings.warn(
-                "The claimed latents never fire on either model's answers, so no control can be as active as they."
+                "The claimed latents never fire on either model's answers, so no control can match their activation."
                 if math.isnan(ratio)
-                else f"The latents {name} as controls of equal activity have {ratio:.2g} times that of the claimed: there are none nearer. "
-                "What they show is what other latents do, not what activation-matched ones would.",
+                else f"Activation-matched latents that are {name} have {ratio:.2g} times the activation of the claimed: none come nearer. "
+                "They show what other latents do, not what equally active ones would.",
                 EditWarning,
                 stacklevel=3,
             )
@@ -131,7 +131,7 @@ def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:
 def _side_effects(context: StudyContext, edits: Mapping[str, Edit]) -> pd.DataFrame:
     if not edits:
         return pd.DataFrame()
-    chats = spread(context.corpus, ORDINARY_CHATS)
+    chats = evenly_spaced(context.corpus, ORDINARY_CHATS)
     read = [("base_ablated", context.base, "ablated"), ("ablated", context.tuned, "ablated"), ("steered", context.base, "steered")]
     read = [(name, model, edit) for name, model, edit in read if edit in edits]
     with context.progress("side effects", len(chats) * len(read)) as advance:

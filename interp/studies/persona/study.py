@@ -14,13 +14,12 @@ from interp.core.fingerprints import installed_versions
 from interp.core.formatting import plain
 from interp.core.memory import give_back_memory, peak_memory_bytes
 from interp.core.steps import MANIFEST_FILE, RunDirectory, Step, StepResult, step_key
-from interp.studies.persona import dictionary
 from interp.studies.persona.after import AFTER
 from interp.studies.persona.answers import ANSWERS, TEXTS
 from interp.studies.persona.cards import CARDS
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
-from interp.studies.persona.dictionary import RESIDUALS
+from interp.studies.persona.dictionary import OPEN_DICTIONARY, RESIDUALS, TRAIN_DICTIONARY
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
 from interp.studies.persona.evidence import EVIDENCE
@@ -31,8 +30,8 @@ from interp.studies.persona.screen import SCREEN
 from interp.studies.persona.verdict import JUDGES, VERDICT
 from interp.traits import read_trait
 
-ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, dictionary.TRAINED, dictionary.GIVEN, ANSWERS, DIRECTIONS, DIFF, SCREEN, EVIDENCE, VERDICT,
-             AFTER, CARDS, JUDGES)  # fmt: skip
+ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, SCREEN,
+             EVIDENCE, VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
 where a dictionary is given."""
@@ -43,7 +42,7 @@ def steps_of(config: StudyConfig) -> dict[str, Step[StudyContext, Any]]:
     """The steps of one study, by name, in order."""
     left_out: list[Step[StudyContext, Any]] = [ORGANISM] if config.tuned is not None else []
     left_out += [PAIRS] if read_trait(config.trait).pairs else []
-    left_out += [dictionary.TRAINED, RESIDUALS] if config.sae is not None else [dictionary.GIVEN]
+    left_out += [TRAIN_DICTIONARY, RESIDUALS] if config.sae is not None else [OPEN_DICTIONARY]
     return {step.name: step for step in ALL_STEPS if step not in left_out}
 
 
