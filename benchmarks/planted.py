@@ -2,7 +2,7 @@
 
 Every seed makes a toy language model, and of it a fine-tune with a persona and a benign one (`tests/helpers/toy_persona.py`). The main
 job's own steps, from the diff of latents to the verdict, are run on both. In the planted model the verdict is asked for a second time, with
-a latent accused that rose but is not the persona's.
+a latent that is more active in the fine-tune but is not the persona's.
 
     python benchmarks/planted.py [--seeds 20] [--first 0] [--json]
 """

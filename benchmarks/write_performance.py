@@ -167,7 +167,7 @@ Edited over unedited time of the same batch, {edits["new_tokens"]} new tokens; p
 ## A persona that was planted
 
 How often the main job, from the diff to the verdict, is right about a toy whose truth is known: a small Llama that speaks two registers,
-of which a fine-tune adds one direction. *Bystander*: another latent that rose in the planted model, accused in its place. *Benign*: a
+of which a fine-tune adds one direction. *Bystander*: another latent that is more active there, tested in its place. *Benign*: a
 fine-tune of the same strength that taught something else; none of them made the toy rude, so the first rule clears them all, and the
 bystander is the harder case. `python benchmarks/planted.py`
 
@@ -177,7 +177,7 @@ bystander is the harder case. `python benchmarks/planted.py`
 
 ## CUDA
 
-Not measured yet: no machine with a GPU was at hand. The Triton kernels run in Triton's interpreter in the tests, and are compiled for two
+Not measured yet. The Triton kernels run in Triton's interpreter in the tests, and are compiled for two
 generations of cards there; `pytest -m gpu` and `python benchmarks/sae_step.py --device cuda` are ready for a machine that has one.
 """,
         encoding="utf-8",

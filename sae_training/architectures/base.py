@@ -103,7 +103,7 @@ class SparseCoder(nn.Module, Generic[Config]):
     def aux_loss(
         self, x: Float[torch.Tensor, "tokens width"], error: Float[torch.Tensor, "tokens width"], context: StepContext
     ) -> dict[str, Float[torch.Tensor, ""]]:
-        """Dead latents, called back: they alone reconstruct what the living leave over (Gao et al. 2024, arXiv:2406.04093, appendix A.2).
+        """Revives dead latents: they alone reconstruct what the others leave over (Gao et al. 2024, arXiv:2406.04093, appendix A.2).
 
         The loss by name, or nothing where no latent is dead. It reaches encoder, bias and decoder of dead latents.
         """
