@@ -122,7 +122,7 @@ def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:
                 "The claimed latents never fire on either model's answers, so no control can match their activation."
                 if math.isnan(ratio)
                 else f"Activation-matched latents that are {name} have {ratio:.2g} times the activation of the claimed: none come nearer. "
-                "They show what other latents do, not what equally active ones would.",
+                "They show what other latents do, not what latents of that activity would do.",
                 EditWarning,
                 stacklevel=3,
             )
