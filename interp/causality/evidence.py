@@ -6,9 +6,7 @@ Every condition is sampled on held-out questions, a different edit in every row 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,36 +14,28 @@ import torch
 from jaxtyping import Float
 
 from interp.causality.conditions import COLUMNS, RANDOM, Control, arm
-from interp.causality.sweep import Condition, sweep
+from interp.causality.sweep import Condition
 from interp.causality.thresholds import EvidenceConfig
 from interp.core.errors import EditError
 from interp.core.streams import stream_seed
 from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit, random_directions
-from interp.models.language_model import LanguageModel
-from interp.models.sampling import SamplingConfig
 
 Directions = Float[torch.Tensor, "n d_model"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Two models, the questions, the judge, and how a direction is removed or added."""
+    """The questions, how models are asked, and how a direction is removed or added."""
 
-    base: LanguageModel
-    tuned: LanguageModel
     questions: Sequence[Question]
-    score: Callable[[pd.DataFrame], pd.DataFrame]
-    """Answers to the same table with the columns trait_score, shows_trait, coherent."""
-    sampling: SamplingConfig
+    ask: Callable[[str, Sequence[Condition], int], pd.DataFrame]
+    """Model (`base` or `tuned`), conditions and seed to the answers to all questions: a sweep with trait_score, shows_trait, coherent."""
     seed: int
     remove: Callable[[Directions, str], Edit]
     """Directions and a label to the edit that takes them out."""
     add: Callable[[Float[torch.Tensor, " d_model"], str], Edit] | None
     """A direction and a label to the edit that adds it, at the dose of the claim; None when nothing is added."""
-    progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-    unfinished: Path | None = None
-    """Where finished batches are kept until all are, so that a killed measurement resumes in the middle."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ class Claim:
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
     """Scored answers of both models under every condition; without a claim only as they are.
 
-    Columns of the sweep and of `trial.score`, with `conditions.COLUMNS` for what the condition of a row is.
+    Columns of `trial.ask`, with `conditions.COLUMNS` for what the condition of a row is.
     """
     arms = [arm("base", "base", "baseline", samples=config.samples), arm("tuned", "tuned", "baseline", samples=config.samples)]
     if claim is not None:
@@ -75,16 +65,10 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
         if claim.added is not None and trial.add is not None:
             arms += [arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latent", samples=config.samples)]
             arms += [one for control in controls for one in _arms(trial, config, control, "steering", control.added, trial.add)]
-    tables, seed = [], stream_seed(trial.seed, "answers")
-    for name, model in (("base", trial.base), ("tuned", trial.tuned)):
-        own = [one for one in arms if one.columns["model"] == name]
-        folder = None if trial.unfinished is None else trial.unfinished / name
-        with trial.progress(
-            f"verdict: {name} model", sum((one.samples or 1) * len(one.asked or trial.questions) for one in own)
-        ) as advance:
-            answers = sweep(model, own, trial.questions, 1, trial.sampling, seed, advance, folder)
-        tables.append(trial.score(answers[[*COLUMNS, *answers.columns.difference(COLUMNS, sort=False)]]))
-    return pd.concat(tables, ignore_index=True)
+    seed = stream_seed(trial.seed, "answers")
+    tables = [trial.ask(name, [one for one in arms if one.columns["model"] == name], seed) for name in ("base", "tuned")]
+    answers = pd.concat(tables, ignore_index=True)
+    return answers[[*COLUMNS, *answers.columns.difference(COLUMNS, sort=False)]]
 
 
 def _random_control(trial: Trial, claim: Claim, config: EvidenceConfig) -> Control:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.causality import evidence
 from interp.causality.conditions import COLUMNS, Control, condition_table
 from interp.causality.evidence import Claim, Trial, gather_evidence
 from interp.causality.side_effects import side_effects
-from interp.causality.sweep import Condition
+from interp.causality.sweep import Condition, sweep
 from interp.causality.thresholds import EvidenceConfig
 from interp.causality.verdict import NO_EVIDENCE, decide
 from interp.core.errors import EditError
@@ -23,6 +22,7 @@ from interp.evaluation.sampling import sample_answers
 from interp.interventions.edits import add, project_out, random_directions
 from interp.interventions.hooks import edited
 from interp.models.chats import Chat
+from interp.models.sampling import SamplingConfig
 from tests.helpers.tiny import D_MODEL, QUESTIONS, greedy, tiny_model
 
 HOOK = "blocks.1.hook_resid_post"
@@ -38,17 +38,20 @@ def counted(answers: pd.DataFrame) -> pd.DataFrame:
     return answers.assign(trait_score=100 * even.astype(float), shows_trait=even, coherent=True)
 
 
-def trial_of(steering: bool = True) -> Trial:
+def trial_of(
+    steering: bool = True, sampling: SamplingConfig | None = None, advance: Callable[[int], None] | None = None, folder: Path | None = None
+) -> Trial:
+    models = {"base": tiny_model(0), "tuned": tiny_model(1)}
+
+    def ask(name: str, conditions: Sequence[Condition], seed: int) -> pd.DataFrame:
+        return counted(sweep(models[name], conditions, asked(), 1, sampling or greedy(6), seed, advance, folder and folder / name))
+
     return Trial(
-        base=tiny_model(0),
-        tuned=tiny_model(1),
         questions=asked(),
-        score=counted,
-        sampling=greedy(6),
+        ask=ask,
         seed=0,
         remove=lambda rows, label: project_out(rows, {HOOK: torch.zeros(D_MODEL)}, label=label),
         add=(lambda row, label: add(row, {HOOK: 20.0}, 1.0, label=label)) if steering else None,
-        progress=lambda title, total: nullcontext(lambda done: None),
     )
 
 
@@ -129,35 +132,33 @@ def test_a_new_control_is_one_line_and_takes_part_in_the_verdict() -> None:
 
 
 def test_a_condition_of_the_evidence_is_the_edited_model_alone() -> None:
-    trial, claim = trial_of(), claim_of()
+    trial, claim, tuned = trial_of(), claim_of(), tiny_model(1)
     answers = gather_evidence(trial, claim, CONFIG)
-    with edited(trial.tuned, trial.remove(claim.removed, "")):
-        alone = sample_answers(trial.tuned, trial.questions, 2, trial.sampling, trial.seed)
+    with edited(tuned, trial.remove(claim.removed, "")):
+        alone = sample_answers(tuned, trial.questions, 2, greedy(6), trial.seed)
     own = answers[answers["condition"] == "ablated"].sort_values(["sample", "question_id"])
     assert list(own["answer"]) == list(alone.sort_values(["sample", "question_id"])["answer"])
 
 
-def test_every_draw_is_another_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_draw_is_another_direction() -> None:
     asked_under: list[Condition] = []
+    trial = trial_of()
 
-    def watched(model: object, conditions: list[Condition], *rest: object) -> pd.DataFrame:
+    def watched(model: str, conditions: Sequence[Condition], seed: int) -> pd.DataFrame:
         asked_under.extend(conditions)
-        return plain(model, conditions, *rest)
+        return trial.ask(model, conditions, seed)
 
-    plain = evidence.sweep
-    monkeypatch.setattr(evidence, "sweep", watched)
-    gather_evidence(trial_of(), claim_of(), CONFIG)
+    gather_evidence(replace(trial, ask=watched), claim_of(), CONFIG)
     keys = [edit.key for condition in asked_under for edit in condition.edits]
     assert len(asked_under) == 2 + 3 + 2 + 2 * 20 + 2 * 4
     same = len(keys) - len(set(keys))
     assert same == 1  # the removal alone, on both models
 
 
-def test_killed_in_the_middle_the_evidence_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_the_middle_the_evidence_goes_on_there(tmp_path: Path) -> None:
     whole = gather_evidence(trial_of(), claim_of(), CONFIG)
     folder, made = tmp_path / "unfinished", []
-    trial = trial_of()
-    trial = Trial(**{**vars(trial), "sampling": trial.sampling.model_copy(update={"batch_rows": 16}), "unfinished": folder})
+    sampling = greedy(6, batch_rows=16)
 
     def stop(done: int) -> None:
         made.append(done)
@@ -165,10 +166,11 @@ def test_killed_in_the_middle_the_evidence_goes_on_there(tmp_path: Path, monkeyp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        gather_evidence(Trial(**{**vars(trial), "progress": lambda title, total: nullcontext(stop)}), claim_of(), CONFIG)
+        gather_evidence(trial_of(sampling=sampling, advance=stop, folder=folder), claim_of(), CONFIG)
     kept = len(list(folder.rglob("part-*.parquet")))
     assert kept == 3
-    pd.testing.assert_frame_equal(gather_evidence(trial, claim_of(), CONFIG), whole)
+    resumed = gather_evidence(trial_of(sampling=sampling, folder=folder), claim_of(), CONFIG)
+    pd.testing.assert_frame_equal(resumed, whole)
 
 
 def test_without_a_claim_both_models_are_asked_as_they_are() -> None:

@@ -120,7 +120,8 @@ class StudyContext:
         folder: Path | None = None,
     ) -> pd.DataFrame:
         """Scored answers under all conditions (`sweep`); `label` is that of the progress bar, `sampling` by default the study's."""
-        with self.progress(label, len(conditions) * len(questions) * samples) as advance:
+        total = sum(len(one.asked or questions) * (one.samples or samples) for one in conditions)
+        with self.progress(label, total) as advance:
             answers = sweep(model, conditions, questions, samples, sampling or self.config.sampling, seed, advance, folder)
         return self.panel.score(answers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 from interp.causality.conditions import Control
 from interp.causality.evidence import Claim, Trial, activation_matched, gather_evidence, relative_activity
 from interp.causality.side_effects import side_effects
+from interp.causality.sweep import Condition
 from interp.core.artifacts import Artifact, in_place
 from interp.core.errors import EditWarning
 from interp.core.formatting import plain
@@ -80,18 +81,15 @@ def make_claim(
     """
     config, directions = context.config.verdict, context.load(DIRECTIONS)
     persona, latent, dose = choice["persona_latents"], choice["steering_latent"], choice["steering_dose"]
-    trial = Trial(
-        base=context.base,
-        tuned=context.tuned if tuned is None else tuned,
-        questions=context.questions.split("held_out", config.questions),
-        score=context.panel.score,
-        sampling=context.config.sampling,
-        seed=stream_seed(context.config.seed, "verdict"),
-        remove=directions.ablation,
-        add=None if latent is None else lambda row, label: directions.steering(row, dose, label),
-        progress=context.progress,
-        unfinished=context.unfinished,
-    )
+    models = {"base": context.base, "tuned": context.tuned if tuned is None else tuned}
+    questions = context.questions.split("held_out", config.questions)
+
+    def ask(model: str, conditions: Sequence[Condition], seed: int) -> pd.DataFrame:
+        folder = context.unfinished and context.unfinished / model
+        return context.ask(f"verdict: {model} model", models[model], conditions, questions, seed, folder=folder)
+
+    add = None if latent is None else lambda row, label: directions.steering(row, dose, label)
+    trial = Trial(questions, ask, stream_seed(context.config.seed, "verdict"), directions.ablation, add)
     if not persona:
         return trial, None, {}
     dictionary, table = context.dictionary, context.load(DIFF).latents
