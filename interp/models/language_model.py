@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import ModelError
 from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
-from interp.models.cpu import CACHED_ROWS, keep_freed_memory
+from interp.models.cpu import CACHED_ROWS
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
 from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, read_packed
 from interp.models.hook_points import HookPoint, attach, check_site, find_blocks, parse_hook_point
@@ -58,7 +58,6 @@ class LanguageModel:
         self.d_model = int(network.config.get_text_config().hidden_size)
         """Width of the residual stream."""
         pack_linears(network)
-        keep_freed_memory()
         self.positions: Positions | None = None
         self.prompt_signatures: Sequence[str | None] | None = None
         """Set while row edits are active: what is done to each row's prompt. Rows alike in this may share a prefill."""
