@@ -50,7 +50,7 @@ def rates_table(rates: Sequence[Mapping[Any, Any]], word: str) -> Table:
     """Conditions with their rates; `word` is the trait's for answers that show it."""
     table = plain_table("condition", word, "95 % interval", "answers", "coherent")
     for row in rates:
-        name = str(row["condition"]).replace("_", " ")
+        name = str(row["condition"]).replace("activation_matched", "activation-matched").replace("_", " ")
         table.add_row(name, percent(row["rate"]), interval(row), str(row["n"]), percent(row["coherence"]))
     return table
 
