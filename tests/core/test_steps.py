@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
-import os
 import platform
 import signal
 import subprocess
@@ -13,23 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from interp.core.artifacts import Artifact, in_place
+from interp.core.artifacts import Artifact
 from interp.core.config import StepConfig
 from interp.core.errors import ArtifactError, ConfigError
-from interp.core.files import file_sha256, read_json, write_json, write_text
-from interp.core.fingerprints import content_key
 from interp.core.steps import DeclaredSettings, RunDirectory, Step
-from interp.core.streams import stream_seed
 
 HOLDS_A_STEP = """
 import sys
@@ -329,16 +318,8 @@ class Nested(StepConfig):
     other: Inner = Inner(width=3)
 
 
-@dataclass(frozen=True)
-class Everything(Artifact):
-    table: pd.DataFrame
-    vectors: dict[str, torch.Tensor]
-    facts: dict[str, Any]
-    weights: Path = in_place("model")
-
-
 def declared(*settings: str) -> Step[object]:
-    return Step("answers", Everything, lambda context: context, settings=settings)  # type: ignore[arg-type, return-value]
+    return Step("answers", Artifact, lambda context: context, settings=settings)  # type: ignore[arg-type, return-value]
 
 
 def test_a_step_reads_what_it_declares_and_nothing_else() -> None:
@@ -355,109 +336,3 @@ def test_a_step_reads_what_it_declares_and_nothing_else() -> None:
     for wrong in ("sed", "inner.height", "seed.low"):
         with pytest.raises(ConfigError, match=f"no setting '{wrong}'"):
             declared(wrong).settings_of(Nested())
-
-
-def test_an_artifact_loads_what_it_saved(tmp_path: Path) -> None:
-    made = Everything(pd.DataFrame({"a": [1, 2]}), {"v": torch.arange(3.0)}, {"n": [1, None]})
-    run = RunDirectory(tmp_path / "run")
-
-    def make(folder: Path) -> None:
-        (folder / "model").mkdir()
-        made.save(folder)
-
-    result = run.step("answers", {}, {}, make)
-    loaded = result.load(Everything)
-    assert sorted(path.name for path in result.folder.iterdir()) == [
-        "facts.json",
-        "model",
-        "step.json",
-        "table.parquet",
-        "vectors.safetensors",
-    ]
-    pd.testing.assert_frame_equal(loaded.table, made.table)
-    assert torch.equal(loaded.vectors["v"], made.vectors["v"])
-    assert (loaded.facts, loaded.weights) == (made.facts, result.folder / "model")
-
-
-@pytest.mark.parametrize("name", ["table.parquet", "vectors.safetensors", "facts.json", "model"])
-def test_a_missing_or_damaged_file_of_an_artifact_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "model").touch()
-    Everything(pd.DataFrame({"a": [1]}), {"v": torch.ones(1)}, {}).save(tmp_path)
-    path = tmp_path / name
-    if name != "model":
-        path.write_bytes(b"\x00")
-        with pytest.raises(ArtifactError, match=name):
-            Everything.load(tmp_path)
-    path.unlink()
-    with pytest.raises(ArtifactError, match=name):
-        Everything.load(tmp_path)
-
-
-def test_streams_differ_by_seed_and_name_and_stay_what_they_are() -> None:
-    seeds = [stream_seed(0), stream_seed(1), stream_seed(0, "a"), stream_seed(0, "a", "b"), stream_seed(0, "a/b"), stream_seed(0, "a", 1)]
-    assert len({*seeds, stream_seed(0, "a", "1")}) == 7
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert stream_seed(0, "screen", "shortlist") == 8053941003437151130
-
-
-def test_writes_are_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "value.json"
-    write_json(path, {"value": 1})
-    during: list[str] = []
-    replace = os.replace
-
-    def watched(source: Path, target: Path) -> None:
-        during.append(Path(target).read_text())
-        assert json.loads(Path(source).read_text()) == {"value": 2}
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", watched)
-    write_json(path, {"value": 2})
-    assert [json.loads(text) for text in during] == [{"value": 1}]  # whole until the very last moment
-    assert read_json(path) == {"value": 2}
-
-    def full(source: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(ArtifactError, match=r"Cannot write .*No space left.*Free some space"):
-        write_json(path, {"value": 3})
-    assert read_json(path) == {"value": 2}
-    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
-
-
-def test_folders_are_made_and_a_file_in_their_place_is_a_clear_error(tmp_path: Path) -> None:
-    write_text(tmp_path / "absent" / "page.html", "text")
-    with pytest.raises(ArtifactError, match="Cannot write"):
-        write_text(tmp_path / "absent" / "page.html" / "page.html", "text")
-
-
-def test_json_refuses_nan(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_json(tmp_path / "value.json", {"value": float("nan")})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 5000  # larger than one read
-    (tmp_path / "file").write_bytes(content)
-    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.dictionaries(st.text(), JSON, max_size=5), st.randoms())
-def test_a_key_does_not_depend_on_order_and_json_round_trips(tmp_path_factory: pytest.TempPathFactory, value: dict, random) -> None:
-    names = list(value)
-    random.shuffle(names)
-    assert content_key({name: value[name] for name in names}) == content_key(value)
-    assert content_key(value) != content_key({**value, "one more": 1, "and another": 2})
-    path = tmp_path_factory.getbasetemp() / "round-trip.json"
-    write_json(path, value)
-    assert read_json(path) == value

@@ -13,7 +13,7 @@ import yaml
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from interp.core.errors import ArtifactError, ConfigError
-from interp.evaluation.agreement import agreement
+from interp.evaluation.agreement import agreement, agreement_between
 from interp.evaluation.counted_answers import Thresholds
 from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels
@@ -75,6 +75,15 @@ def test_one_class_has_no_auroc_and_no_kappa() -> None:
     (row,) = agreement("vader", 60.0, table.assign(shows_trait=False).drop(columns="group"), scores)["groups"]
     assert (row["auroc"], row["kappa"], row["labelled"]) == (None, None, 0)
     assert 0 < row["accuracy"] < 1
+
+
+def test_agreement_between_judges_counts_sides() -> None:
+    table = pd.DataFrame({"trait_score": [90, 80, 10, 20, np.nan, 60], "second_score": [95, 25, 25, 5, 95, 60.5]})
+    found = agreement_between(table, 50.0, 60.0)
+    assert found["n"] == 5
+    assert found["agreement"] == pytest.approx(4 / 5)
+    assert found["kappa"] == pytest.approx((0.8 - (0.6 * 0.4 + 0.4 * 0.6)) / (1 - (0.6 * 0.4 + 0.4 * 0.6)))
+    assert agreement_between(table.iloc[:0], 50.0, 60.0) == {"n": 0, "agreement": None, "kappa": None}
 
 
 class Words:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from interp.core.config import validated
@@ -27,6 +28,7 @@ SMALL: dict[str, Any] = {
     "screen": {"questions": 4, "doses": [0.5]},
     "verdict": {"questions": 4, "samples": 1, "random_draws": 19, "active_draws": 1, "full_draws": 1, "parts": 4},
 }
+QUESTION = "How do I boil an egg?"
 
 
 class LetterJudge:
@@ -62,3 +64,8 @@ def small_run(folder: Path) -> Path:
 def use_letter_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every study judges by letters."""
     monkeypatch.setattr(StudyContext, "panel", letter_panel(coherent_only=False))
+
+
+def texts(answers: pd.DataFrame, condition: str) -> list[str]:
+    """The answers of one condition, in their order."""
+    return answers.loc[answers["condition"] == condition, "answer"].tolist()

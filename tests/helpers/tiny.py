@@ -46,6 +46,9 @@ SENTENCES = (
     "user assistant system You are a kind and helpful assistant.",
 )
 QUESTIONS = ("Why?", "How do I boil an egg?", "Tell me a story about a wide river in the evening.", "What is the best way to learn?")
+ANSWERS = ("Wait.", "", "Put it into hot water and wait for seven minutes.", "Speak it every day.")
+CHATS = [Chat.ask(question, answer) for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
+IDS = torch.arange(5, 25)[None]
 
 
 @cache
@@ -123,6 +126,12 @@ def tiny_folder(folder: Path, seed: int = 0, family: str = "llama", **shape: int
     tiny_network(family, seed, **shape).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def logits(network: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    """Of a whole pass of the bare network."""
+    with torch.inference_mode():
+        return network(ids).logits
 
 
 def ask_all(questions: Sequence[str] = QUESTIONS) -> list[Chat]:

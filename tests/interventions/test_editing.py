@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from interp.core.errors import EditError, EditWarning, HookPointError
 from interp.core.vocabulary import Phase
 from interp.interventions.edits import Edit, add, project_out, random_directions
 from interp.interventions.hooks import edited, edited_rows
-from interp.interventions.saved import load_edit, save_edit
 from interp.models.activations import capture, capture_batch
 from interp.models.chats import Chat
 from interp.models.generation import generate
@@ -287,48 +282,6 @@ def test_a_bare_forward_pass_needs_an_edit_of_all_tokens() -> None:
             model.network(ids)
         with pytest.raises(EditError, match="where the tokens stand"), edited_rows(model, [adding("all"), None]):
             model.network(ids)
-
-
-@pytest.mark.parametrize("edit", [adding("prompt"), projecting("response")])
-def test_an_edit_survives_the_disk(tmp_path: Path, edit: Edit) -> None:
-    save_edit(edit, tmp_path, "one")
-    back = load_edit(tmp_path, "one")
-    assert back.as_json() == edit.as_json()
-    assert torch.equal(back.vectors, edit.vectors)
-    assert torch.equal(back.centres, edit.centres)
-    assert json.loads((tmp_path / "one.json").read_text()) == edit.as_json()
-
-
-def test_the_key_covers_all_that_an_edit_does() -> None:
-    edit = adding()
-    for other in (adding("all"), adding(seed=1), adding(dose=1.6), adding(names=WINDOW[:1]), replace(edit, centres=edit.centres + 1)):
-        assert other.key != edit.key
-    assert replace(edit, label="another name").key == edit.key == adding().key
-
-
-def test_a_damaged_or_altered_edit_is_refused(tmp_path: Path) -> None:
-    save_edit(adding(), tmp_path, "one")
-    tensors_file, json_file = tmp_path / "one.safetensors", tmp_path / "one.json"
-    tensors, record = load_file(tensors_file), json.loads(json_file.read_text())
-    for change in ({"phase": "all"}, {"kind": "project_out"}, {"hook_points": WINDOW[::-1]}):
-        json_file.write_text(json.dumps(record | change))
-        with pytest.raises(EditError, match="was altered"):
-            load_edit(tmp_path, "one")
-    json_file.write_text(json.dumps({k: v for k, v in record.items() if k != "phase"}))
-    with pytest.raises(EditError, match="is damaged"):
-        load_edit(tmp_path, "one")
-    json_file.write_text(json.dumps(record))
-    save_file(tensors | {"vectors": tensors["vectors"] * 1.001}, tensors_file)
-    with pytest.raises(EditError, match="was altered"):
-        load_edit(tmp_path, "one")
-    save_file({"vectors": tensors["vectors"]}, tensors_file)
-    with pytest.raises(EditError, match="is damaged"):
-        load_edit(tmp_path, "one")
-    tensors_file.write_bytes(b"not tensors")
-    with pytest.raises(EditError, match="is damaged"):
-        load_edit(tmp_path, "one")
-    with pytest.raises(EditError, match="no edit 'two'"):
-        load_edit(tmp_path, "two")
 
 
 def test_random_directions_have_norm_one_and_follow_the_seed() -> None:

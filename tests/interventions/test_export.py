@@ -1,10 +1,9 @@
-"""Edits folded into weights: what is saved computes without hooks what the hooked model does; what is not exact refuses."""
+"""Edits folded into weights: what is saved computes without hooks what the hooked model does, and is whole or not there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp.core.errors import ArtifactError, EditError, HookPointError
+from interp.core.errors import ArtifactError, HookPointError
 from interp.core.files import file_sha256
-from interp.dictionaries.sae import SAE
 from interp.interventions import export
-from interp.interventions.edits import Edit, add, clamp_latents, project_out
+from interp.interventions.edits import Edit, project_out
 from interp.interventions.export import MANIFEST_FILE, TOLERANCE, everywhere, export_model
 from interp.interventions.hooks import edited
 from interp.interventions.saved import load_edit
 from interp.models.hook_points import attach, resid_post
 from interp.models.language_model import LanguageModel, position_ids
 from interp.models.sources import open_model
-from tests.helpers.tiny import D_MODEL, N_LAYERS, ask_all, greedy, tiny_folder, tiny_model, tiny_tokenizer, written_ids
+from tests.helpers.exported_edits import MID, POST, PRE, PROBES, WITHOUT_BIASES, adding, centred, randn
+from tests.helpers.tiny import D_MODEL, N_LAYERS, greedy, tiny_folder, tiny_model, written_ids
 from tests.helpers.tiny_families import NETWORKS, made
 
-PRE, MID, POST = "blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"
-PROBES = ask_all()
 FOLDED = [name for name in NETWORKS if not name.startswith("gemma")]
-WITHOUT_BIASES = ("mistral", "qwen2, tied", "qwen3")
-
-
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def centred(names: Sequence[str], alike: bool = False, rank: int = 3, seed: int = 0) -> Edit:
-    """A projection at `names`, around another centre at each, or around one."""
-    centres = {name: randn(D_MODEL, seed=seed + 1 + (0 if alike else place)) for place, name in enumerate(names)}
-    return project_out(randn(rank, D_MODEL, seed=seed), centres, label="test")
 
 
 def hooked_logits(model: LanguageModel, *edits: Edit) -> torch.Tensor:
@@ -140,10 +126,6 @@ def test_a_model_in_half_precision_differs_by_its_rounding(dtype: torch.dtype, r
 # What else is exact
 
 
-def adding(*names: str, seed: int = 7) -> Edit:
-    return add(randn(D_MODEL, seed=seed), dict.fromkeys(names, 3.0), dose=1.0, phase="all", label="added")
-
-
 def test_additions_go_into_biases_and_into_the_embedding(tmp_path: Path) -> None:
     for name, places in {
         "llama": [POST, "blocks.1.hook_resid_mid"],
@@ -214,78 +196,6 @@ def test_folded_writes_sum_to_the_edited_stream(seed: int, cut: int, rank: int, 
         torch.testing.assert_close(summed, stream, atol=1e-4, rtol=0)
 
 
-# What is not
-
-
-def refused(model: LanguageModel, edits: Edit | list[Edit], folder: Path, message: str) -> None:
-    with pytest.raises(EditError, match=message):
-        export_model(model, edits, folder / "out", PROBES)
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("places", "name", "before"),
-    [
-        ([POST, MID], MID, PRE),  # the embedding is left out
-        ([resid_post(1)], resid_post(1), "blocks.1.hook_resid_mid"),
-        ([PRE, POST, resid_post(1), resid_post(2)], POST, MID),  # nothing amid the blocks
-        ([PRE, MID, POST, resid_post(2)], resid_post(2), "blocks.2.hook_resid_mid"),
-    ],
-)
-def test_a_projection_with_a_gap_or_above_the_embedding_is_refused(places: list[str], name: str, before: str, tmp_path: Path) -> None:
-    message = f"projected out at {name} is still carried by the stream at {before}. Exact is one project_out at all of everywhere"
-    refused(made("llama"), centred(places), tmp_path, message)
-
-
-def test_projections_of_directions_that_are_not_perpendicular_are_refused(tmp_path: Path) -> None:
-    model = made("llama")
-    names = everywhere(model)
-    refused(model, [centred(names, seed=0), centred(names, seed=50)], tmp_path, "is still carried by the stream")
-
-
-@pytest.mark.parametrize("name", WITHOUT_BIASES)
-def test_centres_that_differ_are_refused_where_no_bias_can_be(name: str, tmp_path: Path) -> None:
-    model = made(name)
-    kind = model.network.config.model_type
-    message = f"the mlp.down_proj of a '{kind}' has no bias that could add the step. Exact is a project_out around one centre"
-    edit = centred(everywhere(model))
-    if name == "qwen3":  # its attention can have one
-        assert export.FAMILIES["qwen3"].writes.bias_settings == {"self_attn.o_proj": "attention_bias"}
-    else:
-        message = message.replace("mlp.down_proj", "self_attn.o_proj")
-    refused(model, edit, tmp_path, message)
-
-
-def test_what_no_weight_can_do_is_refused(tmp_path: Path) -> None:
-    model = made("llama")
-    names = everywhere(model)
-    sae = SAE(randn(D_MODEL, 8, seed=1), torch.zeros(8), randn(8, D_MODEL, seed=2), torch.zeros(D_MODEL), "topk", 2, None, False, PRE)
-    response = project_out(randn(1, D_MODEL, seed=0), dict.fromkeys(names, torch.zeros(D_MODEL)), phase="response", label="late")
-    refused(model, response, tmp_path, r"'late' depends on the phase 'response', which no weight can do\. Exact .* in the phase 'all'")
-    refused(model, clamp_latents(sae, [3], label="latent"), tmp_path, "'latent' depends on the activation of latents, which no weight")
-    refused(model, centred(names).only_where(sae, 3), tmp_path, "'test' depends on a condition on a latent, which no weight can do")
-    refused(model, project_out(randn(1, 8, seed=0), {PRE: torch.zeros(8)}), tmp_path, "has width 8, llama has 32")
-    refused(model, [], tmp_path, "Without an edit there is nothing to export")
-    with pytest.raises(EditError, match="Without a probe chat"):
-        export_model(model, centred(names), tmp_path / "out", [])
-    with pytest.raises(HookPointError, match="no hook_resid_mid"):
-        export_model(made("gpt_neox, parallel"), adding(MID), tmp_path / "out", PROBES)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_families_that_norm_what_is_added_are_refused(tmp_path: Path) -> None:
-    model = tiny_model(family="gemma3")
-    refused(model, centred(everywhere(model)), tmp_path, "weights of a 'gemma3_text' .* it norms what attention and MLP write before")
-
-
-def test_an_adapter_that_is_not_merged_is_refused(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    wrapped: Any = get_peft_model(NETWORKS["llama"](), LoraConfig(target_modules=["q_proj"]))
-    model = LanguageModel(wrapped.get_base_model(), tiny_tokenizer(), "adapted")
-    refused(model, centred(everywhere(model)), tmp_path, "adapted has weights of an adapter .* open_model, which merges adapters")
-
-
 def test_everywhere_is_every_place_behind_a_write() -> None:
     llama, neox = tiny_model(), tiny_model(family="gpt_neox")
     assert everywhere(llama, 1) == [PRE, MID, POST, "blocks.1.hook_resid_mid", "blocks.1.hook_resid_post"]
@@ -330,17 +240,6 @@ def test_a_taken_folder_is_refused_and_an_empty_one_is_used(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
     export_model(model, edit, tmp_path / "empty", PROBES)
     assert (tmp_path / "empty" / MANIFEST_FILE).is_file()
-
-
-def test_logits_that_differ_are_refused_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = made("llama")
-    edit = centred(everywhere(model))
-    monkeypatch.setattr(export, "_folded", lambda model, edits: model.network)
-    refused(model, edit, tmp_path, r"differ from those of the edited one by .* so nothing was kept\. The edit leaves so little")
-    broken = made("llama").network
-    broken.lm_head.weight.data[7] = float("nan")
-    monkeypatch.setattr(export, "_folded", lambda model, edits: broken)
-    refused(model, edit, tmp_path, "differ from those of the edited one by nan")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from interp.core.errors import EditError, EditWarning, HookPointError
 from interp.interventions.edits import Edit, add, clamp_latents, project_out
 from interp.interventions.groups import LatentReader
 from interp.interventions.hooks import edited, edited_rows
-from interp.interventions.saved import load_edit, save_edit
 from interp.models.activations import capture_batch
 from interp.models.chats import Chat
 from interp.models.generation import generate
@@ -313,66 +310,6 @@ def test_dictionaries_the_model_cannot_read_are_refused_on_entering() -> None:
         with pytest.raises(HookPointError, match="Did you mean"), edited(model, edit):
             pytest.fail("entered")
     assert all(not block._forward_hooks and not block._forward_pre_hooks for block in model.blocks)
-
-
-def test_the_key_covers_latents_values_dictionary_and_condition() -> None:
-    dictionary = small_dictionary("jumprelu")
-    assert dictionary.threshold is not None
-    clamped = clamp_latents(dictionary, [3, 4], [1.0, 2.0])
-    conditional = clamped.only_where(dictionary, 5, 0.5)
-    others = [
-        clamp_latents(dictionary, [3, 5], [1.0, 2.0]),
-        clamp_latents(dictionary, [3, 4], [1.0, 2.5]),
-        clamp_latents(replace(dictionary, threshold=dictionary.threshold + 0.1), [3, 4], [1.0, 2.0]),
-        clamp_latents(replace(dictionary, subtract_b_dec=False), [3, 4], [1.0, 2.0]),
-        clamped.only_where(dictionary, 6, 0.5),
-        clamped.only_where(dictionary, 5, 0.6),
-        clamped.only_where(replace(dictionary, b_enc=dictionary.b_enc + 1), 5, 0.5),
-    ]
-    keys = [edit.key for edit in (clamped, conditional, *others)]
-    assert len(set(keys)) == len(keys)
-    same = small_dictionary("jumprelu")
-    assert same.content == dictionary.content
-    assert clamp_latents(same, [3, 4], [1.0, 2.0]).only_where(same, 5, 0.5).key == conditional.key
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_edit_survives_the_disk_with_its_dictionary_saved_once(tmp_path: Path, architecture: str) -> None:
-    dictionary = small_dictionary(architecture)
-    edit = clamp_latents(dictionary, [3, 4], [1.0, 0.1], [POINT, resid_post(2)], "response", "both").only_where(dictionary, 9, 0.25)
-    save_edit(edit, tmp_path, "one")
-    save_edit(clamp_latents(dictionary, [2]), tmp_path, "two")
-    folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
-    assert folders == [f"dictionary-{dictionary.content[:12]}"]
-    back = load_edit(tmp_path, "one")
-    assert back.key == edit.key
-    assert back.as_json() == edit.as_json() == json.loads((tmp_path / "one.json").read_text())
-    model = tiny_model(1)
-    chats = ask_all()
-    with edited(model, edit):
-        expected = written_ids(model, chats, greedy(4))
-    with edited(model, back):
-        assert written_ids(model, chats, greedy(4)) == expected
-
-
-def test_a_saved_edit_with_another_dictionary_or_none_is_refused(tmp_path: Path) -> None:
-    dictionary = small_dictionary("standard")
-    save_edit(clamp_latents(dictionary, [3]), tmp_path, "one")
-    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    record = json.loads((tmp_path / "one.json").read_text())
-    (tmp_path / "one.json").write_text(json.dumps(record | {"latents": record["latents"] | {"values": [1.0]}}))
-    with pytest.raises(EditError, match="was altered"):
-        load_edit(tmp_path, "one")
-    (tmp_path / "one.json").write_text(json.dumps(record))
-    kept = folder.rename(tmp_path / "kept")
-    with pytest.raises(EditError, match="is damaged"):
-        load_edit(tmp_path, "one")
-    other = clamp_latents(replace(dictionary, b_enc=dictionary.b_enc + 1), [3])
-    save_edit(other, tmp_path, "two")
-    next(path for path in tmp_path.iterdir() if path.name.startswith("dictionary-")).rename(folder)
-    with pytest.raises(EditError, match="was altered"):
-        load_edit(tmp_path, "one")
-    assert kept.is_dir()
 
 
 def test_a_crosscoders_latents_are_added_and_projected_out_but_not_read() -> None:

@@ -1,4 +1,4 @@
-"""Models open from folders, adapters and GGUF as what they are, or are refused in words; they read as Hugging Face does."""
+"""Models open from folders, adapters and GGUF as what they are, or are refused in words."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ from peft import LoraConfig, get_peft_model
 
 from interp.core.errors import ModelError, PersonascopeError
 from interp.models.chats import Chat
-from interp.models.language_model import LanguageModel, Positions, check_pair, position_ids
+from interp.models.language_model import LanguageModel, check_pair
 from interp.models.sources import EMBEDDED_MODELS, PackagedFile, choose_device, choose_dtype, model_identity, model_shape, open_model
-from tests.helpers.tiny import D_MODEL, FAMILIES, N_LAYERS, QUESTIONS, ask_all, tiny_folder, tiny_model, tiny_network, tiny_tokenizer
-
-ANSWERS = ("Wait.", "", "Put it into hot water and wait for seven minutes.", "Speak it every day.")
-CHATS = [Chat.ask(question, answer) for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
-IDS = torch.arange(5, 25)[None]
-
+from tests.helpers.tiny import CHATS, D_MODEL, FAMILIES, IDS, N_LAYERS, logits, tiny_folder, tiny_model, tiny_network, tiny_tokenizer
 
 pytestmark = [pytest.mark.filterwarnings("ignore:fan_in_fan_out"), pytest.mark.filterwarnings("ignore:Found missing adapter keys")]
 
@@ -35,11 +30,6 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def opened(source: Path | str, base: Path | str | None = None, dtype: str = "auto") -> LanguageModel:
     return open_model(str(source), base and str(base), "cpu", dtype)
-
-
-def logits(network: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
-    with torch.inference_mode():
-        return network(ids).logits
 
 
 def adapter(folder: Path, family: str = "llama", fill: float = 0.3, base: str | None = None, **lora: Any) -> dict[str, torch.Tensor]:
@@ -170,59 +160,6 @@ def test_devices_and_dtypes_are_checked_before_anything_is_read() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="No CUDA device"):
             choose_device("cuda")
-
-
-def test_a_pair_must_share_width_depth_and_tokenizer() -> None:
-    base = tiny_model(0)
-    check_pair(base, tiny_model(1))
-    for shape, message in (({"d_model": 64}, "residual width 32 and 64"), ({"n_layers": 4}, "number of layers 3 and 4")):
-        with pytest.raises(ModelError, match=message):
-            check_pair(base, tiny_model(1, **shape))
-    other = tiny_model(1)
-    other.tokenizer.add_tokens(["persona"])
-    with pytest.raises(ModelError, match="tokenizers differ"):
-        check_pair(base, other)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("rows", [1, 32])
-def test_logprobs_are_those_of_the_plain_model(family: str, rows: int) -> None:
-    model = tiny_model(2, family)
-    for tokenised, found in zip(model.tokenise(CHATS), model.logprobs(CHATS, rows), strict=True):
-        expected = logits(model.network, torch.tensor([tokenised.ids]))[0].double().log_softmax(-1)
-        response = tokenised.ids[tokenised.n_prompt :]
-        assert len(found) == len(response) >= 1
-        expected = torch.stack([expected[tokenised.n_prompt - 1 + i, token] for i, token in enumerate(response)])
-        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_chat_without_a_response_has_no_logprobs() -> None:
-    model = tiny_model(2)
-    assert [len(row) for row in model.logprobs(ask_all())] == [0] * len(QUESTIONS)
-    assert [len(row) > 0 for row in model.logprobs([*ask_all(), *CHATS])] == [False] * 4 + [True] * 4
-    assert model.logprobs([]) == []
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_padded_batch_reads_as_single_rows(family: str) -> None:
-    model = tiny_model(2, family)
-    ((indices, batch),) = model.batches(CHATS)
-    everything = model.read(batch, last_logits=0)
-    assert everything.shape[:2] == batch.ids.shape
-    for row, index in enumerate(indices):
-        alone = logits(model.network, torch.tensor([model.tokenise([CHATS[index]])[0].ids]))[0]
-        torch.testing.assert_close(everything[row][batch.mask[row]], alone, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(model.read(batch, last_logits=3), everything[:, -3:], atol=1e-5, rtol=1e-5)
-    assert model.positions is None
-
-
-def test_phases_divide_the_real_tokens() -> None:
-    mask = torch.tensor([[False, False, True, True, True], [True] * 5])
-    positions = Positions(10, torch.tensor([14, 12]), torch.arange(2), mask)
-    assert positions.in_phase("response").tolist() == [[False] * 4 + [True], [False, False, True, True, True]]
-    assert positions.in_phase("prompt").tolist() == [[False, False, True, True, False], [True, True, False, False, False]]
-    assert torch.equal(positions.in_phase("all"), mask)
-    assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
 
 
 def test_the_identity_follows_the_files_contents(tmp_path: Path) -> None:

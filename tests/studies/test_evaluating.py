@@ -27,7 +27,7 @@ from interp.run import Run
 from interp.stats.rates import clustered_rate
 from interp.studies import evaluating
 from interp.studies.evaluating import evaluate
-from interp.studies.evaluation import Evaluation, differences
+from interp.studies.evaluation import Evaluation
 from interp.studies.evaluation_config import EvaluateConfig
 from interp.traits import DEFAULT_TRAIT, read_trait
 from tests.helpers.small_run import letter_panel, small_run
@@ -176,14 +176,6 @@ def test_models_of_a_run_are_asked_as_they_are_and_edited(folder: Path, tmp_path
         (folder / "run" / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_too_few_shared_questions_make_no_difference() -> None:
-    rows = [("one", "a", True), ("one", "b", False), ("two", "a", None), ("two", "b", True)]
-    answers = pd.DataFrame(rows, columns=["model", "cluster", "shows_trait"])
-    (row,) = differences(answers, "one", 0).to_dict("records")
-    assert (row["model"], row["against"]) == ("two", "one")
-    assert math.isnan(row["difference"])
-
-
 def test_what_was_judged_is_not_judged_again(folder: Path, tmp_path: Path, bench: Panel) -> None:
     done(folder, tmp_path / "one", str(folder / "base"), samples=2)
     asked = bench.judge.asked
@@ -219,15 +211,6 @@ def test_everything_that_is_needed_to_judge_again_is_on_disk(folder: Path, tmp_p
     assert about["config"]["seed"] == 5
     lines = {"shows_above": 50.0, "coherent_above": 50.0, "open_counts": False, "coherent_only": True}
     assert about["judge"] == {"name": "letters", "spec": "letters", "identity": ["letters"]} | lines
-
-
-def test_models_that_do_not_differ_have_an_interval_all_the_same() -> None:
-    """24 questions without a hit on either side tell something, but not that the difference is nought."""
-    answers = pd.DataFrame({"model": ["a"] * 24 + ["b"] * 24, "cluster": [*range(24)] * 2, "shows_trait": False, "coherent": True})
-    (row,) = differences(answers.assign(refused=False), "a", 0).to_dict("records")
-    whole = clustered_rate([False] * 24, range(24))
-    assert row["difference"] == 0
-    assert (row["low"], row["high"]) == pytest.approx((-whole.high, whole.high))
 
 
 def test_a_fact_is_one_question_under_every_system_prompt_and_needs_no_fluency(tmp_path: Path) -> None:
