@@ -25,7 +25,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises `ConfigError` naming file and line when it is missing or broken."""
     content = read_any_yaml(path)
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a YAML mapping (key: value), not {type(content).__name__}.")
+        what = "but is empty" if content is None else f"not {type(content).__name__}"
+        raise ConfigError(f"{path} must hold a YAML mapping (key: value), {what}.")
     return content
 
 

@@ -43,9 +43,17 @@ def merge_adapter(network: Any, adapter: str, source: str) -> Any:
 
 
 def load_adapter(network: Any, adapter: str, source: str) -> Any:
-    """`network` with the adapter's layers put in, in place, as a peft model; raises `ModelError` when it does not fit `source`."""
+    """`network` with the adapter's layers put in, in place, as a peft model.
+
+    Raises `ModelError` when its folder has no weights or it does not fit `source`.
+    """
     from peft import PeftModel
 
+    folder = Path(adapter).expanduser()
+    if folder.is_dir() and not any(folder.glob("adapter_model.*")):
+        raise ModelError(
+            f"The adapter {adapter} has no weights: adapter_model.safetensors is missing in its folder. Copy or save it again."
+        )
     with model_errors(f"The adapter {adapter} does not fit {source}", FIT), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
         wrapped = PeftModel.from_pretrained(network, adapter)

@@ -79,9 +79,11 @@ def test_yaml_that_breaks_without_a_place_is_still_a_clear_error(tmp_path: Path,
         read_yaml(path)
 
 
-@pytest.mark.parametrize(("content", "kind"), [("", "NoneType"), ("- a\n- b\n", "list"), ("just words\n", "str"), ("3\n", "int")])
-def test_yaml_that_is_no_mapping_is_refused(tmp_path: Path, content: str, kind: str) -> None:
-    with pytest.raises(ConfigError, match=rf"must hold a YAML mapping .*not {kind}\."):
+@pytest.mark.parametrize(
+    ("content", "what"), [("", "but is empty"), ("- a\n- b\n", "not list"), ("just words\n", "not str"), ("3\n", "not int")]
+)
+def test_yaml_that_is_no_mapping_is_refused(tmp_path: Path, content: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=rf"must hold a YAML mapping .*{what}\."):
         read_yaml(written(tmp_path, content))
 
 

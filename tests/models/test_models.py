@@ -84,6 +84,14 @@ def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "adapter", base=base)
 
 
+def test_an_adapter_without_weights_is_refused(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base")
+    adapter(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no weights: adapter_model\.safetensors is missing"):
+        opened(tmp_path / "adapter", base=base)
+
+
 def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
     adapter(tmp_path / "adapter")
     with pytest.raises(ModelError, match=r"names no base model. Give it with --base"):
