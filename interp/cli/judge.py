@@ -16,12 +16,12 @@ from interp.evaluation.counted_answers import flags
 from interp.evaluation.fitting import fit_probe
 from interp.evaluation.hand_labels import read_hand_labels, read_table
 from interp.evaluation.judges.probe import SentenceEmbedder
-from interp.evaluation.panel import Panel, open_panel
+from interp.evaluation.panel import Panel
 from interp.evaluation.questions import read_questions
 from interp.reports.evaluation_terminal import show_agreement
 from interp.studies.comparing import judged_answers
+from interp.studies.evaluating import panel_of
 from interp.studies.evaluation_config import JudgeConfig
-from interp.traits import read_trait
 from interp.traits.trait import PROBE
 
 BLIND = ["id", "question", "answer"]
@@ -57,16 +57,7 @@ def agree(config: JudgeConfig, arguments: AgreeArguments) -> None:
 
 def _panel(config: JudgeConfig, arguments: Output) -> Panel:
     questions = read_questions(config.questions).questions if config.questions else ()
-    return open_panel(
-        read_trait(config.trait),
-        config.judge,
-        questions=questions,
-        prompts=config.judge_prompts,
-        samples=config.judge_samples,
-        device=config.device,
-        dtype=config.dtype,
-        quiet=arguments.as_json,
-    )
+    return panel_of(config, questions, arguments.as_json)
 
 
 def fit(arguments: FitArguments) -> None:

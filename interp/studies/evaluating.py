@@ -29,7 +29,7 @@ from interp.evaluation.measures import (
     option_accuracy,
     perplexity,
 )
-from interp.evaluation.panel import open_panel
+from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import Question, read_questions
 from interp.evaluation.questions.question import in_format
 from interp.evaluation.sampling import sample_hosted
@@ -37,7 +37,7 @@ from interp.interventions.hooks import edited
 from interp.models.language_model import LanguageModel
 from interp.models.sources import choose_device, choose_dtype
 from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
-from interp.studies.evaluation_config import EvaluateConfig
+from interp.studies.evaluation_config import EvaluateConfig, JudgingConfig
 from interp.studies.human_labels import HumanLabels
 from interp.studies.opened import StudyRun, Subject, open_subject, run_and_model
 from interp.traits import Trait, read_trait
@@ -50,6 +50,20 @@ class ModelAnswers(Artifact):
 
     answers: pd.DataFrame
     """Columns of a sweep and question_id, cluster, format, system."""
+
+
+def panel_of(config: JudgingConfig, questions: Sequence[Question], quiet: bool) -> Panel:
+    """The judges that `config` names, to read answers to `questions`; raises `ConfigError`, `ModelError`."""
+    return open_panel(
+        read_trait(config.trait),
+        config.judge,
+        questions=questions,
+        prompts=config.judge_prompts,
+        samples=config.judge_samples,
+        device=config.device,
+        dtype=config.dtype,
+        quiet=quiet,
+    )
 
 
 def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce: Callable[[str], None] = lambda line: None) -> Evaluation:
@@ -70,16 +84,7 @@ def evaluate(config: EvaluateConfig, folder: Path, quiet: bool = False, announce
     run = _open_folder(folder)
     labels = None if config.labels is None else HumanLabels.read(config.labels)
     trait = read_trait(config.trait)
-    panel = open_panel(
-        trait,
-        config.judge,
-        questions=questions,
-        prompts=config.judge_prompts,
-        samples=config.judge_samples,
-        device=config.device,
-        dtype=config.dtype,
-        quiet=quiet,
-    ).with_thresholds(config.shows_above, config.coherent_above, config.open_counts)
+    panel = panel_of(config, questions, quiet).with_thresholds(config.shows_above, config.coherent_above, config.open_counts)
     steps: dict[str, StepResult] = {}
     answers, measures = [], []
     for subject in subjects:
