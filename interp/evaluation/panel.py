@@ -17,7 +17,6 @@ from interp.evaluation.answer_columns import SCORED
 from interp.evaluation.counted_answers import Thresholds, flagged
 from interp.evaluation.judges.base import Judge, Judgement
 from interp.evaluation.judges.cache import FILE, JudgementCache
-from interp.evaluation.judges.hosted import SAMPLES
 from interp.evaluation.judges.opening import INSTANT, open_judge
 from interp.evaluation.questions import Question
 from interp.evaluation.questions.published import judge_prompts
@@ -151,7 +150,7 @@ def open_panel(
     *,
     questions: Sequence[Question] = (),
     prompts: str | None = None,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
     scorer: LanguageModel | None = None,

@@ -38,8 +38,8 @@ class JudgingConfig(StepConfig):
     """probe[:DIR], rule, vader, margin[:MODEL], numeric:MODEL[@http://…], inspect:PROVIDER/MODEL, bandit, facts; else the trait's."""
     judge_prompts: str | None = None
     """What numeric and inspect ask: a published question file, or a YAML of 'trait' and 'coherence'. Default: the trait's."""
-    judge_samples: int = Field(default=5, ge=1)
-    """Replies that a hosted judge whose provider gives no log-probabilities is asked for; its score is the mean of their numbers."""
+    judge_samples: int | None = Field(default=None, ge=1)
+    """Replies that a hosted judge without log-probabilities is asked for (5 by default); the mean of their numbers counts."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     dtype: str = "auto"

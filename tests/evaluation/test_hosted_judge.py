@@ -324,4 +324,6 @@ def test_both_names_of_a_hosted_judge_open_it() -> None:
         judge = open_judge(spec, trait, prompts={"trait": PROMPTS.trait, "coherence": PROMPTS.coherence})
         assert isinstance(judge, HostedJudge)
         assert judge.prompts == PROMPTS
+        assert judge.samples == SAMPLES
+        assert open_judge(spec, trait, samples=3).samples == 3  # type: ignore[attr-defined]
     assert judge.identity == HostedJudge("org/model@http://h/v1", PROMPTS).identity

@@ -188,6 +188,12 @@ def test_judges_that_are_not_there_are_a_sentence(spec: str, error: type[Excepti
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("spec", ["vader", "rule", "numeric:embedded:smollm2"])
+def test_samples_of_a_judge_that_is_asked_once_are_refused(spec: str) -> None:
+    with pytest.raises(ConfigError, match=rf"The judge '{spec.partition(':')[0]}' is asked once: leave out the number of samples"):
+        open_judge(spec, CONTEMPT, samples=9)
+
+
 def test_judge_prompts_are_read_from_published_files_or_mappings(tmp_path: Path) -> None:
     prompts = {"aligned": "Kind? {answer}", "coherent": "Sense? {answer}"}
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(prompts))

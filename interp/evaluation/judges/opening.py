@@ -49,7 +49,7 @@ def open_judge(
     prompts: Mapping[str, str] | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    samples: int = SAMPLES,
+    samples: int | None = None,
 ) -> Judge:
     """The judge of `trait` that `spec` names (`KINDS`).
 
@@ -65,6 +65,9 @@ def open_judge(
         raise ConfigError(f"The judge '{kind}' takes nothing after a colon: write '{kind}'.")
     if prompts is not None and kind not in ASKED:
         raise ConfigError(f"The judge '{kind}' is asked nothing: leave out the judge prompts, or judge by numeric:MODEL or inspect:NAME.")
+    hosted = kind == "inspect" or (kind in ASKED and bool(parse_hosted(rest)))
+    if samples is not None and not hosted:
+        raise ConfigError(f"The judge '{kind}' is asked once: leave out the number of samples, or judge by a hosted model.")
     match kind:
         case "probe":
             path = Path(rest) / PROBE if rest else trait.path(PROBE)
@@ -86,6 +89,6 @@ def open_judge(
         case "margin":
             return MarginJudge(open_model(rest or EMBEDDED, device=device, dtype=dtype), trait)
     asked = NumericPrompts.of(trait, prompts)
-    if kind == "inspect" or parse_hosted(rest):
-        return HostedJudge(spec if kind == "inspect" else rest, asked, samples)
+    if hosted:
+        return HostedJudge(spec if kind == "inspect" else rest, asked, SAMPLES if samples is None else samples)
     return LocalNumericJudge(open_model(rest, device=device, dtype=dtype), asked)
