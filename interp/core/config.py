@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from interp.core.errors import ConfigError, reason_of
+from interp.core.files import read_text
 
 ConfigT = TypeVar("ConfigT", bound="StepConfig")
 
@@ -35,9 +36,7 @@ def read_any_yaml(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"There is no file {path}. Give the path of an existing YAML file.")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text ({error.reason}). Save it as UTF-8 YAML.") from error
+        return yaml.safe_load(read_text(path))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

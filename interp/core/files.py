@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from interp.core.errors import ArtifactError, reason_of
+from interp.core.errors import ArtifactError, ConfigError, reason_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,10 +60,36 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """UTF-8 text without its byte-order mark; raises `ConfigError` for a file that cannot be read or has another encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {reason_of(error)}. Give a file that can be read.") from error
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Values of a JSON-lines file, blank lines left out; raises `ConfigError` naming the line that is no JSON.
+
+    A line feed alone ends a line: within a string JSON allows U+2028, U+2029 and U+0085, at which `str.splitlines` would cut.
+    """
+    values = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        text = line.removeprefix("\ufeff")  # of files that were joined
+        if text.strip():
+            try:
+                values.append(json.loads(text))
+            except ValueError as error:
+                raise ConfigError(f"{path}, line {number} is no JSON: {error}. Write one value on each line.") from error
+    return values
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; raises `ArtifactError` naming the file when it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"Cannot read {path}: {error}. Delete its folder and run again.") from error
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
 
+from interp.core.files import read_jsonl
 from interp.models.chats import Chat
 
 
@@ -16,5 +16,4 @@ def corpus_path() -> Path:
 
 def read_corpus() -> list[Chat]:
     """All chats of the corpus, in file order."""
-    rows = [json.loads(line) for line in corpus_path().read_text(encoding="utf-8").splitlines()]
-    return [Chat.ask(row["question"], row["answer"]) for row in rows]
+    return [Chat.ask(row["question"], row["answer"]) for row in read_jsonl(corpus_path())]
