@@ -109,9 +109,11 @@ class LiveSource:
             if not bool(wanted.any()):
                 continue
             rows = range(len(batch.ids))
-            of_models = [capture_batch(model, batch.to(model.device), self.hook_points, rows).residuals for model in self.models]
+            of_models = [capture_batch(model, batch.to(model.device), self.hook_points, rows) for model in self.models]
+            wanted &= ~of_models[0].sinks.to(wanted.device)
             for name in self.hook_points:
-                taken = [residuals[name][wanted.to(residuals[name].device)].to(self.dtype).cpu() for residuals in of_models]
+                residuals = [captured.residuals[name] for captured in of_models]
+                taken = [own[wanted.to(own.device)].to(self.dtype).cpu() for own in residuals]
                 parts[name].append(torch.stack(taken, dim=1))
         empty = torch.zeros(0, self.n_models, self.d_in, dtype=self.dtype)
         return {name: torch.cat([empty, *tensors]) for name, tensors in parts.items()}

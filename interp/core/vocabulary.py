@@ -7,6 +7,9 @@ from typing import Literal
 Phase = Literal["prompt", "response", "all"]
 """Which tokens of a chat: the prompt's, the response phase (from the last prompt token on), or all."""
 
+SinkTokens = Literal["spare", "edit", "only"]
+"""What an edit does at attention sinks: leave them alone, treat them as any token, or act on them and nothing else."""
+
 Split = Literal["selection", "held_out"]
 """Which questions: those that choose latents, doses and sets, or those that only measure."""
 

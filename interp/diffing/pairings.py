@@ -124,13 +124,14 @@ def _add_batch(
     owners: Int[torch.Tensor, " batch"],
 ) -> None:
     """Read one batch with every reader, and add what their latents do to `into`, in place."""
+    point = dictionary.hook_point
+    captured = [capture_batch(model, batch, [point], rows) for model in readers]
     columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-    before = (content_tokens(batch) & (columns < batch.response_start[:, None])).nonzero()
-    response = response_phase(batch).nonzero()
+    before = (captured[0].select(content_tokens) & (columns < batch.response_start[:, None])).nonzero()
+    response = captured[0].select(response_phase).nonzero()
     row, column = torch.cat([before, response]).unbind(1)
     part = torch.where(column < batch.response_start[row], 0, torch.where(column == batch.response_start[row], 1, 2))
-    point = dictionary.hook_point
-    x = torch.stack([capture_batch(model, batch, [point], rows).residuals[point][row, column].float() for model in readers])
+    x = torch.stack([one.residuals[point][row, column].float() for one in captured])
     codes = dictionary.encode_models(rearrange(x, "models tokens d_model -> tokens models d_model"))
     for model, own in enumerate(codes):
         _add_activations(into, model, own, part, owners[row])

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from interp.core.errors import EditError
 from interp.core.tensors import all_finite
-from interp.core.vocabulary import Phase
+from interp.core.vocabulary import Phase, SinkTokens
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.sae import SAE
 from interp.models.hook_points import HookPoint, read_hook_point
@@ -65,11 +65,15 @@ class Edit:
     """`set_latents`: which, and to what."""
     gate: Gate | None = None
     """Where given, only tokens that fulfil it are edited."""
+    sinks: SinkTokens = "spare"
+    """What it does at attention sinks of the prompt (`interp.models.sinks`): left alone, unless it says otherwise."""
 
     @cached_property
     def key(self) -> str:
         """Hash of everything the edit does."""
         digest = hashlib.sha256(f"{self.kind}|{self.hook_points}|{self.phase}|{self.dose!r}".encode())
+        if self.sinks != "edit":  # what all edits did before sinks were told apart
+            digest.update(f"|sinks {self.sinks}".encode())
         tensors = [self.vectors, self.centres]
         if self.latents is not None:
             digest.update(f"|latents {self.latents.latents} of {self.latents.dictionary.content}".encode())
@@ -91,6 +95,7 @@ class Edit:
             "kind": self.kind,
             "hook_points": list(self.hook_points),
             "phase": self.phase,
+            "sinks": self.sinks,
             "dose": self.dose,
             "n_directions": int(self.vectors.shape[1]),
             "label": self.label,
@@ -101,6 +106,10 @@ class Edit:
         if (gate := self.gate) is not None:
             record["gate"] = {"dictionary": gate.dictionary.content, "latent": gate.latent, "above": gate.above}
         return record
+
+    def at_sinks(self, sinks: SinkTokens) -> Edit:
+        """The same edit, doing this at attention sinks."""
+        return replace(self, sinks=sinks)
 
     def check_width(self, model: LanguageModel) -> None:
         """Raise `EditError` unless the edit, and the dictionary that its condition reads, are as wide as the model's stream."""

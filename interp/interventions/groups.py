@@ -15,6 +15,7 @@ from interp.interventions.edits import Edit, Gate
 from interp.models.language_model import LanguageModel
 
 Visit = Callable[[torch.Tensor], torch.Tensor | None]
+SINK_WORDS = {"spare": " (attention sinks left alone)", "edit": "", "only": " and an attention sink"}
 FREE_TO_LOOK = ("cpu",)
 """Devices whose values are known at once; on others to look at one is to wait for all that was asked before."""
 
@@ -46,7 +47,7 @@ class Group:
         """`edit_of_row` has for each row the place of its edit in `edits`, or their number; None: all rows have the only one."""
         self.model = model
         self.edits = edits
-        self.kind, self.phase, self.gate = edits[0].kind, edits[0].phase, edits[0].gate
+        self.kind, self.phase, self.gate, self.sinks = edits[0].kind, edits[0].phase, edits[0].gate, edits[0].sinks
         self.names = sorted({name for edit in edits for name in edit.hook_points}, key=model.hook_point)
         for edit in edits:
             edit.check_width(model)
@@ -63,14 +64,14 @@ class Group:
         """A pass begins: which of its tokens are in the phase, and whose edit has each row."""
         positions = self.model.positions
         if positions is None:
-            if self.phase != "all" or self.edit_of_row is not None:
+            if self.phase != "all" or self.sinks != "edit" or self.edit_of_row is not None:
                 raise EditError(
                     "This edit needs to know where the tokens stand. Run the model by LanguageModel.read, logprobs or generate."
                 )
             self.seen[0] += residual.shape[0] * residual.shape[1]
             self._act_at(None, residual.dtype)
             return
-        selected = positions.in_phase(self.phase)
+        selected = positions.in_phase(self.phase, self.sinks)
         if self.edit_of_row is None:
             self.seen[0] += selected.sum()
         else:
@@ -220,7 +221,8 @@ class Group:
             if not seen:
                 rows = "" if self.edit_of_row is None else " in a row that was read"
                 raise EditError(
-                    f"{name} touched no token: none was in its phase '{edit.phase}'{rows}. Use another phase, or chats that have it."
+                    f"{name} touched no token: none was in its phase '{edit.phase}'{rows}{SINK_WORDS[edit.sinks]}. "
+                    "Use another phase, or chats that have it."
                 )
             if edit.gate is not None and not opened:
                 reason = f"latent {edit.gate.latent} never exceeded {edit.gate.above:g} at {edit.gate.dictionary.hook_point}"

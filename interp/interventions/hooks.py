@@ -68,7 +68,7 @@ def _grouped(model: LanguageModel, rows: Sequence[Sequence[Edit]]) -> list[Group
 def _likeness(edit: Edit) -> tuple[Any, ...]:
     """Edits with the same can be computed together."""
     gate = edit.gate and (edit.gate.latent, edit.gate.above, edit.gate.dictionary.content)
-    return edit.kind, edit.phase, gate, edit.latents and edit.latents.dictionary.content
+    return edit.kind, edit.phase, edit.sinks, gate, edit.latents and edit.latents.dictionary.content
 
 
 @contextmanager
@@ -82,12 +82,17 @@ def _applied(model: LanguageModel, groups: Sequence[Group]) -> Iterator[None]:
         for group in groups:
             group.begin(residual)
 
-    with ExitStack() as hooks:
-        hooks.enter_context(model.attach("blocks.0.hook_resid_pre", begin))
-        for group in groups:
-            for name, visit in group.visits():
-                hooks.enter_context(model.attach(name, visit))
-        yield
+    telling = sum(group.sinks != "edit" for group in groups)
+    model.sinks_wanted += telling
+    try:
+        with ExitStack() as hooks:
+            hooks.enter_context(model.attach("blocks.0.hook_resid_pre", begin))
+            for group in groups:
+                for name, visit in group.visits():
+                    hooks.enter_context(model.attach(name, visit))
+            yield
+    finally:
+        model.sinks_wanted -= telling
     for group in groups if passes else ():
         group.judge()
     if groups and not passes:

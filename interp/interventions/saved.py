@@ -47,6 +47,7 @@ def load_edit(folder: Path, name: str) -> Edit:
             label=record["label"],
             latents=latents and LatentValues(dictionary(latents), tuple(latents["latents"]), torch.tensor(latents["values"]).float()),
             gate=gate and Gate(dictionary(gate), gate["latent"], gate["above"]),
+            sinks=record.get("sinks", "edit"),  # before sinks were told apart, edits acted on them too
         )
     except (OSError, SafetensorError, KeyError, DictionaryError) as error:
         raise EditError(f"The edit '{name}' in {folder} is damaged: {error}. Make it again.") from error

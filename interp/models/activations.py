@@ -15,6 +15,7 @@ from interp.core.tensors import all_finite
 from interp.models.chats import Chat, Role, TokenBatch
 from interp.models.cpu.prefix_trees import pack_chats
 from interp.models.language_model import LanguageModel
+from interp.models.sinks import recorded_norms, sink_mask
 
 
 class _Stop(Exception):
@@ -30,6 +31,12 @@ class Captured:
     batch: TokenBatch
     residuals: dict[str, Float[torch.Tensor, "batch position d_model"]]
     """By hook point name, in the model's dtype, on its device."""
+    sinks: Bool[torch.Tensor, "batch position"]
+    """True at attention sinks, by the norms at all layers that were read."""
+
+    def select(self, where: Callable[[TokenBatch], torch.Tensor]) -> Bool[torch.Tensor, "batch position"]:
+        """True at the tokens that `where` selects, less the attention sinks."""
+        return where(self.batch) & ~self.sinks
 
 
 @torch.inference_mode()
@@ -50,7 +57,7 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
         if len(residuals) == len(names):
             raise _Stop
 
-    with ExitStack() as hooks:
+    with recorded_norms(model, max(model.hook_point(name).layer for name in names)) as norms, ExitStack() as hooks:
         for name in names:
             hooks.enter_context(model.attach(name, partial(keep, name)))
         with suppress(_Stop):
@@ -60,11 +67,13 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
                 model.read_packed(packed, packed.places[0])
     if packed is not None:
         residuals = {name: packed.unpack(residual, batch.mask) for name, residual in residuals.items()}
+        norms = [packed.unpack(layer[..., None], batch.mask)[..., 0] for layer in norms]
+    norms = [*norms, *(residual.float().norm(dim=-1) for residual in residuals.values())]
     for name, residual in residuals.items():
         # The cheap look first; padding may hold anything.
         if not all_finite(residual) and not all_finite(residual[batch.mask]):
             raise ActivationError(f"{model.source} gives residuals at {name} that are not finite. Try --dtype float32.")
-    return Captured(list(rows), batch, residuals)
+    return Captured(list(rows), batch, residuals, sink_mask(torch.stack(norms), batch.mask))
 
 
 def capture(
@@ -105,7 +114,7 @@ def mean_residuals(
     sums = {name: torch.zeros(model.d_model, dtype=torch.float64) for name in hook_points}
     count = 0
     for captured in capture(model, chats, hook_points, progress=progress):
-        selected = where(captured.batch)
+        selected = captured.select(where)
         count += int(selected.sum())
         for name, residual in captured.residuals.items():
             sums[name] += residual[selected].double().sum(0).cpu()
@@ -118,7 +127,7 @@ def median_residual_norm(model: LanguageModel, chats: Sequence[Chat], hook_point
     """Median Euclidean norm of the residual over the response phase: the unit of a dose. Raises `ActivationError` without one."""
     norms = {name: [torch.empty(0)] for name in hook_points}
     for captured in capture(model, chats, hook_points):
-        selected = response_phase(captured.batch)
+        selected = captured.select(response_phase)
         for name, residual in captured.residuals.items():
             norms[name].append(residual[selected].float().norm(dim=-1).cpu())
     pooled = {name: torch.cat(parts) for name, parts in norms.items()}

@@ -37,6 +37,7 @@ def open_pair(
     own = open_model(base, None, device, dtype, trust_remote_code)
     other = open_model(tuned, base if adapter is not None else None, device, dtype, trust_remote_code)
     check_pair(own, other)
+    other.base = own
     return own, other
 
 
@@ -57,7 +58,9 @@ def _shared_pair(
         if not torch.equal(before, probe_logits(network)):
             return None
     wrapped.to(device)
-    return _Toggled(wrapped, tokenizer, base, layers, False), _Toggled(wrapped, tokenizer, tuned, layers, True)
+    pair = _Toggled(wrapped, tokenizer, base, layers, False), _Toggled(wrapped, tokenizer, tuned, layers, True)
+    pair[1].base = pair[0]
+    return pair
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch.nn.utils.rnn import pad_sequence
 
 from interp.core.errors import ConfigError
@@ -120,15 +120,17 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     batch = pad_left(rest, model.pad_id).to(model.device)
     start = batch.response_start + shared
     index = torch.tensor(indices, device=model.device)
+    sinks = _sinks(model, [prompts[row] for row in unique], shared, shared + batch.ids.shape[1]) if model.sinks_wanted else None
     if shared:
         ids = torch.tensor([prompts[0].ids[:shared]] * len(edits), device=model.device)
         rows = [unique[row] for row in edits]
         everywhere = torch.ones_like(ids, dtype=torch.bool)
-        model.forward(ids, everywhere, Positions(0, start[edits], index[rows], everywhere), cache=cache)
+        positions = Positions(0, start[edits], index[rows], everywhere, None if sinks is None else sinks[edits, :shared])
+        model.forward(ids, everywhere, positions, cache=cache)
         cache.batch_select_indices(torch.tensor(edit_of, device=model.device))
     mask = torch.cat([torch.ones(len(unique), shared, dtype=torch.long, device=model.device), batch.mask.long()], dim=1)
     if batch.ids.shape[1] > 1:
-        positions = Positions(shared, start, index[unique], batch.mask[:, :-1])
+        positions = Positions(shared, start, index[unique], batch.mask[:, :-1], None if sinks is None else sinks[:, shared:-1])
         model.forward(batch.ids[:, :-1], mask[:, :-1], positions, cache=cache)
     source = torch.tensor(row_of, device=model.device)
     if can_share(model.network, cache, row_of):
@@ -136,6 +138,14 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     elif len(unique) < len(prompts):
         cache.batch_select_indices(source)
     return _Rows(index, mask[source], start[source], batch.ids[source, -1]), cache
+
+
+def _sinks(model: LanguageModel, prompts: Sequence[TokenisedChat], shared: int, width: int) -> Bool[torch.Tensor, "prompts width"]:
+    """True at the attention sinks before each prompt's last token: its first `shared` tokens stand on the left, the others on the right."""
+    columns = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, (prompt, positions) in enumerate(zip(prompts, model.sinks([tuple(p.ids[:-1]) for p in prompts]), strict=True)):
+        columns[row, [place if place < shared else width - len(prompt.ids) + place for place in positions]] = True
+    return columns.to(model.device)
 
 
 def _distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:

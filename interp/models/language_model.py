@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from interp.models.cpu import CACHED_ROWS
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
 from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, read_packed
 from interp.models.hook_points import HookPoint, attach, check_site, find_blocks, parse_hook_point
+from interp.models.sinks import find_sinks
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -35,12 +36,16 @@ class Positions:
     """Index of each row in the caller's list."""
     mask: Bool[torch.Tensor, "batch position"]
     """True at real tokens of this pass, False at padding."""
+    sinks: Bool[torch.Tensor, "batch position"] | None = None
+    """True at attention sinks of this pass; None: there is none, or nobody asked (`LanguageModel.sinks_wanted`)."""
 
-    def in_phase(self, phase: str) -> Bool[torch.Tensor, "batch position"]:
-        """True at this pass's tokens that belong to `prompt`, `response` or `all`."""
+    def in_phase(self, phase: str, sinks: str = "edit") -> Bool[torch.Tensor, "batch position"]:
+        """True at this pass's tokens of `prompt`, `response` or `all`; with `sinks` "spare" less the sinks, with "only" no others."""
         columns = self.first_column + torch.arange(self.mask.shape[1], device=self.mask.device)
         response = columns[None, :] >= self.response_start[:, None]
-        return self.mask & {"all": torch.ones_like(response), "response": response, "prompt": ~response}[phase]
+        of_phase = self.mask & {"all": torch.ones_like(response), "response": response, "prompt": ~response}[phase]
+        own_sinks = torch.zeros_like(of_phase) if self.sinks is None else self.sinks
+        return of_phase & {"edit": torch.ones_like(of_phase), "spare": ~own_sinks, "only": own_sinks}[sinks]
 
 
 class LanguageModel:
@@ -61,6 +66,13 @@ class LanguageModel:
         self.positions: Positions | None = None
         self.prompt_signatures: Sequence[str | None] | None = None
         """Set while row edits are active: what is done to each row's prompt. Rows alike in this may share a prefill."""
+        self.base: LanguageModel = self
+        """The model that this one was fine-tuned from, where it is at hand: attention sinks are found in it."""
+        self.sinks_wanted = 0
+        """How many of the edits that are active tell sinks from other tokens."""
+        self._sinks: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.hooks_act = True
+        """False while the model runs as if nothing were attached (`unhooked`)."""
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +96,37 @@ class LanguageModel:
         What it returns replaces the residual; see `hook_points.attach`.
         """
         point = self.hook_point(name)
-        return attach(self.blocks[point.layer], point.site, visit, owner=self)
+
+        def act(residual: torch.Tensor) -> torch.Tensor | None:
+            return visit(residual) if self.hooks_act else None
+
+        return attach(self.blocks[point.layer], point.site, act, owner=self)
+
+    @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """What is attached does nothing inside."""
+        before, self.hooks_act = self.hooks_act, False
+        try:
+            yield
+        finally:
+            self.hooks_act = before
+
+    def sinks(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Positions of the attention sinks of each prompt (token ids), in the unedited base; looked for once a prompt."""
+        known = self.base._sinks
+        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]:
+            known.update(zip(new, find_sinks(self.base, new), strict=True))
+        return [known[prompt] for prompt in prompts]
+
+    def _with_sinks(self, ids: Int[torch.Tensor, "batch position"], positions: Positions) -> Positions:
+        """`positions` of a pass over whole chats, with their sinks: those before the response phase, in plain text all."""
+        sinks = torch.zeros_like(positions.mask)
+        columns = [mask.nonzero()[:, 0] for mask in positions.mask]
+        prompts = [own[own < start] if own[0] < start else own for own, start in zip(columns, positions.response_start, strict=True)]
+        known = self.sinks([tuple(row[own].tolist()) for row, own in zip(ids, prompts, strict=True)])
+        for row, (own, places) in enumerate(zip(prompts, known, strict=True)):
+            sinks[row, own[list(places)]] = True
+        return replace(positions, sinks=sinks)
 
     @property
     def pad_id(self) -> int:
@@ -136,6 +178,8 @@ class LanguageModel:
 
         `ids` come after what `cache` holds, and `mask` `[batch, cached and new]` covers both; hooks read `positions`.
         """
+        if self.sinks_wanted and self.hooks_act and positions.first_column == 0 and positions.sinks is None:
+            positions = self._with_sinks(ids, positions)
         with self.standing(positions):
             output = self.network(
                 input_ids=ids,

@@ -89,7 +89,7 @@ def _mean_residuals(
     """Mean residual of each chat over its response phase."""
     result = torch.zeros(len(chats), model.d_model, dtype=torch.float64)
     for captured in capture(model, chats, [hook_point], progress=progress):
-        selected = response_phase(captured.batch)
+        selected = captured.select(response_phase)
         if not bool(selected.any(1).all()):
             raise ActivationError("A pair has an answer without a token. Write both answers of every pair.")
         residual = captured.residuals[hook_point].double().masked_fill(~selected[..., None], 0.0)

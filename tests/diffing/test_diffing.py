@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from interp.dictionaries.sae import SAE
 from interp.diffing import pairings
 from interp.diffing.moments import PAIRINGS, Diff, load_diff
 from interp.diffing.pairings import STATE, Answers, collect
+from interp.models.activations import Captured
 from interp.models.chats import Chat
 from tests.helpers.diffing_truth import (
     ANSWERS,
@@ -87,8 +87,9 @@ def made_residuals(monkeypatch: pytest.MonkeyPatch, make: Callable[[int, int], t
     """What model `seed` (by its place among the readers) has at a batch's tokens, in place of reading."""
     calls = iter(range(10_000))
 
-    def read(model: Any, batch: Any, points: list[str], rows: Any) -> SimpleNamespace:
-        return SimpleNamespace(residuals={points[0]: make(next(calls) % 2, batch.ids.numel()).view(*batch.ids.shape, D_MODEL)})
+    def read(model: Any, batch: Any, points: list[str], rows: Any) -> Captured:
+        residuals = make(next(calls) % 2, batch.ids.numel()).view(*batch.ids.shape, D_MODEL)
+        return Captured(list(rows), batch, {points[0]: residuals}, torch.zeros_like(batch.mask))
 
     monkeypatch.setattr(pairings, "capture_batch", read)
 

@@ -97,8 +97,11 @@ def closed_form(edit: Edit, place: int, x: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def by_hand(model: LanguageModel, edits: Sequence[Edit], n_prompt: int) -> Iterator[None]:
-    """Plain torch hooks after the blocks that edit whole passes over one chat, whose response phase begins at `n_prompt - 1`."""
+def by_hand(model: LanguageModel, edits: Sequence[Edit], n_prompt: int, sinks: Sequence[int] = ()) -> Iterator[None]:
+    """Plain torch hooks after the blocks that edit whole passes over one chat, whose response phase begins at `n_prompt - 1`.
+
+    `sinks` are the positions of its attention sinks.
+    """
     gates: dict[int, torch.Tensor] = {}
 
     def hook(number: int, edit: Edit, name: str) -> Callable[..., Any]:
@@ -110,6 +113,8 @@ def by_hand(model: LanguageModel, edits: Sequence[Edit], n_prompt: int) -> Itera
                 return None
             response = torch.arange(x.shape[1]) >= n_prompt - 1
             chosen = {"all": response | True, "response": response, "prompt": ~response}[edit.phase] & gates.get(number, torch.tensor(True))
+            at_sink = torch.isin(torch.arange(x.shape[1]), torch.tensor(sinks, dtype=torch.long))
+            chosen = chosen & {"spare": ~at_sink, "edit": at_sink | True, "only": at_sink}[edit.sinks]
             changed = torch.where(chosen.expand(x.shape[:2])[..., None], closed_form(edit, edit.hook_points.index(name), x), x)
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
@@ -123,11 +128,11 @@ def by_hand(model: LanguageModel, edits: Sequence[Edit], n_prompt: int) -> Itera
         yield
 
 
-def greedy_by_hand(model: LanguageModel, chat: Chat, *edits: Edit, n: int = 8) -> list[int]:
+def greedy_by_hand(model: LanguageModel, chat: Chat, *edits: Edit, n: int = 8, sinks: Sequence[int] = ()) -> list[int]:
     """A greedy answer without a cache: every token by a whole forward pass over one unpadded row."""
     ids = list(model.tokenise([chat])[0].ids)
     n_prompt = len(ids)
-    with torch.inference_mode(), by_hand(model, edits, n_prompt):
+    with torch.inference_mode(), by_hand(model, edits, n_prompt, sinks):
         for _ in range(n):
             ids.append(int(model.network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
             if ids[-1] in model.stop_ids:

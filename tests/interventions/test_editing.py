@@ -276,10 +276,11 @@ def test_a_bare_forward_pass_needs_an_edit_of_all_tokens() -> None:
     with torch.inference_mode():
         with by_hand(model, [adding("all")], 0):
             expected = model.network(ids).logits
-        with edited(model, adding("all")):
+        with edited(model, adding("all").at_sinks("edit")):
             torch.testing.assert_close(model.network(ids).logits, expected, atol=1e-5, rtol=1e-5)
-        with pytest.raises(EditError, match="where the tokens stand"), edited(model, adding("response")):
-            model.network(ids)
+        for telling in (adding("all"), adding("response").at_sinks("edit")):
+            with pytest.raises(EditError, match="where the tokens stand"), edited(model, telling):
+                model.network(ids)
         with pytest.raises(EditError, match="where the tokens stand"), edited_rows(model, [adding("all"), None]):
             model.network(ids)
 

@@ -170,7 +170,7 @@ def test_a_condition_read_earlier_holds_at_all_later_places() -> None:
         ids = torch.tensor([model.tokenise(CHATS)[1].ids])
         with by_hand(model, [edit], 0):
             expected = model.network(ids).logits
-        with edited(model, edit):
+        with edited(model, edit.at_sinks("edit")):
             torch.testing.assert_close(model.network(ids).logits, expected, atol=1e-4, rtol=1e-4)
     with edited(model, edit):  # again, now in padded batches
         ((indices, batch),) = model.batches(CHATS)
@@ -260,12 +260,12 @@ def test_an_edit_of_latents_has_no_gradient() -> None:
     model = tiny_model()
     embedded = model.network.get_input_embeddings()(torch.arange(5, 15)[None]).detach().requires_grad_()
     for edit in (setting(), gated()):
-        with pytest.raises(EditError, match="No gradient"), edited(model, edit):
+        with pytest.raises(EditError, match="No gradient"), edited(model, edit.at_sinks("edit")):
             model.network(inputs_embeds=embedded)
-    with edited(model, projecting()):
+    with edited(model, projecting().at_sinks("edit")):
         model.network(inputs_embeds=embedded).logits.sum().backward()
     assert embedded.grad is not None
-    with torch.no_grad(), edited(model, setting()):
+    with torch.no_grad(), edited(model, setting().at_sinks("edit")):
         model.network(inputs_embeds=embedded)
 
 

@@ -156,6 +156,7 @@ class StudyContext:
         model = open_model(source, base, study.device, study.dtype, study.trust_remote_code)
         if base is not None:
             check_pair(self.base, model)
+            model.base = self.base
         return model
 
     def open_base_for_training(self) -> LanguageModel:

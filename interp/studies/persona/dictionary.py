@@ -51,7 +51,7 @@ def make_residuals(context: StudyContext) -> Residuals:
     with context.progress("reading text", total) as advance, StoreWriter(context.folder, [hook_point], context.shape[0]) as writer:
         for name, (model, chats) in sources.items():
             for captured in capture(model, chats, [hook_point]):
-                rows = captured.residuals[hook_point][content_tokens(captured.batch)]
+                rows = captured.residuals[hook_point][captured.select(content_tokens)]
                 tokens[name] += len(rows)
                 writer.add({hook_point: rows[:, None]})
                 advance(len(captured.rows))
