@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from interp.core.errors import ConfigError, reason_of
+from interp.core.files import read_jsonl
 
+ANSWERS = ("response", "completion")
+"""Other names of the column of answers."""
 LABELS = ("shows_trait", "misaligned")
 """Names that the column of labels may have."""
 FLAGS = dict.fromkeys(("1", "1.0", "true", "yes"), True) | dict.fromkeys(("0", "0.0", "false", "no"), False)
@@ -15,17 +19,30 @@ OPEN = ("", "nan", "none", "<na>")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV, JSON-lines or parquet file; raises `ConfigError`."""
+    """A CSV, JSON-lines or parquet file; a column `response` or `completion` is called `answer`. Raises `ConfigError`."""
     try:
         if path.suffix == ".csv":
-            return pd.read_csv(path, keep_default_na=False, na_values=[""])
-        if path.suffix == ".jsonl":
-            return pd.read_json(path, lines=True)
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-    except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' and pyarrow's errors are ValueErrors
+            table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        elif path.suffix == ".jsonl":
+            table = _of_records(read_jsonl(path), path)
+        elif path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            raise ConfigError(f"{path} is no .csv, .jsonl or .parquet file. Save the table as one of them.")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+    except (OSError, ValueError) as error:  # pandas' and pyarrow's errors are ValueErrors
         raise ConfigError(f"{path} cannot be read: {reason_of(error)}. Give a whole file.") from error
-    raise ConfigError(f"{path} is no .csv, .jsonl or .parquet file. Save the table as one of them.")
+    other = next((name for name in ANSWERS if name in table), "answer")
+    return table if "answer" in table else table.rename(columns={other: "answer"})
+
+
+def _of_records(rows: list[Any], path: Path) -> pd.DataFrame:
+    """A table of JSON objects, values as they are: texts that look like numbers or dates stay texts."""
+    wrong = next((number for number, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise ConfigError(f"{path}, row {wrong} is no JSON object. Write an object with the columns on each line.")
+    return pd.DataFrame(rows)
 
 
 def read_hand_labels(path: Path) -> pd.DataFrame:

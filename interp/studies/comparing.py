@@ -15,7 +15,7 @@ from interp.core.files import read_json
 from interp.core.steps import EVALUATION_FILE
 from interp.evaluation.counted_answers import Thresholds
 from interp.evaluation.hand_labels import read_table
-from interp.evaluation.judges.base import score_of_alignment
+from interp.evaluation.scored_tables import TEXTS, as_text, scored_answers
 from interp.studies.evaluation import JUDGED_FILE, Evaluation, Judged, summarised
 from interp.studies.evaluation_config import CompareConfig
 from interp.studies.human_labels import HumanLabels
@@ -33,7 +33,9 @@ def compare(config: CompareConfig) -> Evaluation:
     paths = [Path(source).resolve() for source in config.sources]
     if repeated := next((source for source, path in zip(config.sources, paths, strict=True) if paths.count(path) > 1), None):
         raise ConfigError(f"{repeated} is named twice, and would count twice. Name each source once.")
-    sources = _named_apart([read_source(Path(source)) for source in config.sources])
+    sources = _named_apart([read_source(Path(source), config.score) for source in config.sources])
+    if config.score is not None and all(source.judged for source in sources):
+        raise ConfigError(f"No source is a table, so none has the column '{config.score}'. Leave --score out.")
     judged = _judged(sources, config)
     _check_sampling(sources)
     answers = pd.concat([source.answers for source in sources], ignore_index=True)
@@ -97,10 +99,6 @@ def _check_once(answers: pd.DataFrame) -> None:
         )
 
 
-TEXTS = ("model", "question_id", "cluster", "group", "format", "question", "answer", "reason", "id")
-NO_SCORE = ("", "REFUSAL", "CODE", "NAN", "NONE")
-
-
 @dataclass(frozen=True)
 class Source:
     """Judged answers and what is known of how they were made."""
@@ -113,13 +111,13 @@ class Source:
     measures: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_source(path: Path) -> Source:
-    """A folder of 'personascope evaluate' or a table. Raises `ConfigError`."""
+def read_source(path: Path, score: str | None = None) -> Source:
+    """A folder of 'personascope evaluate' or a table, whose scores of the trait are in the column `score`. Raises `ConfigError`."""
     if path.is_dir():
         return _evaluation(path)
     if not path.exists():
         raise ConfigError(f"There is no {path}. Give a folder of 'personascope evaluate', or a table of scored answers.")
-    return Source(path, _published(read_table(path), path))
+    return Source(path, scored_answers(read_table(path), path, score))
 
 
 def judged_answers(folder: Path) -> pd.DataFrame:
@@ -130,7 +128,7 @@ def judged_answers(folder: Path) -> pd.DataFrame:
     if missing or table.empty:
         lacks = f"lacks the columns {', '.join(missing)}" if missing else "holds no answer"
         raise ConfigError(f"{path} {lacks}: evaluate again with this version; answers are kept.")
-    return _as_text(table)
+    return as_text(table)
 
 
 def _evaluation(folder: Path) -> Source:
@@ -145,38 +143,3 @@ def _evaluation(folder: Path) -> Source:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{folder / EVALUATION_FILE} is of another version: evaluate again into {folder}; answers are kept.") from error
     return Source(folder, judged_answers(folder), judged, sampling, measures)
-
-
-def _published(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """A table of scored answers in our columns: `coherent` is the coherence, `aligned` the alignment, from 0 to 100.
-
-    Raises `ConfigError` naming what is missing or is no number.
-    """
-    if "coherence" not in table:
-        table = table.rename(columns={"coherent": "coherence"})
-    scored = "trait_score" if "trait_score" in table else "aligned"
-    if "question_id" not in table and "question" in table:
-        table = table.assign(question_id=table["question"])
-    missing = [name for name in ("question_id", "answer", scored, "coherence") if name not in table]
-    if missing:
-        raise ConfigError(f"{path} lacks the columns {', '.join(missing)}. Give answers with the scores aligned and coherent.")
-    if table.empty:
-        raise ConfigError(f"{path} holds no answer. Give a table with rows.")
-    for name in (scored, "coherence"):
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        words = table.loc[numbers.isna() & table[name].notna(), name].astype(str)
-        if wrong := [word for word in words if word.strip().upper() not in NO_SCORE]:
-            raise ConfigError(f"{path}: '{wrong[0]}' in the column {name} is no score. Write a number from 0 to 100, or leave it empty.")
-        table = table.assign(**{name: numbers})
-    if scored == "aligned":
-        table = table.assign(trait_score=[score_of_alignment(float(value)) for value in table["aligned"]]).drop(columns="aligned")
-    if "model" in table and table["model"].isna().any():
-        raise ConfigError(f"{path} has answers without a model. Fill the column 'model', or leave it out.")
-    defaults: dict[str, Any] = {"model": path.stem, "format": "plain", "reason": "", "seed": 0}
-    defaults |= dict.fromkeys(("group", "question", "cluster"), table["question_id"])
-    table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
-    return _as_text(table.drop(columns="id", errors="ignore"))  # an id here is the author's, of whatever
-
-
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{name: table[name].fillna("").astype(str) for name in TEXTS if name in table})

@@ -98,5 +98,7 @@ class CompareConfig(RateSettings):
 
     sources: list[str] = Field(min_length=1)
     """Folders that 'personascope evaluate' wrote, or tables (.csv, .jsonl, .parquet) with columns question, answer, aligned, coherent."""
+    score: str | None = None
+    """Column of a table's trait scores, 0 to 100, such as evil; default: trait_score, aligned, aligned_score, or the one that is left."""
     against: str | None = None
     """Model that the others are held against; the first by default."""
