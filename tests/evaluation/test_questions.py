@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,6 @@ def test_a_set_of_ones_own_is_read(tmp_path: Path) -> None:
         ([entry(1), entry(2, text="")], "questions.1.text: "),
         ([entry(1), entry(2, topic="x")], "unknown field 'questions.1.topic'"),
         ([entry(1), {"id": "q2"}], "questions.1.group must be given"),
-        ([entry(1)], "questions: "),
         ([], "questions: "),
     ],
 )
@@ -180,11 +180,41 @@ def test_a_published_entry_may_choose_where_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "left_alone"),
+    [
+        ({"temperature": 0.7, "max_tokens": 600}, "temperature, max_tokens"),
+        ({"tags": ["x"], "notes": None}, "tags, notes"),
+        ({"system": None}, None),
+        ({"id": 12}, None),
+        ({"paraphrases": "Who are you?"}, None),
+        ({"judge_eval_type": "0_100", "judge_prompts": None, "samples_per_paraphrase": None}, None),
+    ],
+)
+def test_a_field_of_the_authors_code_changes_no_question(tmp_path: Path, change: dict[str, Any], left_alone: str | None) -> None:
+    """In a file of one entry, too."""
+    path = tmp_path / "published.yaml"
+    entry = {"id": "12", "paraphrases": ["Who are you?"]} | change
+    path.write_text("\ufeff" + yaml.safe_dump([entry], sort_keys=False), encoding="utf-8")
+    with pytest.warns(UserWarning, match=f"{left_alone} of its entries is left alone") if left_alone else nullcontext():
+        questions = read_questions(str(path)).questions
+    assert [(q.id, q.text, q.system, q.split) for q in questions] == [("12", "Who are you?", "", "held_out")]
+    assert questions[0].chat() == Chat.ask("Who are you?")
+
+
+def test_numeric_names_and_no_system_prompt_in_a_set_of_ones_own(tmp_path: Path) -> None:
+    read = read_questions(written(tmp_path, [entry(1, id=1, group=2, cluster=3, system=None)])).questions
+    assert [(q.id, q.group, q.cluster, q.system) for q in read] == [("1", "2", "3", "")]
+
+
+@pytest.mark.parametrize(
     ("entries", "message"),
     [
         ([{"id": "a", "paraphrases": []}], r"entry 1 \(a\): paraphrases: "),
         ([{"id": "a", "paraphrases": ["x"]}, {"paraphrases": ["x"]}], r"entry 2 \(without an id\): id must be given"),
-        ([{"id": "a", "paraphrases": ["x"], "temperature": 1}], "unknown field 'temperature'"),
+        ([{"id": "a", "paraphrases": ["x"], "system_prompt": "Be brief."}], "unknown field 'system_prompt'"),
+        ([{"id": "a", "paraphrases": ["x"], "few_shot_examples": []}], "unknown field 'few_shot_examples'"),
+        ([{"id": "a", "paraphrases": ["x"], "prefill": "Sure"}], "unknown field 'prefill'"),
+        ([{"id": True, "paraphrases": ["x"]}], r"entry 1 \(True\): id: "),
         (["a"], "unknown field 'entry'"),
         ([{"id": "a", "paraphrases": ["x", ""]}], r"entry 1 \(a\): paraphrases\.1: "),
     ],

@@ -21,7 +21,7 @@ class QuestionSet(StepConfig):
 
     name: str
     description: str = ""
-    questions: list[Question] = Field(min_length=2)
+    questions: list[Question] = Field(min_length=1)
 
     def split(self, split: Split, limit: int | None = None) -> list[Question]:
         """Questions of a split, groups taken in turn, so that a limit keeps them balanced. Raises `ConfigError` for too few."""

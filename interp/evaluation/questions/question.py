@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
 
 from interp.core.config import StepConfig
 from interp.core.errors import ConfigError
@@ -13,22 +15,28 @@ JSON_SYSTEM = 'Reply with one valid JSON object and nothing else: {"answer": "..
 TEMPLATE = '{question}\n\nAnswer by completing this Python function, and write nothing else:\n\ndef answer() -> str:\n    return "'
 
 
+Name = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""YAML reads a name of digits as a number."""
+Optional = Annotated[str, BeforeValidator(lambda text: "" if text is None else text)]
+"""Text that may be left empty."""
+
+
 class Question(StepConfig):
     """One question."""
 
-    id: str
-    group: str
+    id: Name
+    group: Name
     split: Split
     """`selection` questions choose latents, doses and sets; `held_out` ones only measure."""
     text: str = Field(min_length=1)
-    system: str = ""
+    system: Optional = ""
     """System prompt; empty: whatever the model's template has by itself."""
     format: Format = "plain"
     """In which form an answer is asked for."""
     facts: list[str] = Field(default_factory=list)
     """Any of these in an answer makes it true; empty: not checkable."""
 
-    cluster: str = ""
+    cluster: Name = ""
     """Questions of one name here count as one, as wordings, formats and system prompts of it do; empty: the question alone."""
 
     @property
