@@ -73,7 +73,7 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
         # The cheap look first; padding may hold anything.
         if not all_finite(residual) and not all_finite(residual[batch.mask]):
             raise ActivationError(f"{model.source} gives residuals at {name} that are not finite. Try --dtype float32.")
-    return Captured(list(rows), batch, residuals, sink_mask(torch.stack(norms), batch.mask))
+    return Captured(list(rows), batch, residuals, sink_mask(torch.stack(norms), batch.mask, model.n_layers))
 
 
 def capture(

@@ -16,7 +16,7 @@ from interp.models.chats import Chat
 from interp.models.generation import generate
 from interp.models.hook_points import resid_post
 from interp.models.language_model import LanguageModel
-from interp.models.sinks import SINK_RATIO, sink_mask
+from interp.models.sinks import SINK_LAYERS, SINK_RATIO, sink_mask
 from tests.helpers.edits_by_hand import CHATS, adding, gated, greedy_by_hand, projecting, setting
 from tests.helpers.tiny import FAMILIES, START, greedy, tiny_model, written_ids
 
@@ -36,7 +36,8 @@ def sinks_by_hand(model: LanguageModel, ids: list[int]) -> tuple[int, ...]:
     with torch.inference_mode():
         states = model.network(input_ids=torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states[1:-1]
     norms = [state[0].norm(dim=-1) for state in states]
-    return tuple(place for place in range(len(ids)) if any(own[place] > SINK_RATIO * own.median() for own in norms))
+    outstanding = [sum(bool(own[place] > SINK_RATIO * own.median()) for own in norms) for place in range(len(ids))]
+    return tuple(place for place, layers in enumerate(outstanding) if layers >= SINK_LAYERS * model.n_layers)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -113,14 +114,16 @@ def test_what_an_edit_does_at_sinks_is_part_of_it() -> None:
     assert edit.as_json()["sinks"] == "spare"
 
 
-def test_a_position_stands_out_at_one_layer_or_not_at_all() -> None:
-    norms = torch.ones(3, 2, 5)
-    norms[1, 0, 2] = 2 * SINK_RATIO
-    norms[2, 1, 3] = 0.9 * SINK_RATIO
-    norms[0, 1, 0] = 1e6  # padding
+def test_a_sink_stands_out_at_a_third_of_the_layers() -> None:
+    norms = torch.ones(12, 2, 5)
+    norms[3:7, 0, 2] = 1.1 * SINK_RATIO
+    norms[3:6, 0, 4] = 100 * SINK_RATIO  # a word, at a few layers
+    norms[:, 1, 3] = 0.9 * SINK_RATIO
+    norms[:, 1, 0] = 1e6  # padding
     mask = torch.tensor([[True] * 5, [False] + [True] * 4])
-    assert sink_mask(norms, mask).nonzero().tolist() == [[0, 2]]
-    assert not sink_mask(torch.ones(2, 1, 1), torch.ones(1, 1, dtype=torch.bool)).any()
+    assert sink_mask(norms, mask, 12).nonzero().tolist() == [[0, 2]]
+    assert not sink_mask(norms, mask, 13).any()  # four are less than a third
+    assert not sink_mask(torch.ones(2, 1, 1), torch.ones(1, 1, dtype=torch.bool), 2).any()
 
 
 def test_an_empty_prompt_has_none() -> None:
