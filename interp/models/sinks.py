@@ -32,7 +32,7 @@ ROWS = 32
 def sink_mask(
     norms: Float[torch.Tensor, "layer batch position"], mask: Bool[torch.Tensor, "batch position"], n_layers: int
 ) -> Bool[torch.Tensor, "batch position"]:
-    """True at the sinks: at `SINK_LAYERS` of the model's `n_layers` the norm exceeds `SINK_RATIO` times the median of the row's real tokens.
+    """True at the sinks: at `SINK_LAYERS` of the model's `n_layers` the norm exceeds `SINK_RATIO` times the median of the row's tokens.
 
     All layers that were read speak for a position: a sink is one at those too where it stands out less.
     """
