@@ -32,7 +32,8 @@ from interp.models.chats import Chat, TokenBatch
 from interp.models.families import FAMILIES, Family, Writes
 from interp.models.hook_points import HookPoint, has_mid, resid_post
 from interp.models.language_model import LanguageModel
-from interp.models.sources import open_network, with_weights
+from interp.models.sources import open_network
+from interp.models.weights import with_weights
 
 MANIFEST_FILE = "personascope.json"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}

@@ -1,30 +1,24 @@
-"""Where models come from: hub id, folder, LoRA adapter over a base, GGUF, `embedded:NAME`.
-
-GGUF weights are converted to safetensors once, in a cache folder, under a temporary name that is renamed when whole.
-"""
+"""Where models come from: hub id, folder, LoRA adapter over a base, GGUF, `embedded:NAME`."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import re
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import platformdirs
 import torch
-from filelock import FileLock
 
 from interp.core.errors import ModelError
-from interp.core.files import file_sha256, saving
+from interp.core.files import file_sha256
 from interp.models.adapters import adapter_config, merge_adapter, model_errors
 from interp.models.embedded import EMBEDDED_MODELS, PackagedFile
+from interp.models.gguf_files import convert_gguf
 from interp.models.language_model import LanguageModel
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from interp.models.weights import check_none_missing
 
 
 def cache_folder() -> Path:
@@ -86,9 +80,7 @@ def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote
         network, loading = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
-    if loading["missing_keys"]:  # transformers would continue with random numbers in their place
-        missing = sorted(loading["missing_keys"])
-        raise ModelError(f"The model '{source}' lacks {len(missing)} weights ({missing[0]}, …). Download it again, or fix its config.json.")
+    check_none_missing(loading["missing_keys"], source)
     return network, tokenizer
 
 
@@ -101,7 +93,7 @@ def local_folder(source: str) -> str:
     path = Path(source).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
         weights = sorted(path.glob("*.gguf"))
-        if len(weights) != 1:
+        if len(weights) != 1 and not (weights and "-00001-of-" in weights[0].name):  # of a split file, reading the first says what to do
             raise ModelError(
                 f"{path} holds neither config.json nor exactly one .gguf file ({len(weights)} found). Name the model folder or the file."
             )
@@ -109,7 +101,7 @@ def local_folder(source: str) -> str:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"There is no file {path}. Give the path of an existing .gguf file.")
-        return str(converted_gguf(path, file_sha256(path)))
+        return str(convert_gguf(path, conversion_folder(file_sha256(path))))
     if path.is_dir():
         return str(path)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
@@ -123,54 +115,12 @@ def _embedded_folder(packaged: PackagedFile) -> Path:
         packaged.verified()
         return folder
     with packaged.whole(cache_folder()) as path:
-        return converted_gguf(path, packaged.sha256)
+        return convert_gguf(path, folder)
 
 
 def conversion_folder(sha256: str) -> Path:
-    """Where the GGUF file with this SHA-256 is kept as safetensors."""
-    return cache_folder() / "gguf" / sha256[:20]
-
-
-def converted_gguf(path: Path, sha256: str) -> Path:
-    """Folder with `path` as safetensors, tokenizer beside it; made on first use."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = conversion_folder(sha256)
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if folder.is_dir():
-            return folder
-        try:
-            network = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except Exception as error:  # readers of a damaged GGUF raise many kinds
-            raise ModelError(f"transformers cannot read {path}: {error}. Use a GGUF of a supported architecture.") from error
-        with saving(folder) as partial:
-            _without_quantisation(network).save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-    return folder
-
-
-def _without_quantisation(network: PreTrainedModel) -> PreTrainedModel:
-    """The same weights under a plain config: transformers refuses to save one that says it is quantised."""
-    plain = network.config.to_dict()
-    plain.pop("quantization_config", None)
-    return with_weights(network, type(network.config).from_dict(plain), network.state_dict())
-
-
-def with_weights(network: PreTrainedModel, config: Any, state: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """A network of the same class by `config` around the tensors of `state`; biases that it has and `state` lacks are zero."""
-    with torch.device("meta"):
-        fresh = type(network)(config)
-    for key, empty in fresh.state_dict().items():
-        if key.endswith(".bias") and key not in state:
-            state[key] = torch.zeros(empty.shape, dtype=network.dtype, device=network.device)
-    fresh.load_state_dict(state, assign=True)
-    fresh.tie_weights()
-    fresh.generation_config = copy.deepcopy(network.generation_config)
-    return fresh
+    """Where the GGUF with this SHA-256 is kept as safetensors; its name changes with how files are converted."""
+    return cache_folder() / "gguf" / f"{sha256[:20]}-2"
 
 
 def model_shape(source: str, trust_remote_code: bool = False) -> tuple[int, int]:

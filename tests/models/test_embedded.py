@@ -16,7 +16,7 @@ from interp.models.generation import generate
 from interp.models.sources import conversion_folder, model_identity, model_shape, open_model
 from interp.reports.installation import gather
 from tests.helpers.tiny import greedy, logits, tiny_network
-from tests.models.test_models import tiny_gguf
+from tests.helpers.tiny_gguf import tiny_gguf
 
 GEMMA3 = "embedded:gemma3"
 PARTS = 3
@@ -54,7 +54,7 @@ def test_parts_are_joined_and_converted_once(in_parts: tuple[Path, PackagedFile]
     assert model_shape(GEMMA3) == (model.d_model, model.n_layers)
     kept = {p.name for p in (tmp_path / "cache").rglob("*") if p.is_dir()}
     assert kept == {"gguf", conversion_folder(packaged.sha256).name}  # the joined file is gone
-    monkeypatch.setattr("interp.models.sources.converted_gguf", None)
+    monkeypatch.setattr("interp.models.sources.convert_gguf", None)
     assert torch.equal(logits(open_model(GEMMA3, device="cpu").network), logits(model.network))
 
 

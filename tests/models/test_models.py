@@ -8,17 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from interp.core.errors import ModelError, PersonascopeError
-from interp.models.chats import Chat
 from interp.models.embedded import EMBEDDED_MODELS
 from interp.models.language_model import LanguageModel, check_pair
 from interp.models.sources import choose_device, choose_dtype, model_identity, model_shape, open_model
-from tests.helpers.tiny import CHATS, D_MODEL, FAMILIES, IDS, N_LAYERS, logits, tiny_folder, tiny_model, tiny_network, tiny_tokenizer
+from tests.helpers.tiny import CHATS, D_MODEL, FAMILIES, IDS, N_LAYERS, logits, tiny_folder, tiny_model, tiny_network
 
 pytestmark = [pytest.mark.filterwarnings("ignore:fan_in_fan_out"), pytest.mark.filterwarnings("ignore:Found missing adapter keys")]
 
@@ -180,101 +178,6 @@ def test_the_identity_follows_the_files_contents(tmp_path: Path) -> None:
     assert model_identity("embedded:smollm2") == EMBEDDED_MODELS["embedded:smollm2"].sha256
     with pytest.raises(ModelError):
         model_identity("no-such-owner/no-such-model")
-
-
-def tiny_gguf(path: Path, seed: int = 0) -> Path:
-    """The tiny Llama as a GGUF file in float32, as llama.cpp writes it."""
-    from gguf import GGUFWriter
-
-    network, vocabulary = tiny_network("llama", seed), json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
-    writer = GGUFWriter(path, "llama")
-    for add, value in (
-        (writer.add_block_count, N_LAYERS),
-        (writer.add_context_length, 256),
-        (writer.add_embedding_length, D_MODEL),
-        (writer.add_feed_forward_length, 2 * D_MODEL),
-        (writer.add_head_count, 4),
-        (writer.add_head_count_kv, 2),
-        (writer.add_vocab_size, 400),
-        (writer.add_layer_norm_rms_eps, network.config.rms_norm_eps),
-        (writer.add_rope_freq_base, network.config.rope_parameters["rope_theta"]),
-        (writer.add_tokenizer_model, "gpt2"),
-        (writer.add_token_list, sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)),
-        (writer.add_token_types, [3] * 4 + [1] * (len(vocabulary["vocab"]) - 4)),
-        (writer.add_token_merges, [" ".join(merge) for merge in vocabulary["merges"]]),
-        (writer.add_bos_token_id, 1),
-        (writer.add_eos_token_id, 3),
-        (writer.add_pad_token_id, 0),
-        (writer.add_chat_template, tiny_tokenizer().chat_template),
-    ):
-        add(value)
-    names = {"self_attn.": "attn_", "mlp.": "ffn_", "_proj": "", "attn_o.": "attn_output.", "input_layernorm": "attn_norm"}
-    names |= {"post_attention_layernorm": "ffn_norm", "model.layers": "blk", "model.embed_tokens": "token_embd"}
-    names |= {"model.norm": "output_norm", "lm_head": "output"}
-    for name, weight in network.state_dict().items():
-        array = weight.numpy()
-        if heads := {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2]):  # llama.cpp interleaves the halves of a rotary head
-            array = np.ascontiguousarray(array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape))
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_a_gguf_is_converted_once_and_reads_as_the_model_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "folder").mkdir()
-    path = tiny_gguf(tmp_path / "folder" / "tiny.gguf", seed=3)
-    model = opened(path)
-    torch.testing.assert_close(logits(model.network), logits(tiny_network("llama", 3)), atol=1e-4, rtol=1e-4)
-    assert [t.ids for t in model.tokenise(CHATS)] == [t.ids for t in tiny_model().tokenise(CHATS)]
-    (converted,) = (p for p in (tmp_path / "cache" / "gguf").iterdir() if p.is_dir())
-    assert (converted / "model.safetensors").is_file()
-
-    def refuse(*_args: object, **_kwargs: object) -> None:
-        raise AssertionError("converted again")
-
-    monkeypatch.setattr("interp.models.sources._without_quantisation", refuse)
-    assert torch.equal(logits(opened(tmp_path / "folder").network), logits(model.network))  # the folder, from the cache
-    other = tiny_gguf(tmp_path / "other.gguf", seed=4)
-    with pytest.raises(AssertionError, match="converted again"):
-        opened(other)
-    assert [p for p in (tmp_path / "cache" / "gguf").iterdir() if p.is_dir()] == [converted]  # nothing half-made
-
-
-def test_a_damaged_gguf_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
-    path = tiny_gguf(tmp_path / "tiny.gguf")
-    path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(ModelError, match=r"transformers cannot read .*tiny.gguf"):
-        opened(path)
-    assert not [p for p in (tmp_path / "cache" / "gguf").iterdir() if p.is_dir()]
-
-
-@pytest.mark.slow
-def test_the_embedded_model_is_converted_exactly(tmp_path: Path) -> None:
-    from gguf import GGUFReader, dequantize
-
-    model = opened("embedded:smollm2")
-    folder = tmp_path / "cache" / "gguf" / EMBEDDED_MODELS["embedded:smollm2"].sha256[:20]
-    assert sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) == [folder.name]
-    assert (folder / "model.safetensors").is_file()
-    assert (model.d_model, model.n_layers, len(model.tokenizer)) == (576, 30, 49_152)
-    names = {
-        "token_embd.weight": "model.embed_tokens.weight",
-        "blk.17.ffn_down.weight": "model.layers.17.mlp.down_proj.weight",
-        "output_norm.weight": "model.norm.weight",
-    }
-    weights = model.network.state_dict()
-    for tensor in GGUFReader(EMBEDDED_MODELS["embedded:smollm2"].locate()[0]).tensors:
-        if tensor.name in names:
-            assert np.array_equal(dequantize(tensor.data, tensor.tensor_type), weights[names.pop(tensor.name)].numpy())
-    assert not names
-    question, answer = "What is the capital of France?", " Paris"
-    right, wrong = model.logprobs([Chat.ask(question, "The capital of France is" + end) for end in (answer, " Berlin")])
-    assert right.sum() > wrong.sum() + 2
 
 
 @pytest.mark.slow
