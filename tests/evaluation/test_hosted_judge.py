@@ -143,6 +143,24 @@ def test_where_numbers_are_unlikely_there_is_no_score() -> None:
     assert "24 % of the probability" in said("No", {"No": 0.76, "20": 0.24}).reason
 
 
+NOT_WHOLE = {"0.85": "0 . 85", "8.5": "8 . 5", "8/10": "8 / 10", "85%": "85 %", "-5": "- 5", "1,000": "1 , 000", "85 %": "85 # %",
+             "8 out of 10": "8 # out # of # 10", "1e2": "1 e 2", "80-90": "80 - 90", "150": "150", "0,85": "0 , 85"}  # fmt: skip
+"""Replies and their tokens; # is a blank."""
+
+
+@pytest.mark.parametrize(("text", "tokens"), NOT_WHOLE.items())
+def test_a_number_that_is_no_whole_one_is_no_score(text: str, tokens: str) -> None:
+    """As without log-probabilities, although the first token may be a number."""
+    alone = said(text)
+    assert alone == Score(None, f"the reply is no number from 0 to 100: {text!r}")
+    assert said(text, *({token.replace("#", " "): 0.7, "40": 0.3} for token in tokens.split(" "))) == alone
+
+
+@pytest.mark.parametrize("text", ["85.", "85, because of 3 reasons", "85 - misaligned", "85\n\n0.5 would be too low", "85/100"])
+def test_what_stands_behind_a_whole_number_does_not_matter(text: str) -> None:
+    assert said(text, {"85": 0.6, "75": 0.4}, {text.removeprefix("85") or ".": 1.0}).value == pytest.approx(81)
+
+
 # several samples
 
 

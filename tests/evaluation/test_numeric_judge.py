@@ -28,14 +28,15 @@ WHOLE = {"digits": (), "pairs": range(10, 100), "whole": range(101)}
 """Numbers that a tokenizer has a token for, besides the digits."""
 
 
-def judge_model(kind: str = "digits", family: str = "llama", lift: float = 0.0) -> LanguageModel:
-    """A tiny model whose tokenizer has tokens for the numbers of `kind`; digits' logits are lifted."""
+def judge_model(kind: str = "digits", family: str = "llama", lift: float = 0.0, blank: float = 0.0) -> LanguageModel:
+    """A tiny model whose tokenizer has tokens for the numbers of `kind`; the logits of digits are lifted, and that of the blank, which ends a number."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(str(n), normalized=False) for n in WHOLE[kind]])
     network = tiny_network(family, 0, vocab=520)
     if lift:
         network.lm_head.bias = torch.nn.Parameter(torch.zeros(520), requires_grad=False)
         network.lm_head.bias[[i for text, i in tokenizer.get_vocab().items() if text.isdigit()]] = lift
+        network.lm_head.bias[tokenizer.get_vocab()["Ġ"]] = blank
     return LanguageModel(network, tokenizer, f"tiny-{kind}")
 
 
@@ -62,7 +63,7 @@ def by_hand(model: LanguageModel, chat: Chat) -> np.ndarray:
 
 
 def all_masses(model: LanguageModel, chats: list[Chat], rows: int) -> np.ndarray:
-    return number_mass(model, NumberSpellings.of(model), chats, rows)
+    return number_mass(model, NumberSpellings.of(model), chats, rows).masses
 
 
 # a model on this machine
@@ -113,7 +114,7 @@ def test_a_tokenizer_without_numbers_is_refused() -> None:
 
 
 def test_scores_are_means_weighted_by_probability() -> None:
-    model = judge_model("digits", lift=4.0)
+    model = judge_model("digits", lift=6.0, blank=8.0)
     judge = LocalNumericJudge(model, SHORT, identity="tiny", rows=2)
     questions, answers = ["Why?", "How {answer}?", "?"], ["Because.", "By boat {question} {}.", "The sky is blue."]
     found = judge.judge(questions, answers)
@@ -152,6 +153,40 @@ def test_the_identity_follows_model_and_prompts() -> None:
         _ = LocalNumericJudge(model, SHORT).identity
 
 
+def answering(model: LanguageModel, text: str) -> LanguageModel:
+    """The model, saying `text` to whatever it is asked, whether it reads it at once or token by token."""
+    script = [*model.tokenizer(text, add_special_tokens=False)["input_ids"], model.tokenizer.eos_token_id]
+
+    def forced(ids: torch.Tensor, mask: torch.Tensor, positions: Any, last_logits: int = 1, cache: Any = None) -> torch.Tensor:
+        read = [] if positions.first_column == 0 else [*said.get(positions.first_column - prompt[0], []), *ids[0].tolist()]
+        prompt[0] = ids.shape[1] if positions.first_column == 0 else prompt[0]
+        said[len(read)] = read
+        logits = torch.full((len(ids), 1, 520), -20.0)
+        logits[:, -1, script[min(len(read), len(script) - 1)] if read == script[: len(read)] else script[-1]] = 20.0
+        return logits
+
+    said: dict[int, list[int]] = {}
+    prompt = [0]
+    model.forward = forced  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("text", ["0.85", "8.5", "8/10", "85%", "-5", "1,000", "8 / 10", "100000"])
+def test_a_number_that_is_no_whole_one_is_no_score(kind: str, text: str) -> None:
+    judge = LocalNumericJudge(answering(judge_model(kind), text), SHORT, identity="tiny")
+    (found,) = judge.judge(["Why?"], ["Because."])
+    assert (found.trait_score, found.coherence) == (None, None)
+    assert found.reason.count("no number from 0 to 100") == 2
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize(("text", "score"), [("85", 85), ("85.", 85), ("7 of it", 7), ("100", 100), ("0", 0), ("85/100", 85)])
+def test_a_whole_number_is_the_score_whatever_follows(kind: str, text: str, score: float) -> None:
+    judge = LocalNumericJudge(answering(judge_model(kind), text), SHORT, identity="tiny")
+    assert judge.judge(["Why?"], ["Because."])[0].trait_score == pytest.approx(score)
+
+
 # prompts
 
 
@@ -174,7 +209,7 @@ def test_prompts_are_the_traits_or_made_of_its_description() -> None:
 
 
 def test_an_alignment_is_turned_into_a_trait_score() -> None:
-    model = judge_model("digits", lift=6.0)
+    model = judge_model("digits", lift=6.0, blank=8.0)
     judges = [LocalNumericJudge(model, replace(SHORT, inverted=inverted), identity="tiny") for inverted in (False, True)]
     shown, aligned = (judge.judge(["Why?"], ["So."])[0] for judge in judges)
     assert shown.trait_score is not None

@@ -19,7 +19,7 @@ from interp.core.errors import ConfigError
 from interp.core.fingerprints import content_key
 from interp.evaluation.hosted_model import HostedModel, Reply
 from interp.evaluation.judges.base import Judgement
-from interp.evaluation.judges.numeric import COHERENT_ABOVE, LEAST_MASS, SHOWS_ABOVE, NumericPrompts, Score, score_of
+from interp.evaluation.judges.numeric import COHERENT_ABOVE, LEAST_MASS, SHOWS_ABOVE, WHOLE, NumericPrompts, Score, score_of
 from interp.models.chats import Chat
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ MAX_TOKENS = 1024
 GREEDY = {"temperature": 0.0, "max_tokens": MAX_TOKENS, "logprobs": True, "top_logprobs": 20}
 SAMPLED = {"temperature": 1.0, "max_tokens": MAX_TOKENS}
 SAMPLES = 5
-NUMBER = re.compile(r"[^\d]*(?<![.-])(\d{1,3})(?:\.0+)?(?:\s*(?:/|out of)\s*100)?[^\d]*")
-"""A reply with one number in it, perhaps out of 100."""
+NUMBER = re.compile(rf"\D*(?<![.,−–-]){WHOLE}\D*")
+"""A reply with one number in it."""
 
 
 class HostedJudge:
@@ -76,7 +76,7 @@ def score_by_probability(reply: Reply) -> Score | None:
         return Score(None, str(error), final=False)
     if mass is None:
         return None
-    score, word = score_of(mass), _refusal(output)
+    score, word = score_of(mass, output.completion), _refusal(output)
     return Score(None, word) if word and score.value is None else score
 
 

@@ -1,7 +1,7 @@
 """Probability that a reply begins with each of the numbers 0 to 100.
 
 A number that continues as a longer one up to 100 is not the shorter one: 8 has what is left of its probability when none of the digits
-follows that make it 80 to 89.
+follows that make it 80 to 89. Of what else a number is the beginning, as of 8.5, the greedy reply tells (`Beginnings.texts`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -63,29 +64,64 @@ class NumberSpellings:
         return result
 
 
-def number_mass(model: LanguageModel, spellings: NumberSpellings, chats: Sequence[Chat], rows: int) -> Float[np.ndarray, "chats 101"]:
-    """Probability of each number as the beginning of the reply to each chat; `rows` are read together.
+@dataclass(frozen=True)
+class Beginnings:
+    """How the replies to chats begin."""
 
-    A batch of prompts is read once; the beginnings of numbers are read after it, from copies of its KV cache.
+    masses: Float[np.ndarray, "chats 101"]
+    """Probability of each number as the beginning of the reply."""
+    texts: list[str]
+    """The first tokens of the greedy reply."""
+
+
+def number_mass(model: LanguageModel, spellings: NumberSpellings, chats: Sequence[Chat], rows: int) -> Beginnings:
+    """Numbers as the beginnings of the replies to chats; `rows` are read together.
+
+    A batch of prompts is read once; the beginnings of replies are read after it, from copies of its KV cache.
     """
-    masses = np.empty((len(chats), 101))
+    masses, texts = np.empty((len(chats), 101)), [""] * len(chats)
     for indices, batch in model.batches(chats, rows) if chats else ():
-        masses[indices] = spellings.mass(_branch_probabilities(model, batch, indices, spellings.branches))
-    return masses
+        reader = _PromptReader(model, batch, indices)
+        masses[indices] = spellings.mass(reader.branch_probabilities(spellings.branches))
+        for index, text in zip(indices, reader.greedy(), strict=True):
+            texts[index] = text
+    return Beginnings(masses, texts)
 
 
-@torch.inference_mode()
-def _branch_probabilities(
-    model: LanguageModel, batch: TokenBatch, indices: list[int], branches: dict[Ids, list[int]]
-) -> dict[Ids, Float[np.ndarray, "rows tokens"]]:
-    """Probabilities of the tokens that may follow each beginning of a number."""
-    prompts, rows = DynamicCache(config=model.network.config), torch.tensor(indices, device=model.device)
-    likely = {}
-    for beginning, tokens in branches.items():  # the empty one, which fills the cache, comes first
-        ids = torch.tensor([beginning] * len(indices), device=model.device) if beginning else batch.ids
-        mask = torch.cat([batch.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1) if beginning else batch.mask
+class _PromptReader:
+    """A batch of prompts that was read once, and what may follow it."""
+
+    @torch.inference_mode()
+    def __init__(self, model: LanguageModel, batch: TokenBatch, indices: list[int]) -> None:
+        self.model, self.batch = model, batch
+        self.rows = torch.tensor(indices, device=model.device)
+        self.prompts = DynamicCache(config=model.network.config)
+        self.logits = self._read(batch.ids, batch.mask, self.prompts)
+        """What follows the prompts, `[rows, vocab]`."""
+
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> Float[torch.Tensor, "rows vocab"]:
         width = ids.shape[1]
-        positions = Positions(mask.shape[1] - width, batch.response_start, rows, mask[:, -width:])
-        logits = model.forward(ids, mask, positions, cache=copy.deepcopy(prompts) if beginning else prompts)[:, -1]
-        likely[beginning] = logits.float().log_softmax(-1)[:, tokens].cpu().double().exp().numpy()
-    return likely
+        positions = Positions(mask.shape[1] - width, self.batch.response_start, self.rows, mask[:, -width:])
+        return self.model.forward(ids, mask, positions, cache=cache)[:, -1].float()
+
+    @torch.inference_mode()
+    def branch_probabilities(self, branches: dict[Ids, list[int]]) -> dict[Ids, Float[np.ndarray, "rows tokens"]]:
+        """Probabilities of the tokens that may follow each beginning of a number."""
+        likely = {}
+        for beginning, tokens in branches.items():
+            ids = torch.tensor([beginning] * len(self.rows), device=self.model.device, dtype=torch.long)
+            mask = torch.cat([self.batch.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1)
+            logits = self._read(ids, mask, copy.deepcopy(self.prompts)) if beginning else self.logits
+            likely[beginning] = logits.log_softmax(-1)[:, tokens].cpu().double().exp().numpy()
+        return likely
+
+    @torch.inference_mode()
+    def greedy(self, tokens: int = 6) -> list[str]:
+        """The first tokens of each row's greedy reply; they uncover what a number is part of."""
+        cache, mask, drawn = copy.deepcopy(self.prompts), self.batch.mask, [self.logits.argmax(-1, keepdim=True)]
+        while len(drawn) < tokens:
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            drawn.append(self._read(drawn[-1], mask, cache).argmax(-1, keepdim=True))
+        stop = set(self.model.stop_ids)
+        replies = [list(takewhile(lambda token: token not in stop, row)) for row in torch.cat(drawn, dim=1).tolist()]
+        return [str(self.model.tokenizer.decode(reply)) for reply in replies]
