@@ -29,7 +29,7 @@ WHOLE = {"digits": (), "pairs": range(10, 100), "whole": range(101)}
 
 
 def judge_model(kind: str = "digits", family: str = "llama", lift: float = 0.0, blank: float = 0.0) -> LanguageModel:
-    """A tiny model whose tokenizer has tokens for the numbers of `kind`; the logits of digits are lifted, and that of the blank, which ends a number."""
+    """A tiny model with tokens for the numbers of `kind`; the logits of digits are lifted, and that of the blank, which ends a number."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(str(n), normalized=False) for n in WHOLE[kind]])
     network = tiny_network(family, 0, vocab=520)
