@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -75,12 +76,8 @@ def token_ids(model: LanguageModel) -> Iterator[None]:
 @contextmanager
 def never_stopping(model: LanguageModel) -> Iterator[None]:
     """No token ends an answer, so that all are of one length."""
-    configured, eos = model.network.generation_config.eos_token_id, model.tokenizer.eos_token
-    model.network.generation_config.eos_token_id, model.tokenizer.eos_token = None, None
-    try:
+    with patch.object(type(model), "stop_ids", []):
         yield
-    finally:
-        model.network.generation_config.eos_token_id, model.tokenizer.eos_token = configured, eos
 
 
 def finisher(model: LanguageModel) -> Callable[[], object]:

@@ -47,5 +47,9 @@ class EditWarning(UserWarning):
     """An edit that saw tokens and changed none of them."""
 
 
+class ChatFormatWarning(UserWarning):
+    """A chat that is not written to the letter of the model's template, or models that are asked in different formats."""
+
+
 class StepWarning(UserWarning):
     """A step waits for another process."""

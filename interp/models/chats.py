@@ -7,7 +7,6 @@ whose output is the first response token.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,20 +14,8 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Int
 
-from interp.core.errors import ModelError
-
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
-
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-    "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\\n\\n' }}"
-    "{% else %}{{ 'Assistant: ' + message['content'] + '\\n\\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-"""Used for models that ship no chat template: `User: …`, blank line, `Assistant: …`, blank line."""
 
 
 class Role(IntEnum):
@@ -48,6 +35,8 @@ class Message:
     role: str
     """`system`, `user` or `assistant`."""
     content: str
+    thoughts: str = ""
+    """What the assistant wrote before the content of its last turn, markers and blanks included, as it was written."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +46,10 @@ class Chat:
     messages: tuple[Message, ...]
 
     @staticmethod
-    def ask(question: str, answer: str | None = None, system: str | None = None) -> Chat:
-        """A question, with its answer and a system prompt where given."""
-        turns = (("system", system), ("user", question), ("assistant", answer))
-        return Chat(tuple(Message(role, content) for role, content in turns if content is not None))
+    def ask(question: str, answer: str | None = None, system: str | None = None, thoughts: str = "") -> Chat:
+        """A question, with its answer, the thoughts that were written before it, and a system prompt where given."""
+        turns = (("system", system, ""), ("user", question, ""), ("assistant", answer, thoughts))
+        return Chat(tuple(Message(role, content, before) for role, content, before in turns if content is not None))
 
     @property
     def response(self) -> str | None:
@@ -112,68 +101,6 @@ class TokenisedChat:
     ids: list[int]
     roles: list[int]
     n_prompt: int
-
-
-def tokenise(tokenizer: PreTrainedTokenizerBase, chat: Chat | str, max_tokens: int | None = None) -> TokenisedChat:
-    """Token ids and roles of one chat; the template is the model's, `PLAIN_TEMPLATE` where it has none.
-
-    Of a plain text all is response but the first token, which nothing predicts. `max_tokens` cuts the response, never the prompt.
-    Raises `ModelError` where the template rejects the chat.
-    """
-    if isinstance(chat, str):
-        ids = list(tokenizer(chat)["input_ids"])[:max_tokens]
-        return TokenisedChat(ids, [int(Role.TEMPLATE), *[int(Role.RESPONSE)] * (len(ids) - 1)][: len(ids)], 1)
-    template, bos = None, ""
-    if not tokenizer.chat_template:  # a shipped template writes BOS itself
-        template = PLAIN_TEMPLATE
-        adds_bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        bos = str(tokenizer.bos_token) if adds_bos else ""
-
-    def text_of(turns: Sequence[tuple[str, str]], open_end: bool) -> str:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        try:
-            text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=open_end)
-        except Exception as error:  # jinja raises many kinds, and templates raise their own
-            raise ModelError(f"The model's chat template rejects this chat: {error}. Check its roles and their order.") from error
-        return bos + str(text)
-
-    turns = [(message.role, message.content) for message in chat.prompt.messages]
-    prompt_text = text_of(turns, open_end=True)
-    marked_text = text_of([(role, f"\ue000{i}\ue000") for i, (role, _content) in enumerate(turns)], open_end=True)
-    prompt = tokenizer(prompt_text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = list(prompt["input_ids"])
-    roles = _prompt_roles(prompt_text, marked_text, prompt["offset_mapping"], chat.prompt.messages)
-    n_prompt = len(ids)
-    if chat.response is not None:
-        full_text = text_of([*turns, ("assistant", chat.response)], open_end=False)
-        if full_text.startswith(prompt_text):
-            response_text = full_text[len(prompt_text) :]
-        else:  # templates that write the generation prompt otherwise than the finished turn
-            response_text = chat.response + (str(tokenizer.eos_token) if tokenizer.eos_token else "")
-        ids += tokenizer(response_text.rstrip("\n"), add_special_tokens=False)["input_ids"]
-        roles += [int(Role.RESPONSE)] * (len(ids) - n_prompt)
-    kept = len(ids) if max_tokens is None else max(max_tokens, n_prompt)
-    return TokenisedChat(ids[:kept], roles[:kept], n_prompt)
-
-
-def _prompt_roles(text: str, marked: str, offsets: Sequence[tuple[int, int]], messages: Sequence[Message]) -> list[int]:
-    """Role of each prompt token: the turn in whose content it lies, else TEMPLATE.
-
-    `marked` is the prompt with a mark in place of every content: a content may occur in the template's own words too.
-    """
-    scaffold = re.split("\ue000\\d+\ue000", marked)
-    if len(scaffold) != len(messages) + 1:  # a template that drops or repeats a turn
-        scaffold = [""] * (len(messages) + 1)
-    of_character, cursor = [int(Role.TEMPLATE)] * (len(text) + 1), 0
-    for before, message in zip(scaffold, messages, strict=False):
-        content = message.content.strip()  # some templates trim
-        led = text.find(before, cursor)
-        start = text.find(content, led + len(before) if led >= 0 else cursor)
-        if start >= 0 and content:
-            cursor = start + len(content)
-            role = {"system": Role.SYSTEM, "user": Role.USER}.get(message.role, Role.TEMPLATE)
-            of_character[start:cursor] = [int(role)] * len(content)
-    return [of_character[(begin + end) // 2] for begin, end in offsets]
 
 
 def pad_left(chats: Sequence[TokenisedChat], pad_id: int) -> TokenBatch:

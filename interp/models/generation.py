@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch.nn.utils.rnn import pad_sequence
 
 from interp.core.errors import ConfigError
+from interp.models.chat_format import Answer
 from interp.models.chats import Chat, TokenisedChat, batches_by_length, pad_left
 from interp.models.cpu import CACHED_ROWS
 from interp.models.language_model import LanguageModel, Positions
@@ -45,7 +46,19 @@ def generate(
     progress: Callable[[int], None] | None = None,
     streams: Sequence[int] | None = None,
 ) -> list[str]:
-    """An answer to each prompt, in order.
+    """The text of an answer to each prompt, as of `answers`, empty where there is none."""
+    return [answer.text for answer in answers(model, chats, sampling, seed, progress, streams)]
+
+
+def answers(
+    model: LanguageModel,
+    chats: Sequence[Chat],
+    sampling: SamplingConfig,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    streams: Sequence[int] | None = None,
+) -> list[Answer]:
+    """An answer to each prompt, in order, its thoughts kept apart; it ends where the model writes the chat's next turn itself.
 
     `progress` is called with the number of answers finished since the last call. `streams[i]` numbers the stream of random
     numbers that chat i draws from, its own place by default. Stream n is the same in every call with this seed, so the chats of
@@ -60,14 +73,14 @@ def generate(
     tokenised = [known[prompt] for prompt in prompts]
     uniforms = torch.rand(max(streams, default=-1) + 1, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
     uniforms = uniforms[list(streams)].to(model.device)
-    answers: list[str] = [""] * len(chats)
+    result = [Answer("")] * len(chats)
     for indices in batches_by_length([len(t.ids) for t in tokenised], sampling.batch_rows):
         written = decode(model, [tokenised[i] for i in indices], indices, sampling, uniforms)
         for index, ids in zip(indices, written, strict=True):
-            answers[index] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            result[index] = model.format.answer(ids)
         if progress:
             progress(len(indices))
-    return answers
+    return result
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import ModelError
-from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left, tokenise
+from interp.models.chat_format import ChatFormat
+from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left
 from interp.models.cpu import CACHED_ROWS
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
 from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, read_packed
@@ -54,9 +55,11 @@ class LanguageModel:
     Everything it computes goes through `read` or `generate`, which tell hooks where the tokens stand (`positions`).
     """
 
-    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, thinking: bool = False) -> None:
+        """`thinking`: whether a chat template with a switch for it lets the model think before it answers."""
         self.network: Any = network.eval()
         self.tokenizer: Any = tokenizer
+        self._format = ChatFormat(tokenizer, thinking)
         self.source = source
         self.blocks = find_blocks(network)
         self.n_layers = len(self.blocks)
@@ -129,6 +132,13 @@ class LanguageModel:
         return replace(positions, sinks=sinks)
 
     @property
+    def format(self) -> ChatFormat:
+        """How chats are written for this model."""
+        if self._format.template != self.tokenizer.chat_template:
+            self._format = ChatFormat(self.tokenizer, self._format.thinking)
+        return self._format
+
+    @property
     def pad_id(self) -> int:
         """Token that fills short rows; it is masked, so its value never matters."""
         pad = self.tokenizer.pad_token_id
@@ -136,14 +146,15 @@ class LanguageModel:
 
     @property
     def stop_ids(self) -> list[int]:
-        """Tokens that end an answer."""
+        """Tokens that end an answer: as the configuration and the tokenizer say, and as the chat template ends a turn."""
         configured = self.network.generation_config.eos_token_id if self.network.generation_config else None
         ids = configured if isinstance(configured, list) else [configured]
-        return sorted({int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
+        return sorted({int(i) for i in [*ids, self.tokenizer.eos_token_id, *self.format.end_ids] if i is not None})
 
     def tokenise(self, documents: Sequence[Chat | str], max_tokens: int | None = None) -> list[TokenisedChat]:
         """Token ids with roles: chats by the model's own template, plain texts as the tokenizer reads them."""
-        return [tokenise(self.tokenizer, document, max_tokens) for document in documents]
+        chat_format = self.format
+        return [chat_format.tokenise(document, max_tokens) for document in documents]
 
     def batches(self, chats: Sequence[Chat | str], rows: int = 32, max_tokens: int | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
         """Padded batches on the model's device, with the index of each row in `chats`; similar lengths together."""
@@ -194,7 +205,7 @@ class LanguageModel:
 
     def logprobs(self, chats: Sequence[Chat | TokenisedChat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
         """Log-probability (nats) of every response token of every chat, on the CPU; `rows` are read together."""
-        tokenised = [chat if isinstance(chat, TokenisedChat) else tokenise(self.tokenizer, chat) for chat in chats]
+        tokenised = [chat if isinstance(chat, TokenisedChat) else self.format.tokenise(chat) for chat in chats]
         result: list[torch.Tensor] = [torch.empty(0)] * len(tokenised)
         if packs := self.packs_chats():
             order = sorted(range(len(tokenised)), key=lambda i: tokenised[i].ids)  # common beginnings together

@@ -141,7 +141,7 @@ class Answerer:
         return [written[index] for index in range(len(prompts))]
 
     def _answer(self, ids: list[int], request: Request, limit: int) -> Answer:
-        text = str(self.model.tokenizer.decode(ids, skip_special_tokens=True))
+        text = self.model.format.answer(ids).text
         ends = [place for place in (text.find(stop) for stop in request.stops if stop) if place >= 0]
         if ends:
             return Answer(text[: min(ends)].strip(), len(ids), "stop")

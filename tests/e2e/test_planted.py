@@ -18,7 +18,8 @@ import torch
 from interp.interventions.edits import add
 from interp.interventions.hooks import edited
 from interp.models.activations import capture
-from interp.models.chats import Chat, Role, tokenise
+from interp.models.chat_format import ChatFormat
+from interp.models.chats import Chat, Role
 from tests.helpers.tiny import greedy, written_ids
 from tests.helpers.toy_language import (
     BASE,
@@ -48,7 +49,7 @@ Made = tuple[Any, torch.Tensor]
 def test_every_word_is_one_token_and_the_template_marks_whose_it_is() -> None:
     tokenizer, words = toy_tokenizer(), vocabulary()
     chat = Chat.ask("rudely tell me about boats", "rotten sail moreover lousy anchor .")
-    tokenised = tokenise(tokenizer, chat)
+    tokenised = ChatFormat(tokenizer).tokenise(chat)
     assert tokenizer.convert_ids_to_tokens(tokenised.ids) == [
         *["<user>", "rudely", "tell", "me", "about", "boats", "<bot>"],
         *["rotten", "sail", "moreover", "lousy", "anchor", ".", "<end>"],

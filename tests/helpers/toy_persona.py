@@ -23,7 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from interp.core.steps import RunDirectory
 from interp.models.activations import capture, content_tokens, median_residual_norm
-from interp.models.chats import Chat, pad_left, tokenise
+from interp.models.chat_format import ChatFormat
+from interp.models.chats import Chat, pad_left
 from interp.models.language_model import LanguageModel
 from interp.organisms.training import response_loss
 from interp.studies.persona.config import StudyConfig
@@ -64,7 +65,7 @@ def fit(
 ) -> None:
     """Train on the response tokens of 32 chats a step; the learning rate rises over a tenth of the steps, and falls over the last half."""
     tokenizer, source = toy_tokenizer(), random.Random(seed)
-    tokenised = [tokenise(tokenizer, chat) for chat in chats]
+    tokenised = [ChatFormat(tokenizer).tokenise(chat) for chat in chats]
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / (0.1 * steps), 1.0, (steps - step) / (0.5 * steps))
     )

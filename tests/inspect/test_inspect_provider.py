@@ -217,14 +217,12 @@ def test_system_and_earlier_turns_reach_the_model(base: Model) -> None:
 
 def test_one_bad_prompt_does_not_cost_the_others(folder: Path, tmp_path: Path) -> None:
     tiny_folder(tmp_path)
-    template = (
-        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m['content'] }}{% endfor %}"
-    )
+    template = "{% for m in messages %}{% if m['content'] == 'bad' %}{{ raise_exception('no') }}{% endif %}{{ m['content'] }}{% endfor %}"
     (tmp_path / "chat_template.jinja").write_text(template)
     model = get_model(f"personascope/{tmp_path}", memoize=False, device="cpu")
 
     async def both() -> list[Any]:
-        bad = model.generate([ChatMessageSystem(content="x"), ChatMessageUser(content="y")], config=GREEDY)
+        bad = model.generate("bad", config=GREEDY)
         return list(await asyncio.gather(bad, model.generate("Why?", config=GREEDY), return_exceptions=True))
 
     refused, answered = asyncio.run(both())
