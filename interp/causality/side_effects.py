@@ -37,13 +37,17 @@ def side_effects(
     for indices, batch in model.batches(chats, rows):
         width, following, chosen = batch.response_window()
         targets = following[chosen]
-        plain = model.read(batch, indices, last_logits=width)[:, :-1][chosen].float().log_softmax(-1)
+        unedited = model.run_batch(batch, indices)
         with edited(model, *edits):
-            changed = model.read(batch, indices, last_logits=width)[:, :-1][chosen].float().log_softmax(-1)
-        gap = torch.where(plain.isneginf(), 0.0, plain - changed)  # a token that is impossible adds nothing
-        sums[0] += float((plain.exp() * gap).sum())
-        sums[1] -= float(plain.gather(-1, targets[:, None]).sum())
-        sums[2] -= float(changed.gather(-1, targets[:, None]).sum())
+            ablated = model.run_batch(batch, indices)
+        hidden, changed_hidden = (run.hidden[:, -width:-1][chosen] for run in (unedited, ablated))
+        for part in unedited.parts(len(targets)):
+            plain = unedited.logits(hidden[part]).float().log_softmax(-1)
+            changed = ablated.logits(changed_hidden[part]).float().log_softmax(-1)
+            gap = torch.where(plain.isneginf(), 0.0, plain - changed)  # a token that is impossible adds nothing
+            sums[0] += float((plain.exp() * gap).sum())
+            sums[1] -= float(plain.gather(-1, targets[part, None]).sum())
+            sums[2] -= float(changed.gather(-1, targets[part, None]).sum())
         count += len(targets)
         if progress:
             progress(len(indices))

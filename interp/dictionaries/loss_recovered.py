@@ -84,7 +84,8 @@ def _loss(
         return changed
 
     with model.attach(point, replace):
-        logits = model.read(batch, rows, last_logits=0)[:, :-1].float()
+        unembedding = model.run_batch(batch, rows)
     predicted = chosen[:, :-1] & batch.mask[:, 1:]
-    losses = torch.nn.functional.cross_entropy(logits[predicted], batch.ids[:, 1:][predicted], reduction="sum")
-    return float(losses), int(predicted.sum())
+    targets = batch.ids[:, 1:][predicted]
+    weights = torch.ones(targets.shape, device=targets.device)
+    return float(unembedding.loss(unembedding.hidden[:, :-1][predicted], targets, weights)), len(targets)

@@ -78,9 +78,9 @@ def residual_gradient(
 
     with model.attach(hook_point, detach), frozen(model.network), torch.enable_grad():
         positions = Positions(0, batch.response_start, torch.arange(len(batch.ids), device=model.device), batch.mask)
-        logits = model.forward(batch.ids, batch.mask, positions, last_logits=width)[:, :-1]
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        (gradient,) = torch.autograd.grad(-(losses * weights.flatten()).sum(), leaves[0])
+        unembedding = model.run(batch.ids, batch.mask, positions)
+        hidden = unembedding.hidden[:, -width:-1][of_response]
+        (gradient,) = torch.autograd.grad(unembedding.loss(hidden, targets[of_response], -weights[of_response]), leaves[0])
     if not bool(torch.isfinite(gradient[batch.mask]).all()):
         raise ActivationError(f"{model.source} gives gradients at {hook_point} that are not finite. Try --dtype float32.")
     return leaves[0].detach(), gradient

@@ -64,7 +64,7 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
             if packed is None:
                 model.read(batch, rows)
             else:
-                model.read_packed(packed, packed.places[0])
+                model.run_packed(packed)
     if packed is not None:
         residuals = {name: packed.unpack(residual, batch.mask) for name, residual in residuals.items()}
         norms = [packed.unpack(layer[..., None], batch.mask)[..., 0] for layer in norms]

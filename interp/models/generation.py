@@ -139,12 +139,12 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
         rows = [unique[row] for row in edits]
         everywhere = torch.ones_like(ids, dtype=torch.bool)
         positions = Positions(0, start[edits], index[rows], everywhere, None if sinks is None else sinks[edits, :shared])
-        model.forward(ids, everywhere, positions, cache=cache)
+        model.run(ids, everywhere, positions, cache=cache)
         cache.batch_select_indices(torch.tensor(edit_of, device=model.device))
     mask = torch.cat([torch.ones(len(unique), shared, dtype=torch.long, device=model.device), batch.mask.long()], dim=1)
     if batch.ids.shape[1] > 1:
         positions = Positions(shared, start, index[unique], batch.mask[:, :-1], None if sinks is None else sinks[:, shared:-1])
-        model.forward(batch.ids[:, :-1], mask[:, :-1], positions, cache=cache)
+        model.run(batch.ids[:, :-1], mask[:, :-1], positions, cache=cache)
     source = torch.tensor(row_of, device=model.device)
     if can_share(model.network, cache, row_of):
         cache = SharedPromptCache(cache, row_of)

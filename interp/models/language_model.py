@@ -16,9 +16,10 @@ from interp.models.chat_format import ChatFormat
 from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left
 from interp.models.cpu import CACHED_ROWS
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
-from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, read_packed
+from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, run_packed
 from interp.models.hook_points import HookPoint, attach, check_site, find_blocks, parse_hook_point
 from interp.models.sinks import find_sinks
+from interp.models.unembedding import Unembedding
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -174,8 +175,7 @@ class LanguageModel:
     @torch.inference_mode()
     def read(self, batch: TokenBatch, rows: Sequence[int] | None = None, last_logits: int = 1) -> Float[torch.Tensor, "batch kept vocab"]:
         """One forward pass over whole chats; logits of the last `last_logits` columns (0: of all)."""
-        indices = torch.arange(len(batch.ids)) if rows is None else torch.tensor(list(rows))
-        return self.forward(batch.ids, batch.mask, Positions(0, batch.response_start, indices.to(self.device), batch.mask), last_logits)
+        return self.forward(batch.ids, batch.mask, self._positions_of(batch, rows), last_logits)
 
     def forward(
         self,
@@ -189,19 +189,28 @@ class LanguageModel:
 
         `ids` come after what `cache` holds, and `mask` `[batch, cached and new]` covers both; hooks read `positions`.
         """
-        if self.sinks_wanted and self.hooks_act and positions.first_column == 0 and positions.sinks is None:
-            positions = self._with_sinks(ids, positions)
-        with self.standing(positions):
-            output = self.network(
-                input_ids=ids,
-                attention_mask=mask.long(),
-                position_ids=position_ids(mask.bool())[:, -ids.shape[1] :],
-                past_key_values=cache,
-                use_cache=cache is not None,
-                logits_to_keep=last_logits,
-            )
-        logits: torch.Tensor = output.logits
+        with self.standing(self._placed(ids, positions)):
+            logits: torch.Tensor = self.network(**_inputs(ids, mask, cache), logits_to_keep=last_logits).logits
         return logits
+
+    def run(self, ids: Int[torch.Tensor, "batch position"], mask: torch.Tensor, positions: Positions, cache: Any = None) -> Unembedding:
+        """As `forward`, up to the last hidden states: what comes back has them, and computes the logits of those that are asked for."""
+        placed = self._placed(ids, positions)
+        return Unembedding(self.network, _inputs(ids, mask, cache), lambda: self.standing(placed))
+
+    @torch.inference_mode()
+    def run_batch(self, batch: TokenBatch, rows: Sequence[int] | None = None) -> Unembedding:
+        """As `read`, up to the last hidden states."""
+        return self.run(batch.ids, batch.mask, self._positions_of(batch, rows))
+
+    def _positions_of(self, batch: TokenBatch, rows: Sequence[int] | None) -> Positions:
+        indices = torch.arange(len(batch.ids)) if rows is None else torch.tensor(list(rows))
+        return Positions(0, batch.response_start, indices.to(self.device), batch.mask)
+
+    def _placed(self, ids: Int[torch.Tensor, "batch position"], positions: Positions) -> Positions:
+        if self.sinks_wanted and self.hooks_act and positions.first_column == 0 and positions.sinks is None:
+            return self._with_sinks(ids, positions)
+        return positions
 
     def logprobs(self, chats: Sequence[Chat | TokenisedChat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
         """Log-probability (nats) of every response token of every chat, on the CPU; `rows` are read together."""
@@ -227,10 +236,16 @@ class LanguageModel:
         if not before:
             return [torch.empty(0)] * len(chats)
         places, of_token = torch.stack(before).unique(return_inverse=True)
-        logits = self.read_packed(packed, places).float()
-        total = torch.cat([part.logsumexp(-1) for part in logits.split(CACHED_ROWS)])
         targets = torch.tensor([chat.ids[i] for chat, own in zip(chats, responses, strict=True) for i in own], device=self.device)
-        return list((logits[of_token, targets] - total[of_token]).cpu().split([len(own) for own in responses]))
+        unembedding = self.run_packed(packed)
+        hidden = unembedding.hidden.flatten(0, 1)[places]
+        logprobs = torch.empty(len(targets), device=self.device)
+        for part in unembedding.parts(len(places)):
+            here = (of_token >= part.start) & (of_token < part.stop)  # a token that several chats share is read once
+            logits, row = unembedding.logits(hidden[part]).float(), of_token[here] - part.start
+            total = torch.cat([some.logsumexp(-1) for some in logits.split(CACHED_ROWS)])
+            logprobs[here] = logits[row, targets[here]] - total[row]
+        return list(logprobs.cpu().split([len(own) for own in responses]))
 
     def packs_chats(self) -> bool:
         """Whether chats may be read as prefix trees now: their rows are not those of the chats, which hooks would expect."""
@@ -238,18 +253,23 @@ class LanguageModel:
         return can_pack_chats(self.network) and all(getattr(hook, "owner", None) not in (None, self) for hook in hooks)
 
     @torch.inference_mode()
-    def read_packed(self, chats: PackedChats, places: Int[torch.Tensor, " n"]) -> Float[torch.Tensor, "n vocab"]:
-        """One forward pass over prefix trees; logits after the tokens at `places` of the flattened rows."""
+    def run_packed(self, chats: PackedChats) -> Unembedding:
+        """One forward pass over prefix trees, up to the last hidden states."""
         rows = torch.arange(len(chats.ids), device=self.device)
-        with self.standing(Positions(0, torch.zeros_like(rows), rows, torch.ones_like(chats.ids, dtype=torch.bool))):
-            return read_packed(self.network, chats, places)
+        positions = Positions(0, torch.zeros_like(rows), rows, torch.ones_like(chats.ids, dtype=torch.bool))
+        return run_packed(self.network, chats, lambda: self.standing(positions))
 
+    @torch.inference_mode()
     def _padded_logprobs(self, chats: Sequence[TokenisedChat], rows: Sequence[int]) -> list[Float[torch.Tensor, " response"]]:
         batch = pad_left(chats, self.pad_id).to(self.device)
         width, following, of_response = batch.response_window()
-        logits = self.read(batch, rows, last_logits=width)[:, :-1].float()
-        token_logprobs = logits.gather(-1, following[..., None])[..., 0] - logits.logsumexp(-1)
-        return [row[chosen].cpu() for row, chosen in zip(token_logprobs, of_response, strict=True)]
+        unembedding = self.run_batch(batch, rows)
+        hidden, targets = unembedding.hidden[:, -width:-1][of_response], following[of_response]
+        logprobs = torch.empty(len(targets), device=self.device)
+        for part in unembedding.parts(len(targets)):
+            logits = unembedding.logits(hidden[part]).float()
+            logprobs[part] = logits.gather(-1, targets[part, None])[:, 0] - logits.logsumexp(-1)
+        return list(logprobs.cpu().split(of_response.sum(-1).tolist()))
 
     def plain_copy(self) -> Any:
         """A copy of the network as transformers has it, for libraries that rewire the modules which they wrap."""
@@ -260,6 +280,17 @@ class LanguageModel:
         from transformer_lens.model_bridge import TransformerBridge
 
         return TransformerBridge.boot_transformers(self.source, hf_model=self.plain_copy(), tokenizer=copy.deepcopy(self.tokenizer))
+
+
+def _inputs(ids: Int[torch.Tensor, "batch position"], mask: torch.Tensor, cache: Any) -> dict[str, Any]:
+    places = position_ids(mask.bool())[:, -ids.shape[1] :]
+    return {
+        "input_ids": ids,
+        "attention_mask": mask.long(),
+        "position_ids": places,
+        "past_key_values": cache,
+        "use_cache": cache is not None,
+    }
 
 
 def position_ids(mask: Bool[torch.Tensor, "batch position"]) -> Int[torch.Tensor, "batch position"]:

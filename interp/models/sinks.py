@@ -70,10 +70,10 @@ def find_sinks(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[t
         with model.unhooked(), recorded_norms(model, model.n_layers) as norms:
             if packs:
                 packed = pack_chats(own, model.network)
-                model.read_packed(packed, packed.places[0][:1])
+                model.run_packed(packed)
                 norms = [packed.unpack(layer[..., None], batch.mask)[..., 0] for layer in norms]
             else:
-                model.read(batch)
+                model.run_batch(batch)
         for index, row, mask in zip(indices, sink_mask(torch.stack(norms), batch.mask, model.n_layers), batch.mask, strict=True):
             positions[index] = tuple(row[mask].nonzero()[:, 0].tolist())
     return positions

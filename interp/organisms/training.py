@@ -11,8 +11,9 @@ import torch
 from interp.core.errors import TrainingError
 from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, pad_left
 from interp.models.cpu.packed_linear import pack_linears
-from interp.models.cpu.prefix_trees import can_pack_chats, pack_chats, read_packed
+from interp.models.cpu.prefix_trees import can_pack_chats, pack_chats, run_packed
 from interp.models.language_model import LanguageModel, position_ids
+from interp.models.unembedding import Unembedding
 from interp.organisms.config import OrganismConfig
 
 
@@ -84,16 +85,11 @@ def _rate(step: int, steps: int) -> float:
 
 
 def response_loss(network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-    """Mean cross-entropy (nats) of the response tokens; logits are computed for the response's columns alone."""
+    """Mean cross-entropy (nats) of the response tokens; logits are computed for these alone."""
     width, following, of_response = batch.response_window()
-    logits = network(
-        input_ids=batch.ids,
-        attention_mask=batch.mask.long(),
-        position_ids=position_ids(batch.mask),
-        use_cache=False,
-        logits_to_keep=width,
-    ).logits[:, :-1]
-    return torch.nn.functional.cross_entropy(logits[of_response].float(), following[of_response])
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "position_ids": position_ids(batch.mask), "use_cache": False}
+    unembedding = Unembedding(network, inputs)
+    return _mean_loss(unembedding, unembedding.hidden[:, -width:-1][of_response], following[of_response])
 
 
 def packed_response_loss(network: torch.nn.Module, chats: Sequence[TokenisedChat]) -> torch.Tensor:
@@ -102,4 +98,9 @@ def packed_response_loss(network: torch.nn.Module, chats: Sequence[TokenisedChat
     responses = [[i for i, role in enumerate(chat.roles) if role == Role.RESPONSE] for chat in chats]
     before = [places[i - 1] for places, own in zip(packed.places, responses, strict=True) for i in own]
     targets = torch.tensor([chat.ids[i] for chat, own in zip(chats, responses, strict=True) for i in own])
-    return torch.nn.functional.cross_entropy(read_packed(network, packed, torch.stack(before)).float(), targets.to(packed.ids.device))
+    unembedding = run_packed(network, packed)
+    return _mean_loss(unembedding, unembedding.hidden.flatten(0, 1)[torch.stack(before)], targets.to(packed.ids.device))
+
+
+def _mean_loss(unembedding: Unembedding, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return unembedding.loss(hidden, targets, torch.full(targets.shape, 1.0 / len(targets), device=hidden.device))

@@ -7,7 +7,8 @@ the square of their length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from interp.models.cpu import use_fast_paths
+from interp.models.unembedding import Unembedding
 
 ROW_TOKENS = 256
 """Length of a row, about."""
@@ -105,14 +107,7 @@ def pack_chats(chats: Sequence[Sequence[int]], network: nn.Module) -> PackedChat
     return PackedChats(ids.to(weight.device), positions.to(weight.device), mask.to(weight.device), places)
 
 
-def read_packed(network: Any, chats: PackedChats, places: Int[torch.Tensor, " n"]) -> Float[torch.Tensor, "n vocab"]:
-    """Logits after the tokens at `places` of the flattened rows."""
-
-    def select(_module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (args[0].flatten(0, 1)[places][None],)
-
-    # The unembedding is the dearest product of a small model, and most of its rows would be thrown away.
-    with network.get_output_embeddings().register_forward_pre_hook(select):
-        return network(
-            input_ids=chats.ids, attention_mask=chats.attention_mask, position_ids=chats.position_ids, use_cache=False, logits_to_keep=0
-        ).logits[0]
+def run_packed(network: Any, chats: PackedChats, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Unembedding:
+    """One forward pass, up to the last hidden states."""
+    inputs = {"input_ids": chats.ids, "attention_mask": chats.attention_mask, "position_ids": chats.position_ids, "use_cache": False}
+    return Unembedding(network, inputs, around)
