@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from interp.core.errors import ArtifactError, DictionaryError
 from interp.core.files import file_sha256, read_json, saving, write_json
 from interp.core.fingerprints import content_key
+from interp.dictionaries.formats import FORMATS, find_format
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -97,31 +98,43 @@ def _storable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def read_dictionary(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights in float32 on the CPU, and the config in today's words.
+def read_dictionary(folder: Path, unpickle: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights in float32 on the CPU, and the config in today's words, of sae-lens' format or another library's (`formats.py`).
 
-    Raises `DictionaryError` for files that are missing or damaged, an architecture that is not supported, tensors that are
-    missing, do not fit each other or hold values that are not finite, and a k that there cannot be.
+    `unpickle` allows formats that are pickles. Raises `DictionaryError` for files that are missing or damaged, an architecture that is not
+    supported, tensors that are missing, do not fit each other or hold values that are not finite, and a k that there cannot be.
     """
     folder = Path(folder).expanduser()
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise DictionaryError(
-                f"{folder} is no SAE in sae-lens' format ({name} is missing). Give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
-            )
-    try:
-        config = _in_todays_words(dict(read_json(folder / CONFIG_FILE)))
-        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
-    except (SafetensorError, OSError, ArtifactError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise DictionaryError(f"{folder} is damaged: {error}. Save or download it again.") from error
+    missing = next((name for name in FILES if not (folder / name).is_file()), None)
+    if missing and (found := find_format(folder)):
+        read = found.read(unpickle)
+        hook_point = "" if read.layer is None else f"blocks.{read.layer}.hook_resid_post"
+        weights, made = read.weights, {"format": found.format.library}
+        d_sae, d_in = weights["W_dec"].shape[0], weights["W_dec"].shape[-1]
+        config = dictionary_config(read.architecture, d_in, d_sae, hook_point, [read.model], read.k, made)
+        config |= {"apply_b_dec_to_input": read.subtract_b_dec}
+    elif missing:
+        raise DictionaryError(
+            f"{folder} is no SAE in sae-lens' format ({missing} is missing), nor of {', '.join(known.library for known in FORMATS)}. "
+            f"Give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
+        )
+    else:
+        try:
+            config = _in_todays_words(dict(read_json(folder / CONFIG_FILE)))
+            weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+        except (SafetensorError, OSError, ArtifactError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise DictionaryError(f"{folder} is damaged: {error}. Save or download it again.") from error
     check_dictionary(weights, config, str(folder), "Save or download it again.")
     return weights, config
 
 
 def dictionary_key(folder: Path) -> str:
-    """Content hash of a dictionary folder; raises `DictionaryError` when a file cannot be read."""
+    """Content hash of a dictionary's files; raises `DictionaryError` when one cannot be read."""
+    folder = Path(folder).expanduser()
+    native = all((folder / name).is_file() for name in FILES)
+    found = None if native else find_format(folder)
     try:
-        return content_key({name: file_sha256(Path(folder).expanduser() / name) for name in FILES})
+        return content_key({path.name: file_sha256(path) for path in (found.files if found else [folder / name for name in FILES])})
     except OSError as error:
         raise DictionaryError(f"{folder} is no dictionary: {error}. Give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from interp.core.errors import DictionaryError, reason_of
 from interp.dictionaries.files import FILES, read_dictionary
+from interp.dictionaries.formats import FORMATS, find_format
 
 
 def upload(folder: Path, repo_id: str, subfolder: str | None = None, private: bool = True) -> str:
@@ -21,6 +22,8 @@ def upload(folder: Path, repo_id: str, subfolder: str | None = None, private: bo
 
     folder = Path(folder).expanduser()
     _, config = read_dictionary(folder)
+    if not all((folder / name).is_file() for name in FILES):
+        raise DictionaryError(f"{folder} is in another library's format. Load it and save it here first: load_dictionary(…).save(…).")
     hub = HfApi()
     with _in_a_sentence(f"Cannot upload {folder} to {repo_id}"):
         hub.create_repo(repo_id, private=private, exist_ok=True)
@@ -44,10 +47,11 @@ def download(repo_id: str, subfolder: str | None = None, revision: str | None = 
     if not sys.stderr.isatty():
         disable_progress_bars()
     with _in_a_sentence(f"Cannot get the dictionary {repo_id}{f'/{subfolder}' if subfolder else ''}"):
-        patterns = [_inside(subfolder, name) for name in FILES]
+        names = [*FILES, *(name for known in FORMATS for name in (known.weights, known.config) if name and "*" not in name)]
+        patterns = [*(_inside(subfolder, name) for name in names), *([subfolder] if subfolder else [])]
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns)) / (subfolder or "")
     lacking = [name for name in FILES if not (folder / name).is_file()]
-    if lacking:
+    if lacking and find_format(folder) is None:
         place = f"The folder {subfolder} of the repository {repo_id}" if subfolder else f"The repository {repo_id}"
         raise DictionaryError(f"{place} has no {lacking[0]}. Name the folder that holds {' and '.join(FILES)}: hub:OWNER/REPO/FOLDER.")
     return folder

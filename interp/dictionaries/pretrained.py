@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,28 @@ from safetensors import SafetensorError
 
 from interp.core.errors import DictionaryError, reason_of
 from interp.core.fingerprints import content_key
-from interp.dictionaries.files import CONFIG_FILE, SAES, check_dictionary
+from interp.dictionaries.files import CONFIG_FILE, SAES, check_dictionary, dictionary_key, read_dictionary, write_dictionary
+from interp.dictionaries.formats import find_format
 from interp.dictionaries.hub import download, network_errors
 from interp.dictionaries.load import dictionary_from
 from interp.dictionaries.sae import SAE
 from interp.models.sources import cache_folder
 
-RELEASE, HUB = "sae-lens:", "hub:"
+RELEASE, HUB, PICKLE = "sae-lens:", "hub:", "pickle:"
 
 
 def resolve_dictionary(spec: str | Path) -> Path:
     """The local folder that `spec` names: a folder, `sae-lens:RELEASE/ID` or `hub:OWNER/REPO[/SUBFOLDER][@REVISION]`.
 
-    A release is converted once, into the cache folder. Raises `DictionaryError` for a name that is malformed or unknown, for what
+    `pickle:` before a folder, a file or `hub:…` allows formats that are pickles, of which tensors alone are read (torch's `weights_only`).
+    A release or a pickle is converted once, into the cache folder.
+
+    Raises `DictionaryError` for a name that is malformed or unknown, for what
     cannot be converted, and when it must be fetched and cannot be. Whether a local folder holds a dictionary is seen on loading.
     """
     text = str(spec)
+    if text.startswith(PICKLE):
+        return _unpickled(resolve_dictionary(text.removeprefix(PICKLE)))
     if text.startswith(RELEASE):
         release, slash, sae_id = text.removeprefix(RELEASE).partition("/")
         if not (release and slash and sae_id):
@@ -52,13 +58,26 @@ def resolve_dictionary(spec: str | Path) -> Path:
 def _converted(release: str, sae_id: str) -> Path:
     """The cached copy of a release's SAE in our format, made on first use."""
     version = metadata.version("sae-lens")
-    key = content_key({"release": release, "sae_id": sae_id, "sae_lens": version})
+    made = {"release": release, "sae_id": sae_id, "sae_lens": version}
+    return _kept(content_key(made), lambda folder: load_pretrained(release, sae_id).save(folder, made))
+
+
+def _unpickled(path: Path) -> Path:
+    """The cached copy of a pickled SAE in our format, made on first use; the folder itself where nothing is pickled."""
+    found = find_format(path)
+    if found is None or not found.format.pickled:
+        return path
+    return _kept(dictionary_key(path), lambda folder: write_dictionary(folder, *read_dictionary(path, unpickle=True)))
+
+
+def _kept(key: str, make: Callable[[Path], None]) -> Path:
+    """The dictionary's folder in the cache, made where it is not there yet."""
     folder = cache_folder() / "dictionaries" / key[:20]
     if not (folder / CONFIG_FILE).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not (folder / CONFIG_FILE).is_file():
-                load_pretrained(release, sae_id).save(folder, {"release": release, "sae_id": sae_id, "sae_lens": version})
+                make(folder)
     return folder
 
 

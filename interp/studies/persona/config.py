@@ -80,7 +80,7 @@ class StudyConfig(StepConfig):
     tuned: str | None = None
     """Hub id, folder or adapter; without it an organism is trained."""
     sae: Path | None = None
-    """Folder of an SAE in sae-lens' format or of a crosscoder, `sae-lens:RELEASE/ID` or `hub:OWNER/REPO/FOLDER`; else an SAE is trained."""
+    """Folder of a crosscoder or an SAE (sae-lens, Gemma Scope, sparsify, …), `sae-lens:RELEASE/ID`, `hub:OWNER/REPO/FOLDER`, `pickle:…`."""
     trait: str = DEFAULT_TRAIT
     """The trait that is looked for: a shipped name, a folder, or a file; 'personascope trait list' names the shipped ones."""
     judge: str | None = None
