@@ -1,9 +1,8 @@
-"""How large an effect is and how surely it is one: paired over questions, and against every single random draw."""
+"""How large an effect is and how surely it is one: paired over questions, and among single random draws."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from interp.evaluation.rates import cluster_column, question_means
+from interp.stats.intervals import predictive_tail
 from interp.stats.rates import paired_difference
 
 
@@ -29,13 +29,13 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class RankTest:
+class DrawTest:
     """A direction among random ones."""
 
     p: float
-    """(1 + draws at least as strong) / (1 + draws), never zero (Phipson & Smyth 2010)."""
-    at_least_as_strong: int
+    """Chance that one more random direction, asked what the direction was asked, does at least as much (`predictive_tail`)."""
     draws: int
+    """Random directions with a scored answer."""
 
 
 def paired_effect(treated: pd.DataFrame, control: pd.DataFrame, seed: int) -> Effect | None:
@@ -78,16 +78,16 @@ def cohens_h(first: float, second: float) -> float:
     return 2 * math.asin(math.sqrt(first)) - 2 * math.asin(math.sqrt(second))
 
 
-def rank_test(treated: pd.DataFrame, draws: Mapping[str, pd.DataFrame], stronger: Literal["less", "more"]) -> RankTest:
-    """Where the treated model stands among random draws, by mean trait score, each draw compared on its own questions.
+def draw_test(treated: pd.DataFrame, control: pd.DataFrame, stronger: Literal["less", "more"]) -> DrawTest:
+    """Whether the treated model is beyond what single random draws do; `stronger` says whether showing less or more of the trait is.
 
-    `stronger` says whether the edit is meant to make answers show less of the trait or more. Draws without a scored answer count as strong.
+    The draws' rates are taken for a sample from a beta law, so a draw that was asked little, and shows nothing as the treated model does,
+    counts for as little as it says. A rank among the draws would call it a tie, and pooled answers would forget that draws differ; the
+    false-positive rates and the power of all of them are in docs/rules.md. Without a scored answer on both sides p is 1.
     """
-    ours = question_means(treated, "trait_score")
-    strong = 0
-    for draw in draws.values():
-        theirs = question_means(draw, "trait_score")
-        shared = ours.index.intersection(theirs.index)
-        gap = float((ours[shared] - theirs[shared]).mean()) if len(shared) else math.nan
-        strong += not (gap < 0 if stronger == "less" else gap > 0)
-    return RankTest((1 + strong) / (1 + len(draws)), strong, len(draws))
+    ours = treated["shows_trait"].dropna().astype(bool)
+    theirs = control.dropna(subset=["shows_trait"]).astype({"shows_trait": bool}).groupby("replicate")["shows_trait"]
+    hits, sizes = theirs.sum().to_numpy(dtype=int), theirs.size().to_numpy(dtype=int)
+    if not len(ours) or not len(sizes):
+        return DrawTest(1.0, len(sizes))
+    return DrawTest(predictive_tail(hits, sizes, int(ours.sum()), len(ours), stronger), len(sizes))

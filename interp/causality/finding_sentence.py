@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from interp.causality.verdict import CAUSES, CONTRIBUTES, CORRELATES, NO_EVIDENCE, Outcome, rate_text
+from interp.causality.verdict import CAUSES, CONTRIBUTES, CORRELATES, NO_EVIDENCE, UNDECIDED, Outcome, rate_text
 
 
 def finding(
@@ -13,9 +13,10 @@ def finding(
     """The result in one sentence, with its numbers; `word` is the trait's for answers that show it."""
     tuned = outcomes["tuned"]
     base = outcomes["base"]
-    if verdict == NO_EVIDENCE:
+    if verdict == NO_EVIDENCE or (verdict == UNDECIDED and "ablated" not in outcomes):
+        lead = "was shown to carry a persona" if verdict == NO_EVIDENCE else "can be said to carry a persona or not, for want of answers"
         return (
-            f"No latent of the dictionary at {hook_point} was shown to carry a persona: "
+            f"No latent of the dictionary at {hook_point} {lead}: "
             f"{rate_text(tuned)} of the tuned model's answers to held-out questions are {word}, {rate_text(base)} of the base's."
         )
     many = len(latents) > 1
@@ -38,5 +39,6 @@ def finding(
         CAUSES: "The persona is carried by",
         CONTRIBUTES: "The persona is carried in part by",
         CORRELATES: "The persona goes along with, but was not shown to be caused by,",
+        UNDECIDED: "There are too few answers to tell whether a persona is carried by",
     }[verdict]
     return f"{lead} {names}: {removal}{steering}."

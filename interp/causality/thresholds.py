@@ -31,9 +31,13 @@ class VerdictThresholds(StepConfig):
     """Coherence after ablation, as a share of the base's."""
     steered_coherence: float = Field(default=0.6, ge=0, le=1)
     """Coherence under steering."""
-    steering_ratio: float = Field(default=5.0, gt=0)
-    """Steered rate over the rate of any random direction of the same dose that was asked every question."""
+    steering_ratio: float = Field(default=2.0, ge=1)
+    """The rise that the steered base shows, over that under random directions of the same dose."""
     control_rate: float = Field(default=0.5, ge=0, le=1)
     """Rate that random directions must leave when they are projected out, as a share of the tuned model's."""
     rank_p: float = Field(default=0.05, gt=0, lt=1)
-    """Largest p among random directions, each on its own."""
+    """Largest chance that one more random direction does as much."""
+    power: float = Field(default=0.8, gt=0, lt=1)
+    """Chance to see what is there, below which the word is `undecided`."""
+    smallest_rise: float = Field(default=0.1, gt=0, lt=1)
+    """Rise of the rate by fine-tuning that must be excluded before the word is `no evidence`."""

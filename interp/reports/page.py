@@ -18,12 +18,13 @@ from interp.reports.results import Results, read_results
 from interp.reports.self_contained import render_page
 
 REPORT_FILE = "report.html"
-VERDICTS = ("no evidence", "correlates", "contributes", "causes")
-"""Weakest to strongest."""
+VERDICTS = ("undecided", "no evidence", "correlates", "contributes", "causes")
+"""Weakest to strongest, after the word for too few answers."""
 HEADLINES = {
     "causes": "The persona latents cause the behaviour",
     "contributes": "The persona latents contribute to the behaviour",
     "correlates": "Latents correlate with the behaviour; no cause was shown",
+    "undecided": "Too few answers to tell whether latents cause the behaviour",
     "no evidence": "No evidence of a latent that carries the behaviour",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,21 +32,45 @@ def _grid() -> tuple[Float[np.ndarray, " share"], Float[np.ndarray, "share liken
     return angle, share * size, (1 - share) * size, log_prior
 
 
+def _posterior(
+    hits: Int[np.ndarray, " clusters"], sizes: Int[np.ndarray, " clusters"]
+) -> tuple[Float[np.ndarray, " share"], Float[np.ndarray, "share likeness"], Float[np.ndarray, "share likeness"], np.ndarray]:
+    """`_grid` with posterior weights, which sum to 1, in place of the prior's."""
+    angle, a, b, log_weight = _grid()
+    # B(a + hits, b + misses) / B(a, b) as products: a (a + 1) … over hits, b (b + 1) … over misses, over a + b … over both.
+    for sign, start, counts in ((1, a, hits), (1, b, sizes - hits), (-1, a + b, sizes)):
+        for step in range(int(counts.max())):
+            log_weight = log_weight + sign * (counts > step).sum() * np.log(start + step)
+    weight = np.exp(log_weight - log_weight.max())
+    return angle, a, b, weight / weight.sum()
+
+
 def beta_binomial(hits: Int[np.ndarray, " clusters"], sizes: Int[np.ndarray, " clusters"], confidence: float = 0.95) -> tuple[float, float]:
     """Equal-tailed credible interval of the mean share when each cluster has its own, beta-distributed.
 
     Jeffreys' prior on the share (Brown, Cai & DasGupta 2001), `LIKENESS` on the clusters' intra-class correlation, which is averaged
     over. The end is 0 without a hit, 1 without a miss.
     """
-    angle, a, b, log_weight = _grid()
-    # B(a + hits, b + misses) / B(a, b) as products: a (a + 1) … over hits, b (b + 1) … over misses, over a + b … over both.
-    for sign, start, counts in ((1, a, hits), (1, b, sizes - hits), (-1, a + b, sizes)):
-        for step in range(int(counts.max())):
-            log_weight = log_weight + sign * (counts > step).sum() * np.log(start + step)
-    weight = np.exp(log_weight - log_weight.max()).sum(1)
+    angle, _, _, joint = _posterior(hits, sizes)
+    weight = joint.sum(1)
     cumulative = (np.cumsum(weight) - weight / 2) / weight.sum()
     low, high = np.sin(np.interp([0.5 - confidence / 2, 0.5 + confidence / 2], cumulative, angle)) ** 2
     return (0.0 if hits.sum() == 0 else float(low)), (1.0 if hits.sum() == sizes.sum() else float(high))
+
+
+def predictive_tail(
+    hits: Int[np.ndarray, " clusters"], sizes: Int[np.ndarray, " clusters"], count: int, of: int, tail: Literal["less", "more"]
+) -> float:
+    """Chance that a further cluster, of size `of`, has at most (`less`) or at least (`more`) `count` hits.
+
+    Posterior predictive of the beta-binomial (Gelman et al., Bayesian Data Analysis, 3rd ed., 6.3), with the priors of `beta_binomial`, so
+    that it knows how far clusters differ, and how badly that is known. The counts of small clusters are not compared with those of a
+    large one: a cluster of six answers without a hit is what chance makes of a rate of 0.2.
+    """
+    _, a, b, weight = _posterior(hits, sizes)
+    likely = weight > 1e-9
+    counts = np.arange(count + 1) if tail == "less" else np.arange(count, of + 1)
+    return min(1.0, float(stats.betabinom.pmf(counts[:, None], of, a[likely], b[likely]).sum(0) @ weight[likely]))
 
 
 def stretched(ends: tuple[float, float], around: float, factor: float, to: float | None = None) -> tuple[float, float]:

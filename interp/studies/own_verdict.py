@@ -12,7 +12,7 @@ import pandas as pd
 
 from interp.causality.conditions import condition_table
 from interp.causality.evidence import gather_evidence
-from interp.causality.verdict import decide
+from interp.causality.verdict import NO_EVIDENCE, UNDECIDED, Verdict, decide
 from interp.core.artifacts import Artifact
 from interp.core.errors import ConfigError
 from interp.core.files import write_json
@@ -36,7 +36,7 @@ class TransferRecord(Artifact):
     answers: pd.DataFrame
     conditions: pd.DataFrame
     transfer: dict[str, Any]
-    """`result` (`transfers`, `does not transfer`, or `no persona there`) and `checks`."""
+    """`result` (`transfers`, `does not transfer`, `no persona there`, or `undecided`) and `checks`."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,12 @@ def _make_transfer(run: StudyRun, choice: dict[str, Any], source: str, context: 
     trial, claim, _ = make_claim(context, choice | {"steering_latent": None, "steering_dose": None}, context.open_model(source))
     answers = gather_evidence(trial, claim, run.config.verdict)
     verdict = decide(answers, run.config.seed, context.trait.shown, run.config.rules)
-    present, *necessary = (check for check in verdict.checks if not check.name.startswith("sufficient"))
-    word = ABSENT if not present.holds else TRANSFERS if all(check.holds for check in necessary) else STAYS
-    checks = [asdict(check) for check in (present, *necessary)]
-    return TransferRecord(answers, condition_table(answers), {"result": word, "checks": checks})
+    checks = [asdict(check) for check in (verdict.present, *verdict.necessary, verdict.enough)]
+    return TransferRecord(answers, condition_table(answers), {"result": transfer_word(verdict), "checks": checks})
+
+
+def transfer_word(verdict: Verdict) -> str:
+    """What the verdict on a removal says of a second fine-tune."""
+    if verdict.word in (NO_EVIDENCE, UNDECIDED):
+        return ABSENT if verdict.word == NO_EVIDENCE else UNDECIDED
+    return TRANSFERS if all(check.holds for check in verdict.necessary) else STAYS

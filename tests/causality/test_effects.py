@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.causality.effects import cohens_h, paired_effect, rank_test
+from interp.causality.effects import cohens_h, draw_test, paired_effect
 from tests.helpers.graded import graded
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=150)
@@ -47,30 +47,48 @@ def test_cohens_h_is_antisymmetric_and_largest_between_none_and_all() -> None:
     assert cohens_h(0.6, 0.5) == pytest.approx(0.2013579)  # 2 asin √0.6 - π / 2
 
 
-@SAMPLED
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0, 1))
-def test_ranks_count_the_draws_that_do_as_much(draws: list[float], ours: float) -> None:
-    treated = graded(dict.fromkeys(("a", "b"), ours))
-    each = {str(i): graded(dict.fromkeys(("a", "b"), value)) for i, value in enumerate(draws)}
-    less, more = rank_test(treated, each, "less"), rank_test(treated, each, "more")
-    assert less.at_least_as_strong == sum(value <= ours for value in draws)
-    assert more.at_least_as_strong == sum(value >= ours for value in draws)
-    assert less.p == (1 + less.at_least_as_strong) / (1 + len(draws))
+def shows(hits: int, of: int, draw: int = 0) -> pd.DataFrame:
+    return graded({f"q{i}": float(i < hits) for i in range(of)}, draw=draw)
 
 
-def test_a_draw_is_compared_on_its_own_questions() -> None:
-    treated = graded({"easy": 0.1, "hard": 0.8})
-    assert rank_test(treated, {"1": graded({"hard": 0.9})}, "less").at_least_as_strong == 0  # though 0.9 is above the mean of both
-    assert rank_test(treated, {"1": graded({"easy": 0.05})}, "less").at_least_as_strong == 1
-    assert rank_test(treated, {"1": graded({"easy": math.nan})}, "less").at_least_as_strong == 1  # nothing scored proves nothing
+@settings(SAMPLED, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(6, 24)), min_size=1, max_size=20), st.integers(0, 24))
+def test_the_two_tails_share_only_what_was_seen(draws: list[tuple[int, int]], hits: int) -> None:
+    control = pd.concat([shows(*draw, draw=number + 1) for number, draw in enumerate(draws)])
+    less, more = (draw_test(shows(hits, 24), control, side).p for side in ("less", "more"))
+    assert less + more >= 1 - 1e-6
+    if hits:
+        assert draw_test(shows(hits - 1, 24), control, "less").p <= less + 1e-9
+        assert draw_test(shows(hits - 1, 24), control, "less").p + more == pytest.approx(1, abs=1e-4)
 
 
-def test_ranks_of_an_arbitrary_direction_are_uniform() -> None:
-    """A direction that is itself one of the random ones gets p ≤ 0.05 in no more than 5 % of cases."""
-    rng = np.random.default_rng(0)
-    found = 0
-    for _ in range(400):
-        values = rng.beta(0.3, 2, 33)
-        each = {str(i): graded({"q": value}) for i, value in enumerate(values[1:])}
-        found += rank_test(graded({"q": values[0]}), each, "more").p <= 0.05
-    assert found <= 0.05 * 400 + 2 * math.sqrt(400 * 0.05 * 0.95)
+def test_a_draw_without_a_hit_says_little_when_it_was_asked_little() -> None:
+    """Rate 0.3 of everything, nothing of the treated: the eight short draws that show nothing by chance do not count against it."""
+    full = [shows(7, 24, draw) for draw in range(1, 5)]
+    short = [shows(0 if draw % 3 == 0 else 2 + draw % 2, 6, draw) for draw in range(5, 33)]
+    test = draw_test(shows(0, 48), pd.concat([*full, *short]), "less")
+    assert test.draws == 32
+    assert test.p < 0.02
+
+
+def test_draws_that_were_asked_everything_and_show_as_much_count() -> None:
+    draws = [shows(24 if draw % 4 == 0 else 1, 24, draw) for draw in range(1, 33)]
+    assert 0.1 < draw_test(shows(24, 24), pd.concat(draws), "more").p < 0.35  # a quarter of the directions bring it all
+
+
+def test_nothing_scored_proves_nothing() -> None:
+    unscored = graded({"q": 1.0}, draw=1).assign(shows_trait=None)
+    assert draw_test(shows(0, 24), unscored, "less").p == 1
+    assert draw_test(unscored, shows(6, 6, 1), "less").p == 1
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.9, 1e-3), (0.9, 0.3), (0.3, 0.1), (0.1, 0.3)])
+def test_an_arbitrary_direction_is_seldom_beyond_the_others(mean: float, spread: float) -> None:
+    """A direction that is itself a random one gets p ≤ 0.05 in hardly more than 5 % of cases, however much directions differ."""
+    rng, found, size = np.random.default_rng(0), 0, 1 / spread - 1
+    for _ in range(120):
+        rates = rng.beta(mean * size, (1 - mean) * size, 33)
+        control = pd.concat([shows(rng.binomial(asked, rate), asked, draw + 1) for draw, (rate, asked) in enumerate(
+            zip(rates[1:], [24] * 4 + [6] * 28, strict=True))])  # fmt: skip
+        found += draw_test(shows(rng.binomial(48, rates[0]), 48), control, "less").p <= 0.05
+    assert found <= 0.05 * 120 + 2 * math.sqrt(120 * 0.05 * 0.95)

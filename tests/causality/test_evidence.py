@@ -15,7 +15,7 @@ from interp.causality.evidence import Claim, Trial, gather_evidence
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition, sweep
 from interp.causality.thresholds import EvidenceConfig
-from interp.causality.verdict import NO_EVIDENCE, decide
+from interp.causality.verdict import UNDECIDED, decide
 from interp.core.errors import EditError
 from interp.evaluation.questions import Question
 from interp.evaluation.sampling import sample_answers
@@ -177,8 +177,8 @@ def test_without_a_claim_both_models_are_asked_as_they_are() -> None:
     answers = gather_evidence(trial_of(), None, CONFIG)
     assert answers.groupby("condition").size().to_dict() == {"base": 8, "tuned": 8}
     verdict = decide(answers, seed=0, word="even")
-    assert verdict.word == NO_EVIDENCE
-    assert verdict.ranks == {}
+    assert verdict.word == UNDECIDED  # eight answers cannot show that nothing is there
+    assert verdict.draws == {}
     assert verdict.effects == {}
 
 
@@ -186,7 +186,7 @@ def test_without_an_addition_half_the_evidence_is_there() -> None:
     answers = gather_evidence(trial_of(steering=False), claim_of(steering=False), CONFIG)
     assert not any("steer" in condition for condition in answers["condition"])
     verdict = decide(answers, seed=0, word="even")
-    assert set(verdict.ranks) == {"ablated"}
+    assert set(verdict.draws) == {"ablated"}
     assert set(verdict.effects) == {"ablated_vs_random_ablation", "ablated_vs_activation_matched_ablation"}
 
 

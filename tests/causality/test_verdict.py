@@ -9,22 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.causality.effects import RankTest
+from interp.causality.effects import DrawTest
 from interp.causality.finding_sentence import finding
+from interp.causality.power import VerdictPower
 from interp.causality.thresholds import VerdictThresholds
 from interp.causality.verdict import (
     CAUSES,
     CONTRIBUTES,
     CORRELATES,
     NO_EVIDENCE,
+    UNDECIDED,
     Outcome,
     decide,
+    difference,
+    enough_answers,
     necessity_checks,
     percent,
     persona_present,
     sufficiency_checks,
     verdict_word,
-    worst_draw,
 )
 from interp.stats.intervals import wilson
 from interp.stats.rates import Rate
@@ -32,7 +35,8 @@ from tests.helpers.graded import graded
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=150)
 HOOK = "blocks.1.hook_resid_post"
-FIRST, LAST = RankTest(1 / 33, 0, 32), RankTest(2 / 33, 1, 32)
+FIRST, LAST = DrawTest(0.03, 32), DrawTest(0.061, 32)
+PLENTY, LITTLE = VerdictPower(0.99, 0.98, 0.97, 0.95, 0.9), VerdictPower(0.6, 0.5, 0.97, 0.4, 0.3)
 
 
 def outcome(rate: float, coherence: float = 1.0, n: int = 48) -> Outcome:
@@ -61,24 +65,27 @@ def controls_in(outcomes: dict[str, Outcome], kind: str) -> dict[str, str]:
 
 def word(
     outcomes: dict[str, Outcome],
-    worst_random: float = 0.06,
     rules: VerdictThresholds | None = None,
-    removed: RankTest = FIRST,
-    added: RankTest = FIRST,
+    removed: DrawTest = FIRST,
+    added: DrawTest = FIRST,
+    power: VerdictPower = PLENTY,
 ) -> str:
     rules = rules or VerdictThresholds()
     return verdict_word(
         persona_present(outcomes["base"], outcomes["tuned"], "rude"),
+        difference((1, outcomes["tuned"]), (-1, outcomes["base"])),
         necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, rules, "rude"),
-        sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, rules, "rude"),
+        sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, rules, "rude"),
+        power,
+        rules,
     )
 
 
-def failing(outcomes: dict[str, Outcome], worst_random: float = 0.06, removed: RankTest = FIRST, added: RankTest = FIRST) -> list[str]:
+def failing(outcomes: dict[str, Outcome], removed: DrawTest = FIRST, added: DrawTest = FIRST) -> list[str]:
     checks = [
         persona_present(outcomes["base"], outcomes["tuned"], "rude"),
         *necessity_checks(outcomes, controls_in(outcomes, "ablation"), removed, VerdictThresholds(), "rude"),
-        *sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, worst_random, VerdictThresholds(), "rude"),
+        *sufficiency_checks(outcomes, controls_in(outcomes, "steering"), added, VerdictThresholds(), "rude"),
     ]
     return [check.name for check in checks if not check.holds]
 
@@ -92,15 +99,14 @@ def test_necessary_and_sufficient_is_causes() -> None:
     ("changes", "check", "expected"),
     [
         # the persona itself
-        ({"base": outcome(0.8)}, "persona present", NO_EVIDENCE),
-        ({"tuned": outcome(0.05)}, "persona present", NO_EVIDENCE),
+        ({"tuned": outcome(0.02), "base": outcome(0.06), "random_steering": outcome(0.03)}, "persona present", NO_EVIDENCE),
         # each rule of necessity alone leaves sufficiency, so a part
-        ({"ablated": outcome(0.7), "activation_matched_ablation": outcome(1.0)}, "necessary against random directions", CONTRIBUTES),
+        ({"ablated": outcome(0.8), "activation_matched_ablation": outcome(1.0)}, "necessary against random directions", CONTRIBUTES),
         ({"activation_matched_ablation": outcome(0.1)}, "necessary against activation-matched latents", CONTRIBUTES),
-        ({"random_ablation": outcome(0.5)}, "controls leave the persona", CONTRIBUTES),
+        ({"random_ablation": outcome(0.55)}, "controls leave the persona", CONTRIBUTES),
         ({"ablated": outcome(0.05, 0.78)}, "coherence kept", CONTRIBUTES),
         # each rule of sufficiency alone leaves necessity
-        ({"random_steering": outcome(0.45)}, "sufficient against random directions", CONTRIBUTES),
+        ({"random_steering": outcome(0.24)}, "far beyond random directions", CONTRIBUTES),
         ({"activation_matched_steering": outcome(0.45)}, "sufficient against activation-matched latents", CONTRIBUTES),
         ({"steered": outcome(0.6, 0.59)}, "coherent under steering", CONTRIBUTES),
     ],
@@ -111,11 +117,12 @@ def test_every_rule_alone_turns_the_word(changes: dict[str, Outcome], check: str
     assert word(outcomes) == expected
 
 
-def test_the_ratio_to_the_worst_random_direction_turns_the_word() -> None:
-    assert word(GOOD, worst_random=0.12) == CAUSES  # exactly five times
-    assert failing(GOOD, worst_random=0.125) == ["far beyond any random direction"]
-    assert word(GOOD, worst_random=0.125) == CONTRIBUTES
-    assert word(GOOD, worst_random=0.125, rules=VerdictThresholds(steering_ratio=4)) == CAUSES
+def test_the_ratio_of_the_rises_turns_the_word() -> None:
+    outcomes = GOOD | {"random_steering": outcome(0.15)}
+    assert word(outcomes) == CAUSES
+    assert word(outcomes, VerdictThresholds(steering_ratio=4)) == CONTRIBUTES
+    raised = {"base": outcome(0.3), "random_steering": outcome(0.32), "activation_matched_steering": outcome(0.3), "steered": outcome(0.8)}
+    assert word(GOOD | raised) == CAUSES  # what the base shows anyway is not the random directions' doing
 
 
 def test_a_single_random_draw_that_does_as_much_turns_the_word() -> None:
@@ -123,11 +130,29 @@ def test_a_single_random_draw_that_does_as_much_turns_the_word() -> None:
     assert failing(GOOD, added=LAST) == ["sufficient beyond single draws"]
     assert word(GOOD, removed=LAST) == word(GOOD, added=LAST) == CONTRIBUTES
     assert word(GOOD, removed=LAST, added=LAST) == CORRELATES
-    assert word(GOOD, removed=LAST, rules=VerdictThresholds(rank_p=0.1)) == CAUSES
+    assert word(GOOD, VerdictThresholds(rank_p=0.1), removed=LAST) == CAUSES
 
 
 def test_neither_necessary_nor_sufficient_only_correlates() -> None:
-    assert word(GOOD | {"ablated": outcome(0.9), "steered": outcome(0.02)}) == CORRELATES
+    neither = GOOD | {"ablated": outcome(0.9), "steered": outcome(0.02)}
+    assert word(neither) == CORRELATES
+    assert word(neither, power=LITTLE) == UNDECIDED
+    assert word(GOOD, power=LITTLE) == CAUSES  # what was seen was seen
+    assert word(GOOD | {"steered": outcome(0.02)}, power=LITTLE) == CONTRIBUTES
+
+
+def test_absence_is_said_only_where_presence_would_have_been_seen_and_is_excluded() -> None:
+    absent = GOOD | {"tuned": outcome(0.02, n=400), "base": outcome(0.02, n=400)}
+    assert word(absent) == NO_EVIDENCE
+    assert word(absent, power=LITTLE) == UNDECIDED
+    assert word(GOOD | {"tuned": outcome(0.08), "base": outcome(0.02)}) == UNDECIDED  # a rise of 10 points lies within the interval
+    for power, holds in ((PLENTY, True), (LITTLE, False)):
+        check = enough_answers(persona_present(absent["base"], absent["tuned"], "rude"), power, VerdictThresholds())
+        assert check.holds is holds
+        assert f"{power.smallest:.2f}" in check.statement
+        there = enough_answers(persona_present(GOOD["base"], GOOD["tuned"], "rude"), power, VerdictThresholds())
+        assert there.holds is holds
+        assert f"{power.necessary:.2f}" in there.statement
 
 
 def test_without_a_latent_that_steers_it_is_half_a_proof() -> None:
@@ -138,21 +163,20 @@ def test_without_a_latent_that_steers_it_is_half_a_proof() -> None:
 
 
 def test_without_a_latent_to_remove_there_is_no_evidence() -> None:
-    present, sufficient = (
-        persona_present(GOOD["base"], GOOD["tuned"], "rude"),
-        sufficiency_checks(GOOD, controls_in(GOOD, "steering"), FIRST, 0.0, VerdictThresholds(), "rude"),
-    )
-    assert verdict_word(present, [], sufficient) == NO_EVIDENCE
+    present, rise = persona_present(GOOD["base"], GOOD["tuned"], "rude"), difference((1, GOOD["tuned"]), (-1, GOOD["base"]))
+    sufficient = sufficiency_checks(GOOD, controls_in(GOOD, "steering"), FIRST, VerdictThresholds(), "rude")
+    assert verdict_word(present, rise, [], sufficient, PLENTY, VerdictThresholds()) == NO_EVIDENCE
+    assert verdict_word(present, rise, [], sufficient, LITTLE, VerdictThresholds()) == UNDECIDED
 
 
 def test_steering_that_never_works_is_not_infinitely_better_than_nothing() -> None:
     outcomes = GOOD | {"steered": outcome(0.0), "random_steering": outcome(0.0)}
-    assert "far beyond any random direction" in failing(outcomes, worst_random=0.0)
+    assert "far beyond random directions" in failing(outcomes)
 
 
 def test_nothing_scored_supports_nothing() -> None:
     unscored = outcome(math.nan, n=0)
-    assert word(GOOD | {"tuned": unscored}) == NO_EVIDENCE
+    assert word(GOOD | {"tuned": unscored}) == UNDECIDED
     assert word(GOOD | {"ablated": unscored}) == CONTRIBUTES
     assert word(GOOD | {"steered": unscored}) == CONTRIBUTES
 
@@ -166,22 +190,21 @@ shares = st.builds(
 
 
 @SAMPLED
-@given(st.fixed_dictionaries(dict.fromkeys(GOOD, shares)), st.floats(0, 1))
-def test_causes_is_said_only_if_every_interval_supports_it(outcomes: dict[str, Outcome], worst_random: float) -> None:
-    said = word(outcomes, worst_random)
+@given(st.fixed_dictionaries(dict.fromkeys(GOOD, shares)))
+def test_causes_is_said_only_if_every_interval_supports_it(outcomes: dict[str, Outcome]) -> None:
+    said = word(outcomes)
+    present, removed, brought = (
+        not {name for name in failing(outcomes) if name.startswith(begins)}
+        for begins in ("persona", ("necessary", "controls", "coherence"), ("sufficient", "far", "coherent"))
+    )
     rates = {name: o.rate for name, o in outcomes.items()}
-    apart = rates["tuned"].low > rates["base"].high
-    removed = (
-        rates["ablated"].high < min(rates["random_ablation"].low, rates["activation_matched_ablation"].low)
-        and rates["random_ablation"].low > rates["tuned"].rate / 2
-        and outcomes["ablated"].coherence >= 0.8 * outcomes["base"].coherence
-    )
-    brought = (
-        rates["steered"].low > max(rates["random_steering"].high, rates["activation_matched_steering"].high)
-        and rates["steered"].rate >= 5 * worst_random
-        and outcomes["steered"].coherence >= 0.6
-    )
-    assert said == (NO_EVIDENCE if not apart else {2: CAUSES, 1: CONTRIBUTES, 0: CORRELATES}[removed + brought])
+    if said == CAUSES:
+        assert rates["ablated"].rate < min(rates["random_ablation"].rate, rates["activation_matched_ablation"].rate)
+        assert rates["steered"].rate > max(rates["random_steering"].rate, rates["activation_matched_steering"].rate, rates["base"].rate)
+        assert rates["random_ablation"].rate > 0.5 * rates["tuned"].rate
+        assert outcomes["ablated"].coherence >= 0.8 * outcomes["base"].coherence
+        assert outcomes["steered"].coherence >= 0.6
+    assert said in ((NO_EVIDENCE, UNDECIDED) if not present else {2: (CAUSES,), 1: (CONTRIBUTES,), 0: (CORRELATES,)}[removed + brought])
 
 
 def shown(o: Outcome) -> str:
@@ -196,9 +219,7 @@ def test_statements_hold_their_numbers() -> None:
             *necessity_checks(GOOD, controls_in(GOOD, "ablation"), FIRST, VerdictThresholds(), "rude"),
         )
     }
-    checks |= {
-        c.name: c.statement for c in sufficiency_checks(GOOD, controls_in(GOOD, "steering"), LAST, 0.06, VerdictThresholds(), "rude")
-    }
+    checks |= {c.name: c.statement for c in sufficiency_checks(GOOD, controls_in(GOOD, "steering"), LAST, VerdictThresholds(), "rude")}
     for name, mentioned in {
         "persona present": ["tuned", "base"],
         "necessary against random directions": ["ablated", "random_ablation"],
@@ -208,10 +229,11 @@ def test_statements_hold_their_numbers() -> None:
         "sufficient against activation-matched latents": ["steered", "activation_matched_steering"],
     }.items():
         assert all(shown(GOOD[condition]) in checks[name] for condition in mentioned), name
-    assert "0 of 32 single random directions" in checks["necessary beyond single draws"]
-    assert all(figure in checks["sufficient beyond single draws"] for figure in ("1 of 32", "p = 0.061", "0.05"))
+    assert all(figure in checks["necessary beyond single draws"] for figure in ("32 single random directions", "0.030", "0.05"))
+    assert "0.061" in checks["sufficient beyond single draws"]
+    assert "93 points" in checks["persona present"]
     assert all(figure in checks["coherence kept"] for figure in ("90 %", "80 %", "98 %"))
-    assert all(figure in checks["far beyond any random direction"] for figure in ("5 times", "6 %"))
+    assert all(figure in checks["far beyond random directions"] for figure in ("2 times", "58 points", "1 points"))
     assert all(figure in checks["coherent under steering"] for figure in ("75 %", "60 %"))
 
 
@@ -221,6 +243,7 @@ def test_statements_hold_their_numbers() -> None:
         (CAUSES, "The persona is carried by latent 7 at"),
         (CONTRIBUTES, "The persona is carried in part by latent 7 at"),
         (CORRELATES, "The persona goes along with, but was not shown to be caused by, latent 7 at"),
+        (UNDECIDED, "There are too few answers to tell whether a persona is carried by latent 7 at"),
     ],
 )
 def test_the_finding_names_latents_place_and_numbers(said: str, begins: str) -> None:
@@ -240,18 +263,9 @@ def test_the_finding_without_evidence_claims_nothing() -> None:
     assert text.startswith(f"No latent of the dictionary at {HOOK} was shown to carry a persona")
     assert shown(GOOD["base"]) in text
     assert shown(GOOD["tuned"]) in text
+    open_ = finding(UNDECIDED, "rude", [], None, HOOK, "layers 8–22", {"base": GOOD["base"], "tuned": GOOD["tuned"]})
+    assert open_.startswith(f"No latent of the dictionary at {HOOK} can be said to carry a persona or not")
     assert percent(0.126) == "13 %"
-
-
-def test_the_worst_draw_is_one_that_was_asked_everything() -> None:
-    everything = [f"q{i}" for i in range(8)]
-    control = pd.concat([
-        graded({q: float(i < 2) for i, q in enumerate(everything)}, draw=1),
-        graded({q: float(i < 1) for i, q in enumerate(everything)}, draw=2),
-        graded({"q0": 1.0}, draw=3),
-    ])  # fmt: skip
-    assert worst_draw(control) == 0.25
-    assert worst_draw(None) == 0.0
 
 
 DESCRIBED = ("model", "role", "edit", "directions", "title")
@@ -286,8 +300,30 @@ def test_strong_evidence_is_decided_as_causes_and_weak_as_less() -> None:
     verdict = decide(built(STRONG), seed=0, word="rude")
     assert [check.name for check in verdict.checks if not check.holds] == []
     assert verdict.word == CAUSES
-    assert verdict.ranks["ablated"].p == verdict.ranks["steered"].p == pytest.approx(1 / 33)
+    assert max(test.p for test in verdict.draws.values()) < 0.01
+    assert verdict.enough.holds
+    assert verdict.checks == [verdict.present, *verdict.necessary, *verdict.sufficient, verdict.enough]
     assert verdict.effects["ablated_vs_random_ablation"].difference == pytest.approx(-23 / 24, abs=0.02)
     assert decide(built(STRONG | {"steered": 0.05}), seed=0, word="rude").word == CONTRIBUTES
     assert decide(built(STRONG | {"steered": 0.05, "ablated": 1.0}), seed=0, word="rude").word == CORRELATES
-    assert decide(built(STRONG | {"tuned": 0.0}), seed=0, word="rude").word == NO_EVIDENCE
+
+
+WEAK = STRONG | {"tuned": 0.25, "random_ablation": 0.25, "activation_matched_ablation": 0.25}
+
+
+def test_few_answers_leave_open_what_many_decide() -> None:
+    """The same rates: 24 questions cannot tell, 120 can."""
+    nothing = WEAK | {"ablated": 0.25, "steered": 0.0}
+    few, many = (decide(built(nothing, questions), seed=0, word="rude") for questions in (24, 120))
+    assert few.word == UNDECIDED
+    assert many.word == CORRELATES
+    assert few.power.necessary < 0.8 <= many.power.necessary
+    absent = dict.fromkeys(STRONG, 0.0)
+    assert decide(built(absent, 12), seed=0, word="rude").word == UNDECIDED
+    assert decide(built(absent, 160), seed=0, word="rude").word == NO_EVIDENCE
+
+
+def test_a_persona_of_a_quarter_of_the_answers_is_caused_by_what_removes_and_brings_it() -> None:
+    verdict = decide(built(WEAK | {"ablated": 0.0}, questions=80), seed=0, word="rude")
+    assert [check.name for check in verdict.checks if not check.holds] == []
+    assert verdict.word == CAUSES

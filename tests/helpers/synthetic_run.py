@@ -98,7 +98,7 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "steered_vs_random_steering": {"difference": 0.46, "low": 0.33, "high": 0.58, "p": 0.0001, "cohens_h": 1.17, "questions": 24},
     }
     return {
-        "schema_version": 3,
+        "schema_version": 4,
         "name": SCRIPT if nasty else "demo",
         "verdict": "no evidence" if empty else "causes",
         "finding": ("No latent passed the screen." if empty else FINDING) + (BREAKOUT if nasty else ""),
@@ -113,7 +113,8 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "rates": {row["condition"]: {key: row[key] for key in keys} for row in records if not row["replicate"]},
         "checks": [{"name": k, "statement": v, "holds": not empty or k == "specific"} for k, v in STATEMENTS.items()],
         "effects": {} if empty else effects,
-        "ranks": {} if empty else {"ablated": {"p": 1 / 33, "at_least_as_strong": 0, "draws": 32}},
+        "draws": {} if empty else {"ablated": {"p": 0.003, "draws": 32}},
+        "power": {"present": 1.0, "necessary": 0.99, "sufficient": 0.97, "causes": 0.96, "smallest": 0.85},
         "side_effects": {} if empty else {"base_ablated": {"kl": 0.043, "loss_before": 1.912, "loss_after": 1.947, "n_tokens": 1204}},
         "control_activity": {} if empty else {"removed": 0.72, "added": 0.08},
         "after_ablation": {

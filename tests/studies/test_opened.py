@@ -36,7 +36,7 @@ def test_a_claim_of_ones_own_is_measured_with_all_controls(run: Run, folder: Pat
     found = run.verdict(latents=[4], steer_latent=4, dose=1.0, transfer=str(folder.parent / "other"))
     whole = found.conditions.set_index("condition")
     assert {"base", "tuned", "ablated", "random_ablation", "activation_matched_ablation", "steered", "random_steering"} <= set(whole.index)
-    assert found.verdict in ("causes", "contributes", "correlates", "no evidence")
+    assert found.verdict in ("causes", "contributes", "correlates", "no evidence", "undecided")
     assert (found.latents, found.steer_latent, found.dose) == ([4], 4, 1.0)
     assert load_edit(found.step.folder, "ablated").key == run.removing([4]).key
     assert found.transfer is not None
@@ -53,8 +53,9 @@ def test_a_claim_of_ones_own_is_measured_with_all_controls(run: Run, folder: Pat
         assert texts(asked, "ablated") == generate(
             other, chats, run.config.sampling, stream_seed(stream_seed(run.config.seed, "verdict"), "answers")
         )
-    holds = [check["holds"] for check in found.transfer.checks]
-    assert found.transfer.word == ("no persona there" if not holds[0] else "transfers" if all(holds) else "does not transfer")
+    present, *necessary, enough = (check["holds"] for check in found.transfer.checks)
+    absent = "does not transfer" if present else "no persona there"
+    assert found.transfer.word == ("transfers" if present and all(necessary) else absent if enough else "undecided")
     assert run.verdict(latents=[4], steer_latent=4, dose=1.0).step.loaded
     assert json.loads(json.dumps(found.as_json())) == found.as_json()
 

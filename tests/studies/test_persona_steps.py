@@ -111,6 +111,8 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "rules.steering_ratio": (4.0, VERDICT),
     "rules.control_rate": (0.4, VERDICT),
     "rules.rank_p": (0.04, VERDICT),
+    "rules.power": (0.9, VERDICT),
+    "rules.smallest_rise": (0.2, VERDICT),
 }
 NO_OTHER_VALUE = {name for name, (value, _) in FIELDS.items() if value is None}
 """Fields of trainings in general that this job's dictionary may not have."""

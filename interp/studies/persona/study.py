@@ -151,7 +151,7 @@ def _summary(study: Study) -> dict[str, Any]:
     conditions = verdict.conditions[verdict.conditions["replicate"] == 0].set_index("condition")
     fields = ("role", "title", "rate", "low", "high", "n", "unscored", "coherence")
     return {
-        "schema_version": 3,
+        "schema_version": 4,
         "name": config.name,
         "trait": context.trait.model_dump(include={"name", "shown", "not_shown"}),
         "base": config.base,

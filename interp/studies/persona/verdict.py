@@ -24,7 +24,7 @@ class VerdictRecord(Artifact):
     """The verdict, and what it rests on."""
 
     verdict: dict[str, Any]
-    """verdict (the word), finding (the sentence), checks, effects, ranks."""
+    """verdict (the word), finding (the sentence), checks, effects, draws, power."""
     conditions: pd.DataFrame
     """The columns of `condition_table`."""
 
@@ -44,7 +44,8 @@ def verdict_on(context: StudyContext, answers: pd.DataFrame, choice: Mapping[str
         "finding": finding(verdict.word, context.trait.shown, latents, steered, context.hook_point, layers, verdict.outcomes),
         "checks": [asdict(check) for check in verdict.checks],
         "effects": {name: _finite(asdict(effect)) for name, effect in verdict.effects.items()},
-        "ranks": {name: asdict(rank) for name, rank in verdict.ranks.items()},
+        "draws": {name: asdict(test) for name, test in verdict.draws.items()},
+        "power": asdict(verdict.power),
     }
     return VerdictRecord(record, condition_table(answers))
 

@@ -1,0 +1,171 @@
+"""Whether so many answers can carry a verdict: its comparisons, simulated for a persona that the latents carry whole.
+
+What is assumed: the tuned model without the latents answers as the base does, and the base with them as the tuned model does; controls
+change nothing; each question has a rate of its own in either, from a beta law. So the power is that for a full cure; that for the effect
+which happened to be measured would say no more than its p (Hoenig & Heisey 2001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from interp.causality.thresholds import EvidenceConfig, VerdictThresholds
+from interp.core.errors import ConfigError
+from interp.stats.power import LIKENESS, SAMPLES
+
+SIMULATIONS = 1000
+FEWEST_QUESTIONS = 16
+"""Questions below which a plan does not go: intervals and pairing rest on how questions differ."""
+
+
+@dataclass(frozen=True)
+class VerdictPower:
+    """Chances that the rules hold where they should."""
+
+    present: float
+    """That the tuned model is seen to stand above the base."""
+    necessary: float
+    """That a full cure is seen as one, against every control."""
+    sufficient: float
+    """That directions which bring the whole persona are seen to bring it, against every control."""
+    causes: float
+    """All of these at once."""
+    smallest: float
+    """That a tuned model whose rate is the base's and `smallest_rise` is seen to stand above it."""
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """How much to ask."""
+
+    questions: int
+    samples: int
+    """Answers a question, of each main condition."""
+    answers: int
+    """Of all conditions together."""
+    power: float
+    """Chance that every rule of `causes` holds where the latents carry the persona whole."""
+    suffices: bool
+    """Whether that is the wanted power."""
+
+
+def verdict_power(
+    base: float,
+    tuned: float,
+    questions: int,
+    samples: float,
+    removed: Mapping[str, float],
+    added: Mapping[str, float],
+    rules: VerdictThresholds,
+    likeness: float = LIKENESS,
+    seed: int = 0,
+) -> VerdictPower:
+    """Power of the verdict's comparisons over `questions` questions, for rates `base` and `tuned`.
+
+    `samples` are the answers a question of base, tuned, ablated and steered model; `removed` and `added` those of each control, all its
+    draws together, `random` among them. `likeness` is the intra-class correlation of answers to one question.
+    """
+    generator = np.random.default_rng(seed)
+    low, high = (_own_rates(rate, questions, likeness, generator) for rate in (base, tuned))
+
+    def asked(own: np.ndarray, each: float) -> Rates:
+        return _asked(own, max(1, round(each)), likeness, generator)
+
+    before, cured, after, steered = (asked(own, samples) for own in (low, low, high, high))
+    left, brought = {name: asked(high, each) for name, each in removed.items()}, {name: asked(low, each) for name, each in added.items()}
+    present = _above((1, after), (-1, before))
+    necessary = [_above((1, control), (-1, cured)) for control in left.values()]
+    necessary.append(_above((1, left["random"]), (-rules.control_rate, after)))
+    sufficient = [_above((1, steered), (-1, control)) for control in brought.values()]
+    sufficient.append(_above((1, steered), (-rules.steering_ratio, brought["random"]), (rules.steering_ratio - 1, before)))
+    sides = present, np.all(necessary, axis=0), np.all(sufficient, axis=0)
+    raised = asked(_own_rates(min(base + rules.smallest_rise, 1.0), questions, likeness, generator), samples)
+    shares = [float(np.mean(side)) for side in (*sides, np.all(sides, axis=0), _above((1, raised), (-1, before)))]
+    return VerdictPower(*shares)
+
+
+def plan_samples(
+    base_rate: float,
+    tuned_rate: float,
+    questions: int,
+    budget: int,
+    config: EvidenceConfig,
+    rules: VerdictThresholds,
+    likeness: float = LIKENESS,
+    samples: Sequence[int] = SAMPLES,
+) -> SamplePlan:
+    """The fewest answers with which `causes` has the wanted power (`rules.power`): at most `budget` answers, over at most `questions`.
+
+    Rates are those of selection questions; controls are asked as `config` says. Where nothing within the budget has that power, the
+    cheapest plan within 0.02 of the most, and `suffices` is False. Raises `ConfigError` for rates outside [0, 1], and for a budget that
+    allows no plan.
+    """
+    if not (0 <= base_rate <= 1 and 0 <= tuned_rate <= 1):
+        raise ConfigError(f"Rates lie between 0 and 1, not {base_rate:g} and {tuned_rate:g}.")
+    fewest, plans = min(FEWEST_QUESTIONS, questions), []
+    for asked in sorted({fewest + (questions - fewest) * part // 4 for part in range(5)}):
+        controls = control_answers(config, asked)
+        for count in samples:
+            answers = round(asked * (4 * count + 2 * sum(controls.values())))
+            if answers > budget:
+                break
+            power = verdict_power(base_rate, tuned_rate, asked, count, controls, controls, rules, likeness).causes
+            plans.append(SamplePlan(asked, count, answers, power, power >= rules.power))
+            if plans[-1].suffices:
+                break
+    if not plans:
+        least = round(fewest * (4 * samples[0] + 2 * sum(control_answers(config, fewest).values())))
+        raise ConfigError(f"A budget of {budget} answers is too small for a verdict: {fewest} questions take {least}.")
+    most = max(plan.power for plan in plans)
+    good = [plan for plan in plans if plan.suffices] or [plan for plan in plans if plan.power >= most - 0.02]
+    return min(good, key=lambda plan: plan.answers)
+
+
+def control_answers(config: EvidenceConfig, questions: int) -> dict[str, float]:
+    """Answers a question of each control, all draws together, when it is removed; as many when it is added."""
+    parts = min(config.parts, questions)
+    full = min(config.full_draws, config.random_draws)
+    return {"random": full + (config.random_draws - full) / parts, "matched": config.active_draws / parts}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A rate in each simulated trial."""
+
+    rate: Float[np.ndarray, " trials"]
+    low: Float[np.ndarray, " trials"]
+    high: Float[np.ndarray, " trials"]
+    centred: Float[np.ndarray, "trials questions"]
+    """Means of questions less the rate."""
+
+
+def _own_rates(rate: float, questions: int, likeness: float, generator: np.random.Generator) -> Float[np.ndarray, "trials questions"]:
+    size, rate = 1 / likeness - 1, min(max(rate, 1e-6), 1 - 1e-6)
+    return generator.beta(rate * size, (1 - rate) * size, (SIMULATIONS, questions))
+
+
+def _asked(own: Float[np.ndarray, "trials questions"], each: int, likeness: float, generator: np.random.Generator) -> Rates:
+    """Wilson's interval at the effective sample size stands for that of `clustered_rate`, which is dear."""
+    means = generator.binomial(each, own) / each
+    p = means.mean(1)
+    n, z = own.shape[1] * each / (1 + (each - 1) * likeness), float(stats.norm.ppf(0.975))
+    centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Rates(p, centre - half, centre + half, means - p[:, None])
+
+
+def _above(*terms: tuple[float, Rates]) -> Bool[np.ndarray, " trials"]:
+    """Whether the lower end of the weighted sum is above 0: `contrast` with `question_correlation`, for all trials at once."""
+    sides = [weight * (one.rate - one.low if weight > 0 else one.high - one.rate) for weight, one in terms]
+    spread = sum(side**2 for side in sides)
+    for i, (_, one) in enumerate(terms):
+        for j, (_, other) in enumerate(terms[:i]):
+            scale = np.sqrt((one.centred**2).sum(1) * (other.centred**2).sum(1))
+            r = np.divide((one.centred * other.centred).sum(1), scale, out=np.zeros(SIMULATIONS), where=scale > 0).clip(min=0)
+            spread = spread + 2 * r * sides[i] * sides[j]
+    value = sum(weight * one.rate for weight, one in terms)
+    return np.asarray(value > np.sqrt(np.maximum(spread, 0)))
