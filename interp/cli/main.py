@@ -16,7 +16,7 @@ import click
 from interp import __version__
 from interp.cli.generated import Group
 from interp.cli.generated import SettingsCommand as Command
-from interp.core.errors import EditWarning, PersonascopeError, reason_of
+from interp.core.errors import EditWarning, ModelWarning, PersonascopeError, reason_of
 
 STUDY = "interp.studies.persona.config:StudyConfig"
 EDITS = "interp.studies.steering_config"
@@ -155,7 +155,8 @@ def plain_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries mean to change is nothing to the user
         for ours in OURS:
             warnings.filterwarnings("always", module=ours)
-        warnings.filterwarnings("always", category=EditWarning)
+        for kind in (EditWarning, ModelWarning):
+            warnings.filterwarnings("always", category=kind)
         warnings.showwarning = show
         yield
 

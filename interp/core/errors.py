@@ -43,6 +43,10 @@ class TrainingError(PersonascopeError):
     """Training that diverged or cannot start."""
 
 
+class ModelWarning(UserWarning):
+    """A model used in a way that it was not made for."""
+
+
 class EditWarning(UserWarning):
     """An edit that saw tokens and changed none of them."""
 

@@ -82,7 +82,8 @@ class PersonascopeAPI(ModelAPI):
         **model_args: Any,
     ) -> None:
         """Opens the model. Raises `PersonascopeError` for one that cannot be opened, and for options that are not there."""
-        from interp.studies.answering import TORCH, Answerer, context_tokens
+        from interp.models.limits import context_tokens
+        from interp.studies.answering import TORCH, Answerer
         from interp.studies.opened import open_subject, run_and_model
 
         super().__init__(model_name, None, None, [], config)
@@ -97,7 +98,7 @@ class PersonascopeAPI(ModelAPI):
             model, edit = self.subject.open()
         # Inspect's cache goes by name and address of a model; the name alone would find answers of an earlier run in that folder.
         self.base_url = f"personascope:{content_key([self.subject.identity, given.model_dump()])[:16]}"
-        self.longest = min(LONGEST_ANSWER, context_tokens(model) // 2)
+        self.longest = min(LONGEST_ANSWER, context_tokens(model.network) // 2)
         self.asked: Counter[str] = Counter()
         self.answerer = Answerer(model, edit, given.batch_rows)
 

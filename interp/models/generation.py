@@ -19,8 +19,11 @@ from interp.models.chat_format import Answer
 from interp.models.chats import Chat, TokenisedChat, batches_by_length, pad_left
 from interp.models.cpu import CACHED_ROWS
 from interp.models.language_model import LanguageModel, Positions
+from interp.models.limits import check_room, no_numbers
 from interp.models.sampling import SamplingConfig
 
+NO_TOKEN = -1
+"""Drawn where logits are no numbers."""
 ROUNDING = 1e-3
 """How much less likely (nats) than `min_p` asks a token may be when candidates are taken, before the weights decide."""
 
@@ -32,10 +35,11 @@ class _Rows:
     index: Int[torch.Tensor, " batch"]
     mask: Int[torch.Tensor, "batch position"]
     response_start: Int[torch.Tensor, " batch"]
-    tokens: Int[torch.Tensor, " batch"]
+    unread: Int[torch.Tensor, "batch unread"]
+    """Last tokens, which the cache does not hold: one, or without a cache the whole row."""
 
     def select(self, keep: torch.Tensor) -> _Rows:
-        return _Rows(self.index[keep], self.mask[keep], self.response_start[keep], self.tokens[keep])
+        return _Rows(self.index[keep], self.mask[keep], self.response_start[keep], self.unread[keep])
 
 
 def generate(
@@ -87,22 +91,27 @@ def answers(
 def decode(
     model: LanguageModel, prompts: list[TokenisedChat], indices: list[int], sampling: SamplingConfig, uniforms: torch.Tensor
 ) -> list[list[int]]:
-    """Token ids of the answers of one batch, stop tokens left out."""
-    from transformers import DynamicCache
+    """Token ids of the answers of one batch, stop tokens left out.
 
+    Raises `ModelError` where they would be longer than the model's table of positions, and where logits are not finite.
+    """
     from interp.models.cpu.shared_prompt import shared_attention
 
-    rows, cache = _prefill(model, prompts, indices, DynamicCache(config=model.network.config))
+    check_room(model.network, model.source, max(len(prompt.ids) for prompt in prompts), sampling.max_new_tokens)
+    rows, cache = _prefill(model, prompts, indices)
     written: dict[int, list[int]] = {index: [] for index in indices}
     alive, stop = indices, set(model.stop_ids)
     for step in range(sampling.max_new_tokens):
-        newest = torch.ones_like(rows.mask[:, :1], dtype=torch.bool)
-        positions = Positions(rows.mask.shape[1] - 1, rows.response_start, rows.index, newest)
+        first = rows.mask.shape[1] - rows.unread.shape[1]
+        positions = Positions(first, rows.response_start, rows.index, rows.mask[:, first:].bool())
         with shared_attention(model.network, cache):
-            logits = model.forward(rows.tokens[:, None], rows.mask, positions, cache=cache)[:, -1].float()
-        rows.tokens = draw(logits, sampling, uniforms[rows.index, step])
+            logits = model.forward(rows.unread, rows.mask, positions, cache=cache)[:, -1].float()
+        tokens = draw(logits, sampling, uniforms[rows.index, step])
+        rows.unread = tokens[:, None] if cache is not None else torch.cat([rows.unread, tokens[:, None]], dim=1)
         rows.mask = torch.cat([rows.mask, torch.ones_like(rows.mask[:, :1])], dim=1)
-        drawn = rows.tokens.tolist()  # the only wait for the device in a step
+        drawn = tokens.tolist()  # the only wait for the device in a step
+        if NO_TOKEN in drawn:
+            raise no_numbers(model.source, model.dtype)
         keep = [place for place, token in enumerate(drawn) if token not in stop]
         for place in keep:
             written[alive[place]].append(drawn[place])
@@ -111,28 +120,37 @@ def decode(
         if len(keep) < len(drawn):
             alive, kept = [alive[place] for place in keep], torch.tensor(keep, device=model.device)
             rows = rows.select(kept)
-            cache.batch_select_indices(kept)
+            if cache is not None:
+                cache.reorder_cache(kept)
     return [written[index] for index in indices]
 
 
-def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[int], cache: Any) -> tuple[_Rows, Any]:
+def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[int]) -> tuple[_Rows, Any]:
     """Read all but the last prompt token, once for rows whose prompt (and whose edit of it) is the same.
 
     What all prompts begin with (template, system prompt) is read first and once for every edit of it; the padding of shorter
-    prompts stands after it.
+    prompts stands after it. Nothing is read, and the cache is None, for a network whose state no cache holds.
     """
+    from transformers import DynamicCache
+    from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
     from interp.models.cpu.shared_prompt import SharedPromptCache, can_share
 
+    index = torch.tensor(indices, device=model.device)
+    cache = DynamicCache(config=model.network.config)
+    recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    if not model.network._supports_default_dynamic_cache() or (model.network._is_stateful and not recurrent):
+        batch = pad_left(prompts, model.pad_id).to(model.device)
+        return _Rows(index, batch.mask.long(), batch.response_start, batch.ids), None
     known = model.prompt_signatures or []
     signatures = [known[i] if i < len(known) else None for i in indices]  # the hooks of edited_rows refuse a row too many
     unique, row_of = _distinct([(tuple(p.ids), s) for p, s in zip(prompts, signatures, strict=True)])
     edits, edit_of = _distinct([signatures[row] for row in unique])
-    windowed = any(cache.is_sliding)  # such attention counts columns, so padding inside a row would shorten its window
-    shared = 0 if windowed else _common_prefix([prompts[row].ids for row in unique])
+    counts_columns = recurrent or any(cache.is_sliding)  # so padding inside a row would enter the state, or shorten the window
+    shared = 0 if counts_columns else _common_prefix([prompts[row].ids for row in unique])
     rest = [TokenisedChat(prompts[row].ids[shared:], prompts[row].roles[shared:], prompts[row].n_prompt - shared) for row in unique]
     batch = pad_left(rest, model.pad_id).to(model.device)
     start = batch.response_start + shared
-    index = torch.tensor(indices, device=model.device)
     sinks = _sinks(model, [prompts[row] for row in unique], shared, shared + batch.ids.shape[1]) if model.sinks_wanted else None
     if shared:
         ids = torch.tensor([prompts[0].ids[:shared]] * len(edits), device=model.device)
@@ -140,7 +158,7 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
         everywhere = torch.ones_like(ids, dtype=torch.bool)
         positions = Positions(0, start[edits], index[rows], everywhere, None if sinks is None else sinks[edits, :shared])
         model.run(ids, everywhere, positions, cache=cache)
-        cache.batch_select_indices(torch.tensor(edit_of, device=model.device))
+        cache.reorder_cache(torch.tensor(edit_of, device=model.device))
     mask = torch.cat([torch.ones(len(unique), shared, dtype=torch.long, device=model.device), batch.mask.long()], dim=1)
     if batch.ids.shape[1] > 1:
         positions = Positions(shared, start, index[unique], batch.mask[:, :-1], None if sinks is None else sinks[:, shared:-1])
@@ -149,8 +167,8 @@ def _prefill(model: LanguageModel, prompts: list[TokenisedChat], indices: list[i
     if can_share(model.network, cache, row_of):
         cache = SharedPromptCache(cache, row_of)
     elif len(unique) < len(prompts):
-        cache.batch_select_indices(source)
-    return _Rows(index, mask[source], start[source], batch.ids[source, -1]), cache
+        cache.reorder_cache(source)
+    return _Rows(index, mask[source], start[source], batch.ids[source, -1:]), cache
 
 
 def _sinks(model: LanguageModel, prompts: Sequence[TokenisedChat], shared: int, width: int) -> Bool[torch.Tensor, "prompts width"]:
@@ -179,9 +197,13 @@ def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
 def draw(
     logits: Float[torch.Tensor, "batch vocab"], sampling: SamplingConfig, uniforms: Float[torch.Tensor, " batch"]
 ) -> Int[torch.Tensor, " batch"]:
-    """One token a row by inverting the cumulative distribution at `uniforms`; greedy at temperature 0."""
+    """One token a row by inverting the cumulative distribution at `uniforms`; greedy at temperature 0.
+
+    `NO_TOKEN` where the largest logit is not finite.
+    """
     if sampling.temperature == 0.0:
-        return logits.argmax(-1)
+        largest, likeliest = logits.max(-1)
+        return likeliest.masked_fill(~largest.isfinite(), NO_TOKEN)
     rows = CACHED_ROWS if logits.device.type == "cpu" else max(len(logits), 1)
     return torch.cat([_draw(*part, sampling) for part in zip(logits.split(rows), uniforms.split(rows), strict=True)])
 
@@ -194,7 +216,8 @@ def _draw(
         least = logits.amax(-1, keepdim=True) + sampling.temperature * (math.log(sampling.min_p) - ROUNDING)
         places = pad_sequence([(~(row < bound)).nonzero()[:, 0] for row, bound in zip(logits, least, strict=True)], True, -1)
         logits = logits.gather(-1, places.clamp(min=0)).masked_fill_(places < 0, -torch.inf)
-    weights = (logits - logits.amax(-1, keepdim=True)).div_(sampling.temperature).exp_()  # the likeliest token weighs 1
+    largest = logits.amax(-1, keepdim=True)
+    weights = (logits - largest).div_(sampling.temperature).exp_()  # the likeliest token weighs 1
     if sampling.min_p > 0.0:
         weights.masked_fill_(weights < sampling.min_p, 0.0)
     if sampling.top_p < 1.0:
@@ -204,5 +227,5 @@ def _draw(
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     wanted = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))  # rounding may reach it
-    drawn = torch.searchsorted(cumulative, wanted, right=True)
-    return (drawn if places is None else places.gather(-1, drawn))[:, 0]
+    drawn = torch.searchsorted(cumulative, wanted, right=True).clamp(max=logits.shape[-1] - 1)  # NaN is sorted behind the last
+    return (drawn if places is None else places.gather(-1, drawn)).masked_fill(~largest.isfinite(), NO_TOKEN)[:, 0]

@@ -18,6 +18,7 @@ from interp.models.cpu import CACHED_ROWS
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
 from interp.models.cpu.prefix_trees import PackedChats, can_pack_chats, pack_chats, run_packed
 from interp.models.hook_points import HookPoint, attach, check_site, find_blocks, parse_hook_point
+from interp.models.limits import check_length, check_padding, context_tokens, no_numbers
 from interp.models.sinks import find_sinks
 from interp.models.unembedding import Unembedding
 
@@ -66,6 +67,7 @@ class LanguageModel:
         self.n_layers = len(self.blocks)
         self.d_model = int(network.config.get_text_config().hidden_size)
         """Width of the residual stream."""
+        check_padding(network, source)
         pack_linears(network)
         self.positions: Positions | None = None
         self.prompt_signatures: Sequence[str | None] | None = None
@@ -189,13 +191,13 @@ class LanguageModel:
 
         `ids` come after what `cache` holds, and `mask` `[batch, cached and new]` covers both; hooks read `positions`.
         """
-        with self.standing(self._placed(ids, positions)):
+        with self.standing(self._placed(ids, mask, positions)):
             logits: torch.Tensor = self.network(**_inputs(ids, mask, cache), logits_to_keep=last_logits).logits
         return logits
 
     def run(self, ids: Int[torch.Tensor, "batch position"], mask: torch.Tensor, positions: Positions, cache: Any = None) -> Unembedding:
         """As `forward`, up to the last hidden states: what comes back has them, and computes the logits of those that are asked for."""
-        placed = self._placed(ids, positions)
+        placed = self._placed(ids, mask, positions)
         return Unembedding(self.network, _inputs(ids, mask, cache), lambda: self.standing(placed))
 
     @torch.inference_mode()
@@ -207,13 +209,18 @@ class LanguageModel:
         indices = torch.arange(len(batch.ids)) if rows is None else torch.tensor(list(rows))
         return Positions(0, batch.response_start, indices.to(self.device), batch.mask)
 
-    def _placed(self, ids: Int[torch.Tensor, "batch position"], positions: Positions) -> Positions:
+    def _placed(self, ids: Int[torch.Tensor, "batch position"], mask: torch.Tensor, positions: Positions) -> Positions:
+        if mask.shape[1] > context_tokens(self.network):
+            check_length(self.network, self.source, int(mask.sum(-1).max()))
         if self.sinks_wanted and self.hooks_act and positions.first_column == 0 and positions.sinks is None:
             return self._with_sinks(ids, positions)
         return positions
 
     def logprobs(self, chats: Sequence[Chat | TokenisedChat], rows: int = 32) -> list[Float[torch.Tensor, " response"]]:
-        """Log-probability (nats) of every response token of every chat, on the CPU; `rows` are read together."""
+        """Log-probability (nats) of every response token of every chat, on the CPU; `rows` are read together.
+
+        Raises `ModelError` where they are no numbers.
+        """
         tokenised = [chat if isinstance(chat, TokenisedChat) else self.format.tokenise(chat) for chat in chats]
         result: list[torch.Tensor] = [torch.empty(0)] * len(tokenised)
         if packs := self.packs_chats():
@@ -225,6 +232,8 @@ class LanguageModel:
             own = [tokenised[i] for i in indices]
             read = self._packed_logprobs(own) if packs else self._padded_logprobs(own, indices)
             for index, row in zip(indices, read, strict=True):
+                if row.isnan().any():
+                    raise no_numbers(self.source, self.dtype)
                 result[index] = row
         return result
 
@@ -255,6 +264,7 @@ class LanguageModel:
     @torch.inference_mode()
     def run_packed(self, chats: PackedChats) -> Unembedding:
         """One forward pass over prefix trees, up to the last hidden states."""
+        check_length(self.network, self.source, int(chats.position_ids.max()) + 1)
         rows = torch.arange(len(chats.ids), device=self.device)
         positions = Positions(0, torch.zeros_like(rows), rows, torch.ones_like(chats.ids, dtype=torch.bool))
         return run_packed(self.network, chats, lambda: self.standing(positions))

@@ -19,6 +19,7 @@ from interp.interventions.hooks import edited
 from interp.models.chats import Chat, TokenisedChat, batches_by_length
 from interp.models.generation import decode
 from interp.models.language_model import LanguageModel
+from interp.models.limits import context_tokens
 from interp.models.sampling import SamplingConfig
 
 TORCH = threading.Lock()
@@ -68,7 +69,7 @@ class Answerer:
     def __init__(self, model: LanguageModel, edit: Edit | None, batch_rows: int) -> None:
         """`batch_rows`: rows decoded together at most."""
         self.model, self.edit, self.batch_rows = model, edit, batch_rows
-        self.context = context_tokens(model)
+        self.context = context_tokens(model.network)
         self.waiting: SimpleQueue[Request | None] = SimpleQueue()
         self.thread: threading.Thread | None = None
 
@@ -147,8 +148,3 @@ class Answerer:
             return Answer(text[: min(ends)].strip(), len(ids), "stop")
         full: Literal["max_tokens", "model_length"] = "max_tokens" if limit == request.sampling.max_new_tokens else "model_length"
         return Answer(text.strip(), len(ids), "stop" if len(ids) < limit else full)
-
-
-def context_tokens(model: LanguageModel) -> int:
-    """Tokens that the model can read and write in all, as far as its config says."""
-    return int(getattr(model.network.config.get_text_config(), "max_position_embeddings", None) or 2**31)

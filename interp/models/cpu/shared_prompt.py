@@ -70,10 +70,10 @@ class SharedPromptCache(Cache):
         self.groups = Groups(prompt_of)
         super().__init__(layers=[_SharedPromptLayer(layer, self.groups) for layer in prompts.layers])
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Go on with these rows alone."""
-        self.groups.select(indices.tolist())
-        super().batch_select_indices(indices)
+        self.groups.select(beam_idx.tolist())
+        super().reorder_cache(beam_idx)
 
 
 class _SharedPromptLayer(DynamicLayer):
@@ -104,8 +104,8 @@ class _SharedPromptLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return int(self.prompt_keys.shape[-2]) + self.length
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.keys, self.values = self.keys[indices], self.values[indices]
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self.keys, self.values = self.keys[beam_idx], self.values[beam_idx]
 
 
 def _room(prompt: Float[torch.Tensor, "prompts kv_heads position d"], rows: int) -> Float[torch.Tensor, "rows kv_heads room d"]:
