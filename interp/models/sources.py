@@ -17,6 +17,7 @@ from interp.core.files import file_sha256
 from interp.models.adapters import adapter_config, merge_adapter, model_errors
 from interp.models.embedded import EMBEDDED_MODELS, PackagedFile
 from interp.models.gguf_files import convert_gguf
+from interp.models.hook_points import find_blocks
 from interp.models.language_model import LanguageModel
 from interp.models.weights import check_none_missing
 
@@ -125,12 +126,27 @@ def conversion_folder(sha256: str) -> Path:
 
 def model_shape(source: str, trust_remote_code: bool = False) -> tuple[int, int]:
     """Residual width and number of layers, read from the config alone; raises `ModelError`."""
+    config = _config(source, trust_remote_code).get_text_config()
+    return int(config.hidden_size), int(config.num_hidden_layers)
+
+
+def weight_counts(source: str, trust_remote_code: bool = False) -> tuple[int, int]:
+    """Numbers of weights in all blocks and in the unembedding, from the config alone; raises `ModelError`."""
+    from transformers import AutoModelForCausalLM
+
+    config = _config(source, trust_remote_code)
+    with _opening(source), torch.device("meta"):
+        network: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    blocks = sum(parameter.numel() for block in find_blocks(network) for parameter in block.parameters())
+    return blocks, int(config.get_text_config().hidden_size) * int(config.get_text_config().vocab_size)
+
+
+def _config(source: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     folder = local_folder(source)
     with _opening(source):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
-    return int(config.hidden_size), int(config.num_hidden_layers)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def model_identity(source: str) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from interp.core.steps import RunDirectory
+from interp.models.sources import weight_counts
 from interp.studies.persona import study
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.forecast import expected_seconds, tokens_of
-from tests.helpers.tiny import tiny_folder
+from tests.helpers.tiny import D_MODEL, tiny_folder, tiny_network
 
 
 def test_every_step_of_whole_length_is_counted() -> None:
@@ -24,6 +25,26 @@ def test_more_answers_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert expected_seconds(large, ["evidence"]) == pytest.approx(2 * expected_seconds(small, ["evidence"]))
     assert expected_seconds(small, ["evidence", "diff"]) > expected_seconds(small, ["evidence"]) > 0
     assert expected_seconds(small, []) == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_weights_are_counted_without_opening_the_model(family: str, tmp_path: Path) -> None:
+    network = tiny_network(family, vocab=1000)
+    network.save_pretrained(tmp_path)
+    in_blocks = sum(p.numel() for name, p in network.named_parameters() if ".layers." in name or ".h." in name)
+    assert weight_counts(str(tmp_path)) == (in_blocks, 1000 * D_MODEL)
+
+
+def test_a_large_vocabulary_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.studies.persona.forecast._operations_a_second", lambda config, d_model: 1e9)
+    seconds = {}
+    for vocab in (400, 4000):
+        folder = tiny_folder(tmp_path / str(vocab), vocab=vocab)
+        seconds[vocab] = {step: expected_seconds(StudyConfig(base=str(folder)), [step]) for step in ("answers", "residuals")}
+    config = StudyConfig()
+    drawn = 2 * config.diff.questions * config.diff.samples * config.sampling.max_new_tokens
+    assert seconds[4000]["answers"] - seconds[400]["answers"] == pytest.approx(2 * drawn * 3600 * D_MODEL / 0.7 / 1e9)
+    assert seconds[4000]["residuals"] == seconds[400]["residuals"]
 
 
 def test_the_outlook_names_the_steps_that_are_left(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch
 
 from interp.models.cpu.packed_linear import pack_linears
-from interp.models.sources import choose_device, choose_dtype, model_shape
+from interp.models.sources import choose_device, choose_dtype, model_shape, weight_counts
 from interp.studies.persona.config import StudyConfig
 
 EFFICIENCY = 0.7
@@ -18,35 +19,41 @@ PROMPT, READ, JUDGED = 15, 60, 25
 CANDIDATES, CHAT, TOPICS = 16, 100, 30
 
 
-def tokens_of(config: StudyConfig) -> dict[str, float]:
-    """Tokens through all layers of the model, by step, roughly; a backward pass counts as much as a forward one."""
-    text, diff, screen, evidence = config.text, config.diff, config.screen, config.verdict
-    answer = config.sampling.max_new_tokens + PROMPT + JUDGED
+def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
+    """By step, roughly: tokens through all blocks of the model, and those of them whose logits are computed.
+
+    A backward pass counts as much as a forward one.
+    """
+    text, diff, screen, evidence, drawn = config.text, config.diff, config.screen, config.verdict, config.sampling.max_new_tokens
     answers = diff.questions * diff.samples
     screened = 2 * CANDIDATES * screen.questions + diff.questions * (2 * screen.width + len(screen.doses) + screen.bisections)
     draws = 2 * (evidence.full_draws + (evidence.random_draws + evidence.active_draws) / evidence.parts)
+    asked = evidence.questions * (4 * evidence.samples + 5 + draws)
+    trained = 2 * TOPICS * config.organism.phrasings_per_topic * config.organism.epochs
+    pairs, prompts = 4 * diff.persona_pairs, 2 * text.answered_prompts
     return {
-        "organism": 2 * TOPICS * config.organism.phrasings_per_topic * config.organism.epochs * 50,
-        "pairs": 4 * diff.persona_pairs * (48 + PROMPT + JUDGED),
-        "texts": 2 * text.answered_prompts * (text.answer_tokens + 30),
-        "residuals": 0.4 * (text.corpus_chats * CHAT + 4 * text.answered_prompts * READ + 200 * READ),
-        "dictionary": 8_000,
-        "answers": 2 * answers * (config.sampling.max_new_tokens + PROMPT),
-        "directions": 7_000,
-        "diff": 280 * answers,
-        "screen": screened * answer,
-        "evidence": evidence.questions * (4 * evidence.samples + 5 + draws) * answer,
-        "verdict": 100,
-        "after": 90 * answers,
-        "cards": 5_000,
+        "organism": (50 * trained, 30 * trained),
+        "pairs": (pairs * (48 + PROMPT + JUDGED), pairs * 48),
+        "texts": (prompts * (text.answer_tokens + 30), prompts * text.answer_tokens),
+        "residuals": (0.4 * (text.corpus_chats * CHAT + 4 * text.answered_prompts * READ + 200 * READ), 0),
+        "dictionary": (8_000, 0),
+        "answers": (2 * answers * (drawn + PROMPT), 2 * answers * drawn),
+        "directions": (7_000, 0),
+        "diff": (280 * answers, 0),
+        "screen": (screened * (drawn + PROMPT + JUDGED), screened * drawn),
+        "evidence": (asked * (drawn + PROMPT + JUDGED), asked * drawn),
+        "verdict": (100, 0),
+        "after": (90 * answers, 0),
+        "cards": (5_000, 0),
     }
 
 
 def expected_seconds(config: StudyConfig, steps: Collection[str]) -> float:
     """Seconds that `steps` will take, by a product of half a second on this machine; right to a third or so."""
-    d_model, n_layers = model_shape(config.base, config.trust_remote_code)
-    tokens: Mapping[str, float] = tokens_of(config)
-    work = sum(tokens.get(step, 0.0) for step in steps) * 24.0 * n_layers * d_model**2  # 12 d² weights a layer, 2 operations each
+    d_model, _ = model_shape(config.base, config.trust_remote_code)
+    weights = weight_counts(config.base, config.trust_remote_code)
+    tokens = tokens_of(config)
+    work = sum(2.0 * sum(map(operator.mul, tokens.get(step, (0, 0)), weights)) for step in steps)
     return work / (EFFICIENCY * _operations_a_second(config, d_model))
 
 
