@@ -22,6 +22,7 @@ from interp.core.errors import ArtifactError, DictionaryError
 from interp.core.files import file_sha256, read_json, saving, write_json
 from interp.core.fingerprints import content_key
 from interp.dictionaries.formats import FORMATS, find_format
+from interp.dictionaries.lens_config import honoured, in_todays_words
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -120,12 +121,12 @@ def read_dictionary(folder: Path, unpickle: bool = False) -> tuple[dict[str, tor
         )
     else:
         try:
-            config = _in_todays_words(dict(read_json(folder / CONFIG_FILE)))
+            config = in_todays_words(dict(read_json(folder / CONFIG_FILE)))
             weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
         except (SafetensorError, OSError, ArtifactError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise DictionaryError(f"{folder} is damaged: {error}. Save or download it again.") from error
     check_dictionary(weights, config, str(folder), "Save or download it again.")
-    return weights, config
+    return weights if config["architecture"] in CROSSCODERS else honoured(weights, config, str(folder)), config
 
 
 def dictionary_key(folder: Path) -> str:
@@ -137,21 +138,6 @@ def dictionary_key(folder: Path) -> str:
         return content_key({path.name: file_sha256(path) for path in (found.files if found else [folder / name for name in FILES])})
     except OSError as error:
         raise DictionaryError(f"{folder} is no dictionary: {error}. Give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.") from error
-
-
-def _in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
-    """What sae-lens before 6 named otherwise, and what the format leaves out, filled in with its defaults."""
-    config.setdefault("architecture", "standard")
-    if "topk" in (config.get("activation_fn_str"), config.get("activation_fn")):
-        config |= {"architecture": "topk"} | (config.get("activation_fn_kwargs") or {})
-    metadata = dict(config.get("metadata") or {})
-    for now, before in (("hook_name", ("hook_name", "hook_point")), ("model_name", ("model_name",))):
-        metadata[now] = metadata.get(now) or next((config[name] for name in before if config.get(name)), "")
-    config["metadata"] = metadata
-    config.setdefault("apply_b_dec_to_input", True)
-    if config.get("normalize_activations") in (None, False):
-        config["normalize_activations"] = "none"
-    return config
 
 
 def _check_architecture(architecture: str, what: str) -> None:

@@ -21,11 +21,14 @@ from interp.core.fingerprints import content_key
 from interp.dictionaries.files import CONFIG_FILE, SAES, check_dictionary, dictionary_key, read_dictionary, write_dictionary
 from interp.dictionaries.formats import find_format
 from interp.dictionaries.hub import download, network_errors
+from interp.dictionaries.lens_config import honoured
 from interp.dictionaries.load import dictionary_from
 from interp.dictionaries.sae import SAE
 from interp.models.sources import cache_folder
 
 RELEASE, HUB, PICKLE = "sae-lens:", "hub:", "pickle:"
+SAID_HERE = r"\s*This SAE has non-empty model_from_pretrained_kwargs|norm_scaling_factor not found"
+"""Beginnings of warnings of sae-lens; all others are shown."""
 
 
 def resolve_dictionary(spec: str | Path) -> Path:
@@ -97,8 +100,8 @@ def load_pretrained(release: str, sae_id: str, device: torch.device | str = "cpu
         _check_known(release, known, "sae-lens has no release")
     failures: tuple[type[Exception], ...] = (*network_errors(), KeyError, RuntimeError, SafetensorError)
     try:
-        with warnings.catch_warnings():  # what they warn of is refused below, or said in our own words
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=SAID_HERE)  # what is refused below, or said in our own words
             sae = LensSAE.from_pretrained(release, sae_id, device="cpu")
     except failures as error:
         reason = reason_of(error)
@@ -128,6 +131,7 @@ def from_sae_lens(sae: Any, name: str = "The SAE", device: torch.device | str = 
     weights = {key: tensor.detach().float().to(device) for key, tensor in sae.state_dict().items()}
     check_dictionary(weights, config, name, "Choose another.")
     words = {key: config["metadata"].get(key) or "" for key in ("hook_name", "model_name", "reads")}
+    weights = honoured(weights, config | {"metadata": config["metadata"] | words}, name)
     dictionary = dictionary_from(weights, config | {"metadata": words})
     assert isinstance(dictionary, SAE)
     return dictionary

@@ -47,12 +47,13 @@ def residuals(tokens: int = 200, seed: int = 1) -> torch.Tensor:
 
 
 def agree(dictionary: SAE, sae: Any) -> None:
-    """The same latents, activations and reconstructions."""
+    """The same latents, activations and reconstructions; sae-lens leaves it to the model to centre residuals."""
     x = residuals()
     codes = dictionary.encode(x)
     mine = codes.dense()
+    centred = (sae.cfg.metadata.model_from_pretrained_kwargs or {}).get("center_writing_weights")
     with torch.no_grad():
-        acts = sae.encode(x)
+        acts = sae.encode(x - x.mean(-1, keepdim=True) if centred else x)
         reconstruction = sae.decode(acts)
     torch.testing.assert_close(mine, acts, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(dictionary.decode(codes), reconstruction, atol=1e-5, rtol=1e-5)
@@ -248,6 +249,17 @@ def test_a_published_release_is_fetched_once_and_agrees(
     before = len(hub.requests)
     assert resolve_dictionary(Path(f"sae-lens:{release}/{sae_id}")) == first
     assert len(hub.requests) == before
+
+
+def test_warnings_of_sae_lens_are_shown(lens: Any, hub: Hub) -> None:
+    """Beside our own of what its config says; not those that are said in our words."""
+    repository, folder = "jbloom/GPT2-Small-SAEs-Reformatted", "blocks.0.hook_resid_pre"
+    published(hub, repository, folder, {})
+    with pytest.warns(UserWarning, match="registered in the official pretrained SAEs list"):
+        load_pretrained(repository, folder)
+    with pytest.warns(UserWarning, match=r"was trained on centred residuals \(center_writing_weights\)") as said:
+        load_pretrained("gpt2-small-res-jb", folder)
+    assert not any("non-empty model_from_pretrained_kwargs" in str(warning.message) for warning in said)
 
 
 def test_a_repository_in_sae_lens_format_needs_no_release(lens: Any, hub: Hub) -> None:
