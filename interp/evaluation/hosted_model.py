@@ -31,8 +31,10 @@ PREFIX, SERVER = "inspect:", "openai-api/personascope/"
 FORM = "MODEL@http://HOST:PORT/v1"
 GIVE_UP_AFTER = 5
 """Calls in a row without a reply, retries and all, after which the rest is not asked."""
-OPTIONAL = ("min_p", "top_logprobs", "logprobs", "seed")
+OPTIONAL = ("min_p", "top_logprobs", "logprobs", "seed", "temperature", "top_p")
 """Settings that a server may refuse, and is then asked without."""
+MAX_TOKENS, COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
+"""The limit of a reply, and its name with models that think; Inspect knows OpenAI's by their names, not those of another deployment."""
 TAKE_MIN_P = ("openai-api", "vllm", "sglang")
 """Inspect's providers that send what no other has."""
 LOGPROBS = {"logprobs", "top_logprobs"}
@@ -105,6 +107,7 @@ class HostedModel:
         self.dropped = set() if self.source.partition("/")[0] in TAKE_MIN_P else {"min_p"}
         """Settings that the server refuses or Inspect cannot send it, and that it is asked without."""
         self._reported: set[str] = set()
+        self._limit = MAX_TOKENS
         self.max_connections = max_connections
         self.limits = {"max_connections": max_connections, "max_retries": max_retries, "attempt_timeout": timeout}
         for library in QUIET:
@@ -219,15 +222,20 @@ class HostedModel:
         kinds = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
         messages = [kinds[m.role](content=sound(m.content)) for m in chat.prompt.messages]
         sent = {name: value for name, value in settings.items() if name not in self.dropped}
-        body = {"extra_body": {"min_p": sent["min_p"]}} if "min_p" in sent else {}
-        config = GenerateConfig(**{name: value for name, value in sent.items() if name != "min_p"}, **body, **self.limits)
+        extra = {"min_p": sent.pop("min_p")} if "min_p" in sent else {}
+        if self._limit == COMPLETION_TOKENS and MAX_TOKENS in sent:
+            extra[COMPLETION_TOKENS] = sent.pop(MAX_TOKENS)
+        config = GenerateConfig(**sent, **({"extra_body": extra} if extra else {}), **self.limits)
         kept = CachePolicy(scopes={"scope": scope, "seed": str(settings.get("seed"))})  # samples differ where no seed is sent, too
         try:
             return Reply(await self._model.generate(messages, config=config, cache=kept))
         except Exception as error:  # every provider has its own
             status, failure = self._failure(error)
             ours = error if isinstance(error, PersonascopeError) else None
-        if refused := {name for name in OPTIONAL if failure.final and name in sent and name in failure.reason}:
+        if failure.final and MAX_TOKENS in sent and COMPLETION_TOKENS in failure.reason:
+            self._limit = COMPLETION_TOKENS
+            return await self._ask(chat, settings, scope)
+        if refused := {name for name in OPTIONAL if failure.final and name in {**sent, **extra} and name in failure.reason}:
             self.dropped |= refused | (LOGPROBS if refused & LOGPROBS else set())
             return await self._ask(chat, settings, scope)
         if ours:
