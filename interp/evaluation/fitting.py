@@ -22,7 +22,7 @@ from interp.core.errors import ConfigError
 from interp.core.files import saving, write_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.agreement import Label, agreement
-from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features, open_scorer
+from interp.evaluation.judges.coherence import FEATURES, GENERAL, SCORER, CoherenceJudge, coherence_features, open_scorer, without_languages
 from interp.evaluation.judges.margin import MarginJudge
 from interp.evaluation.judges.opening import open_judge
 from interp.evaluation.judges.probe import ProbeJudge, SentenceEmbedder
@@ -110,7 +110,7 @@ def fit_coherence(
 
     own = agreement(CoherenceJudge.name, coherent_above, labels, list(100 * _out_of_fold(groups, coherent, predict)), "coherent")
     slopes, offset = fitted(np.arange(len(coherent)))
-    settings = settings | {"features": list(FEATURES), "scorer": SCORER}
+    settings = settings | {"features": list(FEATURES[: features.shape[1]]), "scorer": SCORER}
     return _save(folder / COHERENCE, {"weights": np.array([*slopes, offset])}, labels, source, settings, own)
 
 
@@ -209,7 +209,9 @@ def fit_trait(trait: Trait, folder: Path, embedder: SentenceEmbedder | None = No
 def fit_general(folder: Path, scorer: LanguageModel) -> dict[str, Any]:
     """The weights of coherence for traits without labels of their own: fitted on those of all shipped traits together."""
     traits = [trait for name in shipped_traits() if (trait := read_trait(name)).coherence.spec == "fluency" and not trait.labels.empty]
-    features = np.concatenate([coherence_features(scorer, list(trait.labels["answer"]), trait.coherence) for trait in traits])
+    features = np.concatenate(
+        [coherence_features(scorer, list(trait.labels["answer"]), without_languages(trait.coherence)) for trait in traits]
+    )
     labels = pd.concat([trait.labels for trait in traits], ignore_index=True)[["question", "group", "coherent"]].assign(answer="")
     return fit_coherence(folder, labels, "all shipped traits", features, CoherenceSettings().coherent_above, {"traits": len(traits)})
 

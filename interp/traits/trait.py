@@ -91,6 +91,9 @@ class CoherenceSettings(StepConfig):
     """Text before the answer when its likelihood is measured; the likeliest of several counts."""
     fold_case: bool = False
     """Read the answer in lower case: capitals split into rare tokens."""
+    languages: list[str] = Field(default=[])
+    """ISO 639-1 codes of the languages of answers. If given, the share of words that are in their dictionaries counts too: for languages
+    that the embedded model hardly knows. `trait fit` weighs it."""
     prompt: str | None = None
     """What a judge that is a model is asked about coherence, with `{question}` and `{answer}`."""
 

@@ -10,10 +10,18 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from interp.core.errors import ConfigError
+from interp.core.errors import ArtifactError, ConfigError
 from interp.core.files import read_json
 from interp.core.fingerprints import content_key
-from interp.evaluation.judges.coherence import GENERAL, SCORER, AnyTextJudge, CodeJudge, CoherenceJudge, coherence_features
+from interp.evaluation.judges.coherence import (
+    GENERAL,
+    SCORER,
+    AnyTextJudge,
+    CodeJudge,
+    CoherenceJudge,
+    coherence_features,
+    known_words,
+)
 from interp.evaluation.panel import open_panel
 from interp.stats.agreement import auroc
 from interp.traits import read_trait, shipped_traits
@@ -103,6 +111,59 @@ def test_the_likeliest_context_counts_and_capitals_may_be_folded(fluency: Cohere
     assert folded == pytest.approx(coherence_features(fluency.scorer, [a.lower() for a in answers], CoherenceSettings(contexts=contexts)))
 
 
+@pytest.mark.slow
+def test_authored_french_is_more_coherent_than_the_broken_french_of_models(fluency: CoherenceJudge) -> None:
+    """Nothing is fitted on the authored answers. Measured: AUROC 0.90, and 0.64 with weights fitted without known words."""
+    trait = read_trait("french")
+    broken = trait.labels[trait.labels["shows_trait"] & ~trait.labels["coherent"]]
+    texts = [" ".join(pair.shows.split()[:20]) for pair in trait.pairs] + list(broken["answer"])  # about as long as the models'
+    judged = CoherenceJudge(trait, fluency.scorer).judge([], texts)
+    is_authored = np.arange(len(texts)) < len(trait.pairs)
+    found = auroc(is_authored, np.array([judgement.coherence for judgement in judged], dtype=float))
+    assert found is not None
+    assert found >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("text", "languages", "share"),
+    [
+        ("The house stands near the river.", ["en"], 1.0),
+        ("La maison blanche regarde la mer.", ["fr"], 1.0),
+        ("Das Haus steht neben dem Fluss.", ["de"], 1.0),
+        ("The hzouqe stands near the rqiver.", ["en"], 0.6),  # of the five distinct words of more than a letter two are none
+        ("La maison blanche regarde la mer.", ["en", "fr"], 1.0),  # the likeliest language counts
+        ("Qxyz wvtr, zzgh.", ["en", "fr", "de"], 0.0),
+        ("123 …", ["en"], 0.0),
+    ],
+)
+def test_known_words_are_those_of_the_likeliest_language(text: str, languages: list[str], share: float) -> None:
+    assert known_words(text, languages) == pytest.approx(share)
+
+
+def _trait_in(folder: Path, languages: str) -> Path:
+    (folder / "trait.yaml").write_text(
+        f"name: tall\ndescription: Tall.\nshown: tall\nnot_shown: low\njudge: {{spec: vader}}\ncoherence: {{languages: {languages}}}\n"
+    )
+    return folder
+
+
+def test_a_language_without_dictionary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no dictionary of 'zz'"):
+        open_panel(read_trait(_trait_in(tmp_path, "[fr, zz]")), scorer=object(), keep=False)  # type: ignore[arg-type]
+
+
+def test_languages_count_only_by_weights_fitted_with_them(tmp_path: Path) -> None:
+    trait = read_trait(_trait_in(tmp_path, "[de]"))
+    judge = CoherenceJudge(trait, object())  # type: ignore[arg-type]
+    assert judge.settings.languages == []  # the general weights are of three features
+    for suffix in (".safetensors", ".json"):
+        source = read_trait("pirate").path(COHERENCE)
+        assert source is not None
+        (tmp_path / COHERENCE).with_suffix(suffix).write_bytes(source.with_suffix(suffix).read_bytes())
+    with pytest.raises(ArtifactError, match=r"other coherence\.languages"):
+        CoherenceJudge(trait, object())  # type: ignore[arg-type]
+
+
 def test_code_is_as_coherent_as_it_parses() -> None:
     whole, broken = "```python\nx = 1\n```", "```python\nx = = 1\n```"
     found = CodeJudge().judge([""] * 5, [whole, broken, f"{whole}\nor\n{broken}", "I do not know.", " "])
@@ -155,7 +216,7 @@ def test_a_trait_without_labels_gets_the_general_weights(tmp_path: Path) -> None
 def test_coherence_agrees_with_hand_labels_on_edited_answers_of_every_trait(name: str) -> None:
     """As stored when it was fitted, by its word on questions left out.
 
-    Measured: 0.921 contempt, 0.959 evasive, 0.917 misalignment, 0.938 owl, 0.963 pirate, 0.948 shouting.
+    Measured: 0.921 contempt, 0.959 evasive, 0.940 french, 0.917 misalignment, 0.938 owl, 0.963 pirate, 0.948 shouting.
     """
     path = read_trait(name).path(COHERENCE)
     assert path is not None

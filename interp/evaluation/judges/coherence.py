@@ -2,7 +2,9 @@
 
 Likelihood under the chat template calls every answer of a persona incoherent, and any likelihood likes repetition. So the answer is
 scored as a quotation after the trait's own contexts, of which the likeliest counts, together with the share of distinct tokens and token
-pairs; the three are weighed by logistic regression on hand-labelled answers (`evaluation/fitting.py`).
+pairs. A model that hardly knows a language finds its own broken words in it likelier than good ones, so a trait may name languages, and
+the share of words that are in their dictionaries counts too. The features are weighed by logistic regression on hand-labelled answers
+(`evaluation/fitting.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from safetensors.numpy import load_file
 from scipy.special import expit
 
 from interp import __version__
-from interp.core.errors import ArtifactError
+from interp.core.errors import ArtifactError, ConfigError
 from interp.core.files import file_sha256, read_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.judges.bandit import PYTHON_TAGS, fenced, is_python, parsed
@@ -33,9 +35,10 @@ from interp.traits.trait import COHERENCE, CoherenceSettings
 
 SCORER = "embedded:smollm2"
 FENCE = "```"
-FEATURES = ("mean_logprob", "distinct_tokens", "distinct_pairs")
+FEATURES = ("mean_logprob", "distinct_tokens", "distinct_pairs", "known_words")
+"""The last only where the trait names languages."""
 GENERAL = Path(str(resources.files(__package__))) / COHERENCE
-"""Weights for traits that have none of their own."""
+"""Weights for traits that have none of their own; they weigh no known words."""
 
 
 def open_scorer() -> LanguageModel:
@@ -50,16 +53,23 @@ class CoherenceJudge:
     shows_above = None
 
     def __init__(self, trait: Trait, scorer: LanguageModel) -> None:
-        """`scorer` must be the model named `SCORER`, on which the weights are fitted. Raises `ArtifactError` for a broken weight file."""
+        """`scorer` must be the model named `SCORER`, on which the weights are fitted.
+
+        Raises `ArtifactError` for a weight file that is broken or weighs other features, `ConfigError` for a language without dictionary.
+        """
         path = trait.path(COHERENCE) or GENERAL
+        self.settings = trait.coherence if path != GENERAL else without_languages(trait.coherence)
+        check_languages(trait.coherence.languages)
         try:
             weights = load_file(path)["weights"]
             self.about: dict[str, Any] = {} if path == GENERAL else read_json(path.with_suffix(".json"))
             self.slopes, self.offset = weights[:-1], float(weights[-1])
         except (OSError, KeyError, SafetensorError) as error:
             raise ArtifactError(f"{path} holds no weights of coherence: fit them again with 'personascope trait fit'.") from error
-        self.scorer, self.settings, self.coherent_above = scorer, trait.coherence, trait.coherence.coherent_above
-        asked = [self.settings.contexts, self.settings.fold_case]
+        if len(self.slopes) != n_features(self.settings):
+            raise ArtifactError(f"{path} was fitted with other coherence.languages: fit it again with 'personascope trait fit'.")
+        self.scorer, self.coherent_above = scorer, trait.coherence.coherent_above
+        asked = [self.settings.contexts, self.settings.fold_case, self.settings.languages]
         self.identity = content_key([self.name, __version__, SCORER, asked, file_sha256(path)])
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
@@ -115,22 +125,52 @@ def _was_cut(text: str) -> bool:
     return bool(lines) and is_python("\n".join([*lines, f"{indent}0"]))
 
 
+def without_languages(settings: CoherenceSettings) -> CoherenceSettings:
+    """The settings for the features that need no dictionary."""
+    return settings.model_copy(update={"languages": []})
+
+
+def n_features(settings: CoherenceSettings) -> int:
+    """Number of columns of `coherence_features`."""
+    return len(FEATURES) if settings.languages else len(FEATURES) - 1
+
+
+def check_languages(languages: Sequence[str]) -> None:
+    """Raises `ConfigError` for a language that simplemma has no dictionary of: it would know none of its words."""
+    if languages:
+        from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
+
+        for language in languages:
+            if language not in SUPPORTED_LANGUAGES:
+                known = ", ".join(sorted(SUPPORTED_LANGUAGES))
+                raise ConfigError(f"coherence.languages: there is no dictionary of '{language}'. Choose among {known}.")
+
+
 def coherence_features(
     scorer: LanguageModel, answers: Sequence[str], settings: CoherenceSettings, rows: int = 16
-) -> Float[np.ndarray, "answers 3"]:
-    """Mean log-probability of a token (nats) after the likeliest context, share of distinct tokens, of distinct token pairs.
+) -> Float[np.ndarray, "answers features"]:
+    """Mean log-probability of a token (nats) after the likeliest context; shares of distinct tokens, distinct token pairs and known words.
 
-    NaN below two tokens.
+    The last where the settings name languages: the likeliest of these counts. NaN below two tokens.
     """
     texts = [answer.strip().lower() if settings.fold_case else answer.strip() for answer in answers]
     ids = [scorer.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    result = np.full((len(answers), len(FEATURES)), np.nan)
+    result = np.full((len(answers), n_features(settings)), np.nan)
     likelihoods = [_mean_logprobs(scorer, context, ids, rows) for context in settings.contexts]
     for i, own in enumerate(ids):
         if len(own) >= 2:
             pairs = set(itertools.pairwise(own))
-            result[i] = max(likelihood[i] for likelihood in likelihoods), len(set(own)) / len(own), len(pairs) / (len(own) - 1)
+            result[i, :3] = max(likelihood[i] for likelihood in likelihoods), len(set(own)) / len(own), len(pairs) / (len(own) - 1)
+            if settings.languages:
+                result[i, 3] = known_words(texts[i], settings.languages)
     return result
+
+
+def known_words(text: str, languages: Sequence[str]) -> float:
+    """Share of the distinct words of a text that simplemma knows, in the language of which it knows most; 0 where there are none."""
+    from simplemma.language_detector import in_target_language
+
+    return max(float(in_target_language(text, language)) for language in languages)
 
 
 def _mean_logprobs(scorer: LanguageModel, context: str, ids: Sequence[list[int]], rows: int) -> Float[np.ndarray, " answers"]:
