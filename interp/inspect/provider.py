@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import anyio
+from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
@@ -26,9 +27,10 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 from pydantic import Field
+from rich.markup import escape
 
 from interp.core.config import StepConfig, validated
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, PersonascopeError
 from interp.core.fingerprints import content_key
 from interp.models.chats import Chat, Message
 
@@ -70,6 +72,14 @@ class ProviderConfig(StepConfig):
     """Rows decoded together."""
 
 
+class Refusal(PersonascopeError, PrerequisiteError):
+    """An error that Inspect's command line prints without a traceback."""
+
+    def __init__(self, message: str) -> None:
+        PersonascopeError.__init__(self, message)
+        PrerequisiteError.__init__(self, escape(message))
+
+
 class PersonascopeAPI(ModelAPI):
     """A model as it is, or with an edit of a run's verdict, behind Inspect's interface."""
 
@@ -81,7 +91,13 @@ class PersonascopeAPI(ModelAPI):
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 - as in Inspect's own providers
         **model_args: Any,
     ) -> None:
-        """Opens the model. Raises `PersonascopeError` for one that cannot be opened, and for options that are not there."""
+        """Opens the model. Raises `Refusal` for one that cannot be opened, and for options that are not there."""
+        try:
+            self._open(model_name, base_url, api_key, config, model_args)
+        except PersonascopeError as error:
+            raise Refusal(str(error)) from error
+
+    def _open(self, model_name: str, base_url: str | None, api_key: str | None, config: GenerateConfig, model_args: dict[str, Any]) -> None:
         from interp.models.limits import context_tokens
         from interp.studies.answering import TORCH, Answerer
         from interp.studies.opened import open_subject, run_and_model

@@ -14,7 +14,7 @@ import torch
 from interp.models.adapters import adapter_config, check_change, load_adapter, probe_logits
 from interp.models.cpu.packed_linear import unpacked_copy
 from interp.models.language_model import LanguageModel, Positions, check_pair
-from interp.models.sources import choose_device, choose_dtype, open_model, open_network
+from interp.models.sources import at_revision, choose_device, choose_dtype, open_model, open_network
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -29,6 +29,7 @@ def open_pair(
     into a second copy instead. Raises `ModelError` as `open_model` does: an adapter that does not fit, or changes nothing;
     and for two models that do not belong together.
     """
+    tuned = at_revision(tuned)
     adapter = adapter_config(tuned)
     if adapter is not None and adapter.get("peft_type") == "LORA" and adapter.get("bias", "none") == "none":
         shared = _shared_pair(base, tuned, choose_device(device), dtype, trust_remote_code)

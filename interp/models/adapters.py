@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from interp.core.errors import ModelError, reason_of
+from interp.core.errors import ModelError, ModelWarning, reason_of
 from interp.core.files import read_json
 
 FIT = "Give the base it was trained on."
+_UNMERGED = "it cannot be merged into its base. Use an adapter that changes weights, such as LoRA."
 
 
 def adapter_config(source: str) -> dict[str, Any] | None:
@@ -36,7 +37,7 @@ def merge_adapter(network: Any, adapter: str, source: str) -> Any:
     """The adapter merged into `network`, in place; raises `ModelError` when it does not fit `source` or changes nothing."""
     before = probe_logits(network)
     wrapped = load_adapter(network, adapter, source)
-    with model_errors(f"The adapter {adapter} does not fit {source}", FIT):
+    with model_errors(f"The adapter {adapter} cannot be merged into {source}", "Use an adapter that peft can merge."):
         merged = wrapped.merge_and_unload()
     check_change(before, probe_logits(merged), adapter, source)
     return merged
@@ -45,15 +46,21 @@ def merge_adapter(network: Any, adapter: str, source: str) -> Any:
 def load_adapter(network: Any, adapter: str, source: str) -> Any:
     """`network` with the adapter's layers put in, in place, as a peft model.
 
-    Raises `ModelError` when its folder has no weights or it does not fit `source`.
+    Raises `ModelError` when its folder has no weights, it is of a kind that cannot be merged, or it does not fit `source`. Warns
+    (`ModelWarning`) where it names another base.
     """
     from peft import PeftModel
 
     folder = Path(adapter).expanduser()
     if folder.is_dir() and not any(folder.glob("adapter_model.*")):
+        if any(folder.glob("model*.safetensors")):
+            raise ModelError(f"{adapter} holds a whole model, and an adapter_config.json without its adapter. Delete adapter_config.json.")
         raise ModelError(
             f"The adapter {adapter} has no weights: adapter_model.safetensors is missing in its folder. Copy or save it again."
         )
+    config = adapter_config(adapter) or {}
+    _check_mergeable(config, adapter)
+    _compare_bases(str(config.get("base_model_name_or_path") or ""), network, adapter, source)
     with model_errors(f"The adapter {adapter} does not fit {source}", FIT), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
         wrapped = PeftModel.from_pretrained(network, adapter)
@@ -62,6 +69,25 @@ def load_adapter(network: Any, adapter: str, source: str) -> Any:
         if misfits:
             raise ValueError(f"no match for {misfits[0]}")
     return wrapped.eval()
+
+
+def _check_mergeable(config: Mapping[str, Any], adapter: str) -> None:
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    kinds = {kind.value: tuner for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}
+    kind = str(config.get("peft_type"))
+    if kind in kinds and not hasattr(kinds[kind], "merge_and_unload"):
+        raise ModelError(f"The adapter {adapter} is of the type {kind}, which changes no weights: {_UNMERGED}")
+    if config.get("alora_invocation_tokens"):
+        raise ModelError(f"The adapter {adapter} is an activated LoRA, which acts only after its invocation tokens: {_UNMERGED}")
+
+
+def _compare_bases(named: str, network: Any, adapter: str, source: str) -> None:
+    """Warn where an adapter names a base that cannot be the one given; folders of other machines tell nothing."""
+    given = {source.rstrip("/"), str(network.config.get_text_config()._name_or_path), str(network.config._name_or_path)}
+    known = named and (Path(named).exists() or not named.startswith(("/", "~", ".")))
+    if known and Path(named).name not in {Path(name.partition("@")[0]).name for name in given}:
+        warnings.warn(f"The adapter {adapter} was trained on {named}, and is put on {source}.", ModelWarning, stacklevel=3)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from interp.models.gguf_files import convert_gguf
 from interp.models.hook_points import find_blocks
 from interp.models.language_model import LanguageModel
 from interp.models.weights import check_none_missing
+
+CONFIG_FILES = ("config.json", "adapter_config.json")
+_AT_REVISION = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+)")
+_MODEL_FILES = ["*.json", "*.safetensors", "adapter_model.*", "*.jinja", "*.model", "*.txt", "*.py"]
 
 
 def cache_folder() -> Path:
@@ -63,9 +68,10 @@ def open_model(
 
 def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
     """Network and tokenizer on the CPU, an adapter merged; raises `ModelError`."""
+    source = at_revision(source)
     adapter = adapter_config(source)
     if adapter is not None:
-        base_source = base or adapter.get("base_model_name_or_path")
+        base_source = base or _named_base(adapter)
         if not base_source:
             raise ModelError(f"The adapter {source} names no base model. Give it with --base.")
         network, tokenizer = open_network(str(base_source), None, dtype, trust_remote_code)
@@ -85,14 +91,43 @@ def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote
     return network, tokenizer
 
 
+def _named_base(adapter: Mapping[str, Any]) -> str:
+    """The base that an adapter's config names, at the revision that it names."""
+    base, revision = str(adapter.get("base_model_name_or_path") or ""), adapter.get("revision")
+    return f"{base}@{revision}" if revision and _AT_REVISION.fullmatch(f"{base}@{revision}") else base
+
+
+def at_revision(source: str) -> str:
+    """The folder with the files of OWNER/NAME@REVISION, downloaded from the hub; other sources as they are. Raises `ModelError`."""
+    match = _AT_REVISION.fullmatch(source)
+    if match is None or Path(source).exists() or Path(match[1]).exists():
+        return source
+    from huggingface_hub import snapshot_download
+
+    with _opening(source):
+        return snapshot_download(match[1], revision=match[2], allow_patterns=_MODEL_FILES)
+
+
+def checkpoints(source: str) -> list[str]:
+    """The folders `checkpoint-N` of a folder that is itself no model, in the order of N; of anything else, itself."""
+    path = Path(source).expanduser()
+    if not path.is_dir() or any((path / name).is_file() for name in CONFIG_FILES):
+        return [source]
+    steps = {int(step.name[11:]): step for step in path.glob("checkpoint-*") if step.name[11:].isdigit()}
+    return [str(steps[n]) for n in sorted(steps) if any((steps[n] / name).is_file() for name in CONFIG_FILES)] or [source]
+
+
 def local_folder(source: str) -> str:
     """The folder (or hub id) to hand to transformers; converts GGUF where needed."""
     if source.startswith("embedded:"):
         if source not in EMBEDDED_MODELS:
             raise ModelError(f"There is no '{source}'. Embedded models: {', '.join(EMBEDDED_MODELS)}.")
         return str(_embedded_folder(EMBEDDED_MODELS[source]))
+    source = at_revision(source)
     path = Path(source).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
+        if (steps := checkpoints(source)) != [source]:
+            raise ModelError(f"{path} is no model, but holds {len(steps)}. Name one of them, such as {steps[-1]}.")
         weights = sorted(path.glob("*.gguf"))
         if len(weights) != 1 and not (weights and "-00001-of-" in weights[0].name):  # of a split file, reading the first says what to do
             raise ModelError(
@@ -160,13 +195,15 @@ def model_identity(source: str) -> str:
     if not path.exists():
         from huggingface_hub import snapshot_download
 
+        if (snapshot := at_revision(source)) != source:
+            return f"{source.partition('@')[0]}@{Path(snapshot).name}"
         repository = local_folder(source)
         with _opening(source):
             snapshot = snapshot_download(repository, allow_patterns=["config.json", "adapter_config.json"])
         return f"{repository}@{Path(snapshot).name}"
     digest = hashlib.sha256()
     if (path / "adapter_config.json").is_file():  # merged into another base it is another model
-        base = str((adapter_config(source) or {}).get("base_model_name_or_path") or "")
+        base = _named_base(adapter_config(source) or {})
         with suppress(ModelError):  # a base that is not here counts by its name alone
             base = model_identity(base) if base else ""
         digest.update(base.encode())

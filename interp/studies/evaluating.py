@@ -35,7 +35,7 @@ from interp.evaluation.questions.question import in_format
 from interp.evaluation.sampling import sample_hosted
 from interp.interventions.hooks import edited
 from interp.models.language_model import LanguageModel
-from interp.models.sources import choose_device, choose_dtype
+from interp.models.sources import checkpoints, choose_device, choose_dtype
 from interp.studies.evaluation import Evaluation, Judged, summarised, write_evaluation
 from interp.studies.evaluation_config import EvaluateConfig, JudgingConfig
 from interp.studies.human_labels import HumanLabels
@@ -122,7 +122,7 @@ def _subjects(config: EvaluateConfig) -> list[Subject | HostedModel]:
         raise ConfigError("models: none is given. Name at least one.")
     runs: dict[str, StudyRun] = {}
     subjects: list[Subject | HostedModel] = []
-    for spec in config.models:
+    for spec in (step for source in config.models for step in checkpoints(source)):
         if parse_hosted(spec) is None:
             subjects.append(open_subject(spec, config.base, config.device, config.dtype, config.trust_remote_code, runs))
         elif config.measures:

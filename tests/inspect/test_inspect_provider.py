@@ -277,6 +277,25 @@ def test_wrong_use_is_a_sentence(folder: Path, name: str, options: dict[str, Any
         get_model(f"personascope/{name.format(run=folder / 'run', base=folder / 'base')}", memoize=False, **options)
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [("/no/such/[folder]", [], "There is no folder /no/such/[folder]"), ("{base}", ["-M", "speed=2"], "unknown field 'speed'")],
+)
+def test_the_command_line_prints_wrong_use_without_a_traceback(
+    folder: Path, model: str, options: list[str], message: str, tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    task = "from inspect_ai import Task, task\nfrom inspect_ai.dataset import Sample\n@task\ndef t(): return Task([Sample('Why?')])\n"
+    (tmp_path / "task.py").write_text(task)
+    command = [sys.executable, "-m", "inspect_ai", "eval", "task.py", "--model", f"personascope/{model.format(base=folder / 'base')}"]
+    shown = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert shown.returncode == 1
+    assert "Traceback" not in shown.stdout + shown.stderr
+    assert message in " ".join(shown.stdout.split())
+
+
 def test_inspect_does_not_wait_for_torch() -> None:
     import subprocess
     import sys

@@ -86,7 +86,8 @@ class _PackedLora(_Packed):
 
     def __call__(self, x: Float[torch.Tensor, "*rows d_in"], *args: Any, **kwargs: Any) -> Float[torch.Tensor, "*rows d_out"]:
         layer: Any = self.layer
-        if args or kwargs or layer.disable_adapters or layer.merged or layer.lora_variant:
+        biased = any(layer.lora_bias[name] for name in layer.active_adapters if name in layer.lora_A)
+        if args or kwargs or layer.disable_adapters or layer.merged or layer.lora_variant or biased:
             return type(layer).forward(layer, x, *args, **kwargs)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.dependencies()):
             factors = self.trainable()
