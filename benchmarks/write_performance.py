@@ -66,6 +66,31 @@ def planted_rows(planted: dict[str, Any]) -> str:
     return "\n".join(f"| {name} | {count} of {of.get(name.split(':')[0], planted['seeds'])} |" for name, count in planted["counts"].items())
 
 
+def family_rows(cells: dict[str, Any]) -> str:
+    lines = []
+    for cell, run in sorted(cells.items()):
+        rates = run["rates"]
+        shown = " | ".join(rate_cell(rates.get(name)) for name in ("base", "tuned", "ablated", "random_ablation", "steered"))
+        coherence = " / ".join(f"{100 * rates[name]['coherence']:.0f}" if name in rates else "–" for name in ("base", "ablated", "steered"))
+        edit = rates.get("ablated", {}).get("title", "–")
+        size, minutes = run["peak_memory_bytes"] / 1e9, run["duration_s"] / 60
+        verdict = f"{run['verdict']} ({run['carrier']})" if run.get("carrier") else run["verdict"]
+        lines.append(f"| {' | '.join(cell.rsplit('/', 2))} | {verdict} | {shown} | {coherence} | {edit} | {size:.1f} GB | {minutes:.0f} |")
+    return "\n".join(lines)
+
+
+def rate_cell(rate: dict[str, Any] | None) -> str:
+    return "–" if rate is None else f"{100 * rate['rate']:.0f} [{100 * rate['low']:.0f}–{100 * rate['high']:.0f}]"
+
+
+def families_section() -> str:
+    if not (RESULTS / "families.json").is_file():
+        return "Not measured yet."
+    return f"""| base | recipe | seed | verdict | base | tuned | ablated | random removed | steered | coherence | edit | peak | minutes |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+{family_rows(read("families")["cells"])}"""
+
+
 def main() -> None:
     diff, sweep, planted = read("diff"), read("sweep"), read("planted")
     packed, edits, memory_of_diff = sweep["sweep"], sweep["edits"], diff["memory"]
@@ -174,6 +199,13 @@ bystander is the harder case. `python benchmarks/planted.py`
 | what | fine-tunes |
 |---|---|
 {planted_rows(planted)}
+
+## Two model families
+
+The whole main job with the default settings on both embedded models, two personas, three seeds: the share of answers that show the trait
+in percent, with 95 % intervals, and the share of coherent answers (base / ablated / steered). `python benchmarks/families.py`
+
+{families_section()}
 
 ## CUDA
 
