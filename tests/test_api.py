@@ -56,7 +56,8 @@ def test_steer_or_ablate_with_scores(folder: Path) -> None:
     for result, names in ((steered, ["base", "steered"]), (ablated, ["tuned", "ablated"])):
         assert [*result.rates["condition"]] == names
         assert {"trait_score", "coherence"} <= set(result.answers)
-        assert all(name in result._repr_html_() for name in names)
+        assert all(name in result._repr_html_() and name in str(result) for name in names)
+        assert str(result.step.folder) in str(result)
 
 
 def test_evaluate_two_models(folder: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from interp.core.errors import ConfigError, reason_of
+from interp.core.errors import ConfigError, did_you_mean, reason_of
 from interp.core.files import read_text
 
 ConfigT = TypeVar("ConfigT", bound="StepConfig")
@@ -49,20 +49,33 @@ def validated(config_class: type[ConfigT], values: dict[str, Any], source: str) 
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
-        problems = []
+        problems, hints = [], ""
         for item in error.errors():
             field = ".".join(str(part) for part in item["loc"])
             if item["type"] == "value_error" and not field:
                 problems.append(item["msg"].removeprefix("Value error, "))
             elif item["type"] == "extra_forbidden":
                 problems.append(f"unknown field '{field}'")
+                hints += did_you_mean(str(item["loc"][-1]), _fields_at(config_class, item["loc"][:-1]))
             elif item["type"] == "missing":
                 problems.append(f"{field} must be given")
             else:
                 problems.append(f"{field}: {item['msg']} (got {item['input']!r:.80})")
         misspelt = any(item["type"] in ("extra_forbidden", "missing") for item in error.errors())
         known = f" Fields at the top are: {', '.join(config_class.model_fields)}." if misspelt else ""
-        raise ConfigError(f"{source}: {'; '.join(problems)}.{known}") from error
+        raise ConfigError(f"{source}: {'; '.join(problems)}.{hints}{known}") from error
+
+
+def _fields_at(config_class: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The fields of the section at `path`, positions in lists left out; none where its type is not one section."""
+    for part in path:
+        if isinstance(part, str):
+            annotation = config_class.model_fields[part].annotation if part in config_class.model_fields else None
+            sections = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+            if len(sections) != 1:
+                return []
+            config_class = sections[0]
+    return list(config_class.model_fields)
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The one family of errors that a user can fix: what is wrong, where, and what to do about it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class PersonascopeError(Exception):
     """Wrong use or wrong input. The command line prints it without a traceback and exits with 2."""
@@ -9,6 +12,12 @@ def reason_of(error: Exception) -> str:
     """What the operating system says, else the first line of what the library says, to be put into a sentence."""
     text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(". ")
+
+
+def did_you_mean(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) -> str:
+    """A question to add after a sentence: up to `n` of `known` whose likeness to `name` (difflib, 0 to 1) is `cutoff`; else empty."""
+    nearest = difflib.get_close_matches(name, list(known), n, cutoff)
+    return f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
 class ModelError(PersonascopeError):

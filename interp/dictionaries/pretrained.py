@@ -5,7 +5,6 @@ Importing sae_lens takes many seconds, so it happens only when a release is fetc
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable, Collection
 from importlib import metadata
@@ -16,7 +15,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from interp.core.errors import DictionaryError, reason_of
+from interp.core.errors import DictionaryError, did_you_mean, reason_of
 from interp.core.fingerprints import content_key
 from interp.dictionaries.files import CONFIG_FILE, SAES, check_dictionary, dictionary_key, read_dictionary, write_dictionary
 from interp.dictionaries.formats import find_format
@@ -113,8 +112,7 @@ def load_pretrained(release: str, sae_id: str, device: torch.device | str = "cpu
 
 def _check_known(name: str, known: Collection[str], what: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, 3, 0.0)
-        raise DictionaryError(f"{what} '{name}'. The nearest: {', '.join(near)}.")
+        raise DictionaryError(f"{what} '{name}'.{did_you_mean(name, known, 3, 0.0)}")
 
 
 def from_sae_lens(sae: Any, name: str = "The SAE", device: torch.device | str = "cpu") -> SAE:

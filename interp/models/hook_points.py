@@ -6,7 +6,6 @@ it reads, `blocks.L.hook_resid_mid` the stream between its attention and its MLP
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import TYPE_CHECKING, Any
 
-from interp.core.errors import HookPointError, ModelError
+from interp.core.errors import HookPointError, ModelError, did_you_mean
 from interp.models.families import BLOCK_PATHS, MLP_NORMS
 
 if TYPE_CHECKING:
@@ -62,9 +61,8 @@ def parse_hook_point(name: str, n_layers: int) -> HookPoint:
     if point is not None and point.layer < n_layers:
         return point
     known = [str(HookPoint(layer, site)) for layer in range(n_layers) for site in SITES]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     raise HookPointError(
-        f"The model has no hook point '{name}'. Did you mean '{nearest}'? "
+        f"The model has no hook point '{name}'.{did_you_mean(name, known, cutoff=0.0)} "
         f"Layers run from 0 to {n_layers - 1}; sites are {', '.join(SITES)}."
     )
 

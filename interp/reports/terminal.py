@@ -47,11 +47,12 @@ def plain_table(*headings: str, left: int = 1) -> Table:
 
 
 def rates_table(rates: Sequence[Mapping[Any, Any]], word: str) -> Table:
-    """Conditions with their rates; `word` is the trait's for answers that show it."""
+    """Conditions with their rates, by their title where they have one; `word` is the trait's for answers that show it."""
     table = plain_table("condition", word, "95 % interval", "answers", "coherent")
     for row in rates:
-        name = str(row["condition"]).replace("activation_matched", "activation-matched").replace("_", " ")
-        table.add_row(name, percent(row["rate"]), interval(row), str(row["n"]), percent(row["coherence"]))
+        table.add_row(
+            str(row.get("title", row["condition"])), percent(row["rate"]), interval(row), str(row["n"]), percent(row["coherence"])
+        )
     return table
 
 

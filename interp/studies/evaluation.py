@@ -56,13 +56,20 @@ class Evaluation:
     about: dict[str, Any]
     """Settings, judge and thresholds, words of the trait."""
 
+    def __repr__(self) -> str:
+        return self._overview().to_string(index=False, na_rep="–", float_format="{:.3f}".format)
+
     def _repr_html_(self) -> str:
         """The rates by model, for Jupyter."""
+        return str(self._overview().to_html(index=False, na_rep="–", float_format="{:.3f}".format))
+
+    def _overview(self) -> pd.DataFrame:
+        """A row for each model: its rate, how many answers that is of, and the judge's agreement with hand labels."""
         whole = self.rates[self.rates["by"] == "all"]
         shown = pd.DataFrame({"model": whole["short"], self.about["words"]["shown"]: [_wording(row) for row in whole.to_dict("records")]})
         counts = whole[["n", "unscored", "incoherent", "refused", "agreement_auroc"]]
         names = {"n": "of", "unscored": "not scored", "agreement_auroc": "judge AUROC"}
-        return str(pd.concat([shown, counts.rename(columns=names)], axis=1).to_html(index=False, na_rep="–", float_format="{:.3f}".format))
+        return pd.concat([shown, counts.rename(columns=names)], axis=1)
 
     def as_json(self) -> dict[str, Any]:
         """For scripts and the page."""

@@ -73,12 +73,19 @@ class VerdictResult:
     shown: str
     """The trait's word for answers that show it."""
 
+    def __repr__(self) -> str:
+        rates = self._pooled_rates.to_string(index=False, float_format="{:.2f}".format)
+        return f"{self.verdict}: {self.finding}\n{rates}\n{self.step.folder}"
+
+    @property
+    def _pooled_rates(self) -> pd.DataFrame:
+        pooled = self.conditions[self.conditions["replicate"] == 0]
+        return pooled[["condition", "rate", "low", "high", "n", "coherence"]].rename(columns={"rate": f"rate of {self.shown}"})
+
     def _repr_html_(self) -> str:
         """The verdict and the rates of all conditions, for Jupyter."""
-        pooled = self.conditions[self.conditions["replicate"] == 0]
-        rates = pooled[["condition", "rate", "low", "high", "n", "coherence"]].rename(columns={"rate": f"rate of {self.shown}"})
         said = f"<p><b>{html.escape(self.verdict)}</b>: {html.escape(self.finding)}</p>"
-        return f"{said}{rates.to_html(index=False, float_format='{:.2f}'.format)}"
+        return f"{said}{self._pooled_rates.to_html(index=False, float_format='{:.2f}'.format)}"
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""

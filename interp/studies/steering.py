@@ -76,15 +76,21 @@ class Comparison:
             "answers": plain_records(self.answers[ANSWER_COLUMNS]),
         }
 
+    def __repr__(self) -> str:
+        return f"{self.edit['label']}\n{self._shown_rates.to_string(index=False, float_format='{:.2f}'.format)}\n{self.step.folder}"
+
+    @property
+    def _shown_rates(self) -> pd.DataFrame:
+        return self.rates.drop(columns=["unscored"], errors="ignore").rename(columns={"rate": f"rate of {self.shown}"})
+
     def _repr_html_(self) -> str:
         """Rates, then answers side by side with their scores, for Jupyter."""
-        rates = self.rates.drop(columns=["unscored"], errors="ignore").rename(columns={"rate": f"rate of {self.shown}"})
         scored = self.answers.assign(
             said=[f"{answer} [{score:.0f}]" for answer, score in zip(self.answers["answer"], self.answers["trait_score"], strict=True)]
         )
         beside = scored.pivot_table(index=["question", "sample"], columns="condition", values="said", aggfunc="first", sort=False)
         beside = beside.reset_index().drop(columns="sample").rename_axis(columns=None)
-        tables = (rates.to_html(index=False, float_format="{:.2f}".format), beside.to_html(index=False))
+        tables = (self._shown_rates.to_html(index=False, float_format="{:.2f}".format), beside.to_html(index=False))
         return f"<p>{html.escape(self.edit['label'])}</p>{''.join(tables)}<p>In brackets: trait score, 0 to 100.</p>"
 
 
@@ -221,11 +227,18 @@ class DoseResponse:
             "responses": plain_records(self.responses),
         }
 
+    def __repr__(self) -> str:
+        said, table = self._overview()
+        return f"{said}\n{table.to_string(index=False, float_format='{:.2f}'.format)}\n{self.step.folder}"
+
     def _repr_html_(self) -> str:
         """Every measured dose, for Jupyter."""
-        table = self.responses.rename(columns={"rate": f"rate of {self.shown}"})
+        said, table = self._overview()
+        return f"<p>{html.escape(said)}</p>{table.to_html(index=False, float_format='{:.2f}'.format)}"
+
+    def _overview(self) -> tuple[str, pd.DataFrame]:
         largest = ", ".join(f"{name}: {'none' if dose is None else f'{dose:.3g}'}" for name, dose in self.largest.items())
-        return f"<p>Largest coherent dose: {html.escape(largest)}</p>{table.to_html(index=False, float_format='{:.2f}'.format)}"
+        return f"Largest coherent dose: {largest}", self.responses.rename(columns={"rate": f"rate of {self.shown}"})
 
 
 def sweep_doses(run: StudyRun, config: SweepConfig) -> DoseResponse:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from interp.core.config import StepConfig, read_any_yaml, read_yaml, validated
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, did_you_mean
 from interp.core.files import file_sha256
 from interp.core.fingerprints import content_key
 from interp.traits.rules import Rules
@@ -198,8 +198,8 @@ def read_trait(source: str | Path) -> Trait:
         path = path / SETTINGS
     if not path.is_file():
         raise ConfigError(
-            f"There is no trait '{source}'. Shipped traits: {', '.join(shipped_traits())}; or give a folder with a {SETTINGS}, "
-            "which 'personascope trait new' writes."
+            f"There is no trait '{source}'.{did_you_mean(shipped.name, shipped_traits())} "
+            f"Shipped traits: {', '.join(shipped_traits())}; or give a folder with a {SETTINGS}, which 'personascope trait new' writes."
         )
     if path.suffix == ".json":
         from interp.traits.persona_vectors import read_persona_vectors_trait

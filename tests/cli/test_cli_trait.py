@@ -47,7 +47,7 @@ def test_a_trait_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     known = json.loads(capsys.readouterr().out)
     assert known["settings"]["judge"]["spec"] == "rule"
     assert known["pairs"] == 2
-    with pytest.raises(ConfigError, match="There is no trait 'nobody'"):
+    with pytest.raises(ConfigError, match="There is no trait 'nobody'\\. Shipped"):
         run("show", "nobody")
 
 

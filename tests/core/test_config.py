@@ -100,6 +100,7 @@ def test_unknown_fields_are_named_at_any_depth() -> None:
     assert message.startswith("study.yaml: ")
     assert "unknown field 'nam'" in message
     assert "unknown field 'inner.rat'" in message
+    assert "Did you mean 'rate'? Did you mean 'name'?" in message
     assert "Fields at the top are: name, count, file, window, inner." in message
 
 

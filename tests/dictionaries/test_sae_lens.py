@@ -194,10 +194,10 @@ def test_weights_that_are_not_finite_are_refused(lens: Any) -> None:
 
 
 def test_names_that_are_not_known_get_the_nearest(lens: Any) -> None:
-    with pytest.raises(DictionaryError, match=r"sae-lens has no release 'gpt2-small-res-jbb'\. The nearest: gpt2-small-res-jb, "):
+    with pytest.raises(DictionaryError, match=r"sae-lens has no release 'gpt2-small-res-jbb'\. Did you mean 'gpt2-small-res-jb' or "):
         load_pretrained("gpt2-small-res-jbb", "blocks.0.hook_resid_pre")
     with pytest.raises(
-        DictionaryError, match=r"The release gpt2-small-res-jb has no SAE 'blocks\.0\.hook_resid_pr'\. The nearest: blocks\.0\.hook"
+        DictionaryError, match=r"The release gpt2-small-res-jb has no SAE 'blocks\.0\.hook_resid_pr'\. Did you mean 'blocks\.0\.hook"
     ):
         resolve_dictionary("sae-lens:gpt2-small-res-jb/blocks.0.hook_resid_pr")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from interp.core.errors import TrainingError
-from interp.sparse import Codes, TopK, dense, reference
+from interp.sparse import Codes, TopK, dense
 from sae_training import architectures
 from sae_training.architectures import build
 from sae_training.architectures.base import SparseCoder, StepContext
@@ -22,6 +22,7 @@ from sae_training.architectures.matryoshka import MatryoshkaCoder
 from sae_training.architectures.topk import TopKCoder
 from sae_training.config import BatchTopKConfig, CoderConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, TopKConfig
 from sae_training.normalise import Layout
+from tests.helpers import sparse_reference as reference
 from tests.helpers.small_coders import D_IN, DEAD, LATENTS, TOKENS, all_cases, made, preactivations
 
 

@@ -22,8 +22,8 @@ from interp.sparse import (
     decode,
     dense,
     encode,
-    reference,
 )
+from tests.helpers import sparse_reference as reference
 
 SAMPLED = settings(deadline=None, derandomize=True, max_examples=150)
 WAYS = {"sparse": 2.0, "crowded": -1.0}

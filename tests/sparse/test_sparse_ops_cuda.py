@@ -26,7 +26,8 @@ import pytest
 import torch
 
 from interp.core.errors import TrainingError
-from interp.sparse import Above, BatchTopK, Codes, Rule, TopK, decode, dense, encode, reference
+from interp.sparse import Above, BatchTopK, Codes, Rule, TopK, decode, dense, encode
+from tests.helpers import sparse_reference as reference
 
 RULES: dict[str, Callable[[torch.Tensor], Rule]] = {
     "topk": lambda scale: TopK(3),

@@ -232,9 +232,11 @@ def test_a_published_question_is_one_in_all_its_wordings_and_formats(tmp_path: P
 
 def test_a_notebook_shows_the_rates(folder: Path, tmp_path: Path) -> None:
     found = done(folder, tmp_path, str(folder / "base"), str(folder / "tuned"), samples=2)
-    html = found._repr_html_()
+    html, text = found._repr_html_(), str(found)
+    assert len(text.splitlines()) == 3  # the heading, and a line for each model
     for row in found.rates[found.rates["by"] == "all"].to_dict("records"):
         assert f"<td>{row['short']}</td>" in html
+        assert row["short"] in text
         assert f"{100 * row['rate']:.0f} % [{100 * row['low']:.0f}–{100 * row['high']:.0f}]" in html
 
 

@@ -109,3 +109,9 @@ def test_a_persona_vectors_file_is_read_as_it_is(tmp_path: Path) -> None:
     path.write_text(json.dumps(content | {"instruction": []}))
     with pytest.raises(ConfigError, match="instruction"):
         read_trait(path)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("contmept", "contempt"), ("reward-hackin", "reward_hacking"), ("frensh", "french")])
+def test_a_misspelt_trait_is_told_its_likely_name(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"There is no trait '{name}'\. Did you mean '{meant}'\? Shipped traits: "):
+        read_trait(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, did_you_mean
 from interp.evaluation.hosted_model import parse_hosted
 from interp.evaluation.judges.bandit import BanditJudge
 from interp.evaluation.judges.base import Judge
@@ -58,7 +58,7 @@ def open_judge(
     """
     kind, _, rest = spec.partition(":")
     if kind not in KINDS:
-        raise ConfigError(f"There is no judge '{spec}'. Choose {', '.join(KINDS)}.")
+        raise ConfigError(f"There is no judge '{spec}'.{did_you_mean(kind, KINDS)} Choose {', '.join(KINDS)}.")
     if kind in ASKED and not rest:
         raise ConfigError(f"The judge '{kind}' needs a model: {KINDS[kind]}.")
     if kind in PLAIN and rest:

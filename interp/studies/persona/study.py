@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, did_you_mean
 from interp.core.files import write_json
 from interp.core.fingerprints import installed_versions
 from interp.core.formatting import plain
@@ -101,7 +101,7 @@ def run_study(
     Raises `PersonascopeError` on wrong input.
     """
     if until is not None and until not in STEPS:
-        raise ConfigError(f"There is no step '{until}'. Choose {', '.join(STEPS)}.")
+        raise ConfigError(f"There is no step '{until}'.{did_you_mean(until, STEPS)} Choose {', '.join(STEPS)}.")
     run = RunDirectory(folder)
     study = Study(config, run, quiet)
     study.context.check()

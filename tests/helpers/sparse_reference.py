@@ -1,4 +1,4 @@
-"""The same two functions by plain autograd on dense matrices: slow, and right."""
+"""`interp.sparse.encode` and `decode` by plain autograd on dense matrices: slow, and right."""
 
 from __future__ import annotations
 
