@@ -44,7 +44,7 @@ def question_means(answers: pd.DataFrame, column: str = "shows_trait") -> pd.Ser
 def rate_row(answers: pd.DataFrame, interval: Interval = "beta_binomial") -> dict[str, Any]:
     """Rate, interval and counts of flagged answers as columns of a table.
 
-    `n` (in the rate) + `unscored` + `incoherent` = `answers`; `refused` of them begin like refusals.
+    `n` (in the rate) + `unscored` + `incoherent` = `answers`; `refused` of them begin like refusals. `questions` are clusters of answers.
     """
     rate, coherence = trait_rate(answers, interval), coherent_rate(answers, None, interval)
     incoherent = flags(answers, "coherent").count(False)
@@ -57,6 +57,7 @@ def rate_row(answers: pd.DataFrame, interval: Interval = "beta_binomial") -> dic
         "incoherent": incoherent,
         "refused": int(answers["refused"].sum()),
         "answers": len(answers),
+        "questions": int(answers[cluster_column(answers)].nunique()),
         "coherence": coherence.rate,
         "coherence_low": coherence.low,
         "coherence_high": coherence.high,

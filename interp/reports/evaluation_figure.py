@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from interp.core.errors import ConfigError
 from interp.reports import numbers
 from interp.reports.numbers import absent
 from interp.reports.palette import LIGHT
-from interp.reports.plotting import HOVER, ROWS, Chart, axis, blank, dot, note, rounded, sign, whiskers, wrapped
+from interp.reports.plotting import HOVER, ROWS, Chart, axis, blank, dot, escaped, note, rounded, sign, whiskers, wrapped
 
 By = Literal["all", "format", "group"]
 BOUNDS = (0.08, 0.2, 0.4, 1.0)
@@ -122,7 +121,7 @@ def _add_model(figure: go.Figure, own: pd.DataFrame, y: Sequence[float], name: s
         n, unscored, incoherent = (numbers.count(row[column]) for column in ("n", "unscored", "incoherent"))
         hover.append(f"{title}<br>{rate}<br>n {n} · not scored {unscored} · incoherent {incoherent}")
     mark, bars = dot(symbol, role, 10, 1.2), whiskers(x, low, high, LIGHT[role])
-    figure.add_scatter(x=x, y=list(y), mode="markers", name=html.escape(name), marker=mark, error_x=bars, text=hover, hovertemplate=HOVER)
+    figure.add_scatter(x=x, y=list(y), mode="markers", name=escaped(name), marker=mark, error_x=bars, text=hover, hovertemplate=HOVER)
 
 
 def _axis_end(rates: pd.DataFrame) -> float:

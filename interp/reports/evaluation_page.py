@@ -13,6 +13,7 @@ from interp.core.errors import ArtifactError, reason_of
 from interp.core.files import write_text
 from interp.core.steps import EVALUATION_FILE
 from interp.reports import evaluation_views as views
+from interp.reports import numbers
 from interp.reports.evaluation_figure import By, rates_chart, rates_figure
 from interp.reports.self_contained import render_page
 
@@ -47,9 +48,10 @@ def write_evaluation_page(folder: Path) -> Path:
 
 def render_evaluation(found: Mapping[str, Any]) -> str:
     """The page as HTML, from what `evaluation.json` holds."""
-    rates = pd.DataFrame(found["rates"], columns=list(COLUMNS["rates"]))
+    found = numbers.all_visible(dict(found))
+    rates = pd.DataFrame(found["rates"], columns=[*COLUMNS["rates"], "questions"])
     models = views.models(rates)
-    shown: list[By] = [by for by in views.SECTIONS if by == "all" or rates.loc[rates["by"] == by, "value"].nunique() > 1]
+    shown: list[By] = [by for by in views.SECTIONS if by == "all" or views.tells_more(rates, by)]
     word = found["words"]["shown"]
     charts = {f"rates-{by}": rates_chart(rates, by, word) for by in shown if (rates["by"] == by).any()}
     return render_page(

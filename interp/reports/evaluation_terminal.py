@@ -7,18 +7,19 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from interp.reports.terminal import agreement_table, interval, percent, plain_console, plain_table, print_blocks, written
+from interp.reports.evaluation_views import SECTIONS, tells_more
+from interp.reports.terminal import agreement_table, harmless, interval, percent, plain_console, plain_table, print_blocks, written
 from interp.studies.evaluation import Evaluation
 
 
 def show_evaluation(result: Evaluation, saved: str = "") -> None:
     """Rates by model, format and group, differences, measures, and how far the judge is to be trusted; then where all is `saved`."""
     console = plain_console()
-    short = dict(zip(result.rates["model"], result.rates["short"], strict=True))
+    short = {model: harmless(name) for model, name in zip(result.rates["model"], result.rates["short"], strict=True)}
     judge, word = result.about["judge"], result.about["words"]["shown"]
-    for by in ("all", "format", "group"):
+    for by in SECTIONS:
         part = result.rates[result.rates["by"] == by]
-        if by == "all" or part["value"].nunique() > 1:
+        if by == "all" or tells_more(result.rates, by):
             print_blocks(_table(part, by, short, word))
     among = "" if judge["coherent_above"] is None else f" among answers with coherence above {judge['coherent_above']:g}"
     counted = f"\n{word.capitalize()}: trait score above {judge['shows_above']:g}{among}. Judge: {judge['spec']}; "
@@ -47,12 +48,12 @@ def _table(part: pd.DataFrame, by: str, short: dict[str, str], word: str) -> Tab
     """Rates of all models, or of each model by format or group."""
     whole = by == "all"
     table = plain_table("model" if whole else by, word, "95 %", "of", "unscored", "incoherent", "refused", *["AUROC"] * whole)
-    table.columns[0].min_width = 12
+    table.columns[0].min_width, table.columns[0].overflow = 12, "fold"  # cut short, names would be alike
     for model, own in ((str(name), rows) for name, rows in part.groupby("model", sort=False)):
         if not whole:
             table.add_row(short[model], style="bold")
         for row in own.to_dict("records"):
-            name = short[model] if whole else f"  {row['value']}"
+            name = short[model] if whole else f"  {harmless(row['value'])}"
             counts = [str(row[column]) for column in ("n", "unscored", "incoherent", "refused")]
             auroc = "–" if pd.isna(row["agreement_auroc"]) else f"{row['agreement_auroc']:.3f}"
             table.add_row(name, percent(row["rate"]), interval(row), *counts, *[auroc] * whole)

@@ -55,6 +55,12 @@ def models(rates: pd.DataFrame) -> dict[str, Model]:
     return {name: Model(name, short, role, glyph) for name, short, (role, _, glyph) in signs}
 
 
+def tells_more(rates: pd.DataFrame, by: By) -> bool:
+    """Whether rates by format or group say more than those of single questions, whose intervals span nearly everything."""
+    part = rates[rates["by"] == by]
+    return bool(part["value"].nunique() > 1 and (part["questions"].isna() | (part["questions"] > 1)).any())
+
+
 def headline(shown: Mapping[str, Model], word: str) -> str:
     """The question that the page answers."""
     if len(shown) == 1:

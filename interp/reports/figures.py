@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,22 @@ import plotly.graph_objects as go
 from interp.reports import numbers
 from interp.reports.conditions import Group, Row
 from interp.reports.palette import LIGHT
-from interp.reports.plotting import HOVER, ROWS, SHARE_TICKS, Chart, axis, blank, dot, extent, note, rounded, spaced, whiskers, wrapped
+from interp.reports.plotting import (
+    HOVER,
+    ROWS,
+    SHARE_TICKS,
+    Chart,
+    axis,
+    blank,
+    dot,
+    escaped,
+    extent,
+    note,
+    rounded,
+    spaced,
+    whiskers,
+    wrapped,
+)
 from interp.reports.views import DosePanel
 
 LABELS = 290
@@ -33,7 +47,7 @@ def rates_chart(groups: Sequence[Group], word: str) -> Chart:
 
     for group in groups:
         depth += 1
-        heading = f"<b>{html.escape(group.heading)}</b>"
+        heading = f"<b>{escaped(group.heading)}</b>"
         wide.append(label(heading, xshift=-LABELS, role="muted"))
         narrow.append(label(heading, xshift=-4, yshift=-8, role="muted"))
         for row in group.rows:
@@ -180,7 +194,7 @@ def _add_condition(figure: go.Figure, row: Row, y: float, word: str) -> None:
             y=[y] * len(row.draws),
             mode="markers",
             marker=dot("line-ns-open", model, 13, 1.4),
-            text=[f"{html.escape(draw.title)}<br>{draw.in_words(word)}" for draw in row.draws],
+            text=[f"{escaped(draw.title)}<br>{draw.in_words(word)}" for draw in row.draws],
             hovertemplate=HOVER,
         )
     coherent = f"{numbers.percent(row.coherence)} {numbers.percent_interval(row.coherence_low, row.coherence_high)} coherent"
@@ -196,7 +210,7 @@ def _add_condition(figure: go.Figure, row: Row, y: float, word: str) -> None:
                 yaxis="y",
                 mode="markers",
                 marker=mark,
-                text=[f"{html.escape(row.title)}<br>{words}"],
+                text=[f"{escaped(row.title)}<br>{words}"],
                 hovertemplate=HOVER,
                 error_x=whiskers([value], [low], [high], mark["color"]),
             )
@@ -206,7 +220,7 @@ def _add_response(figure: go.Figure, name: str, table: pd.DataFrame, column: str
     """The curve of one column of a direction's dose–response table; `style` is that of `_add_line`."""
     hover = []
     for row in table.to_dict("records"):
-        text = f"{html.escape(name)}<br>dose {numbers.number(row['dose'])} (norm {numbers.significant(row['absolute_norm'])})<br>"
+        text = f"{escaped(name)}<br>dose {numbers.number(row['dose'])} (norm {numbers.significant(row['absolute_norm'])})<br>"
         text += f"{what} {numbers.percent(row[column])}"
         if column == "rate":
             text += f" {numbers.percent_interval(row['low'], row['high'])}, {numbers.hits(row['rate'], row['n'])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -114,10 +115,24 @@ def size(size_bytes: Any) -> str:
     return f"{mebibytes / 1024:.2f}\u202fGiB" if mebibytes >= 1024 else f"{mebibytes:.0f}\u202fMiB"
 
 
+REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the direction of what follows them, of their neighbours' text too."""
+
+
 def visible(text: Any) -> str:
-    """Text without what a page cannot show: control characters become their pictures, lone surrogates a question mark."""
+    """Text without what a page cannot show: control characters become their pictures, lone surrogates a question mark.
+
+    What would reorder the text around it becomes U+FFFD.
+    """
     shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in str(text))
-    return shown.encode("utf-8", "replace").decode("utf-8")
+    return REORDERING.sub("\ufffd", shown).encode("utf-8", "replace").decode("utf-8")
+
+
+def all_visible(value: Any) -> Any:
+    """JSON whose texts, names of fields too, are `visible`."""
+    if isinstance(value, dict):
+        return {visible(name): all_visible(own) for name, own in value.items()}
+    return [all_visible(own) for own in value] if isinstance(value, list) else visible(value) if isinstance(value, str) else value
 
 
 def token(text: Any) -> str:

@@ -131,9 +131,14 @@ def extent(*series: pd.Series) -> tuple[float, float]:
     return round(low - room, 5), round(high + room, 5)
 
 
+def escaped(text: str) -> str:
+    """Text as plotly shows it: it knows tags, but of quotation marks only themselves."""
+    return html.escape(numbers.visible(text), quote=False)
+
+
 def wrapped(text: str, width: int) -> str:
     """Escaped text in lines of at most `width` characters."""
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(text, width)) or "&nbsp;"
+    return "<br>".join(escaped(line) for line in textwrap.wrap(text, width)) or "&nbsp;"
 
 
 def spaced(notes: list[dict[str, Any]], gap: float) -> list[dict[str, Any]]:

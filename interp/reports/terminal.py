@@ -11,8 +11,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from interp.reports.numbers import REORDERING
+
 ALARM = "red"
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(rf"[\x00-\x09\x0b-\x1f\x7f-\x9f]|{REORDERING.pattern}")
 
 
 def plain_console() -> Console:
@@ -80,6 +82,11 @@ def side_by_side(console: Console, columns: Sequence[tuple[str, Sequence[Text]]]
     console.print(table)
 
 
+def harmless(words: str) -> str:
+    """Text whose control characters, which would steer the terminal or reorder a line, became dots."""
+    return _CONTROL.sub("·", words)
+
+
 def written(words: str, style: str = "") -> Text:
-    """What a model or a file says; control characters, which would steer the terminal, become dots."""
-    return Text(_CONTROL.sub("·", words) or "(empty)", style)
+    """What a model or a file says, harmless."""
+    return Text(harmless(words) or "(empty)", style)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from interp.studies.human_labels import HumanLabels
 
 JUDGED_FILE = "judged.parquet"
 SAMPLES_SHOWN = 12
+LEAST_NAME, LONGEST_NAME = 3, 24
+"""Letters of a short name of a model: fewer say nothing, more find no place in a table."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,32 @@ def _newcombe(own: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, flo
 
 
 def _short_names(models: Sequence[str]) -> dict[str, str]:
-    """The last part of each model's path, or the name of a served one, where that tells them apart."""
-    last = {model: (model.partition("@http")[0] if parse_hosted(model) else model).rstrip("/").rsplit("/", 1)[-1] for model in models}
-    return last if len(set(last.values())) == len(models) else {model: model for model in models}
+    """As few last parts of the models' paths, or of the names of served ones, as tell them apart; long ones without what all begin with."""
+    names = {model: model.partition("@http")[0] if parse_hosted(model) else model for model in models}
+    deepest = max((name.count("/") + 1 for name in names.values()), default=1)
+    for parts in range(1, deepest + 1):
+        short = {model: _last_parts(name, parts) for model, name in names.items()}
+        if len(set(short.values())) == len(models):
+            return _without_beginning(short)
+    return {model: model for model in models}
+
+
+def _last_parts(name: str, parts: int) -> str:
+    """The last parts of a path, one more where they say too little; the whole of what is no path."""
+    last = "/".join(name.rstrip("/").split("/")[-parts:])
+    if not re.fullmatch(r"[\w.@:+~ /-]+", name) or last == name:
+        return name
+    return last if len(last) >= LEAST_NAME else _last_parts(name, parts + 1)
+
+
+def _without_beginning(names: Mapping[str, str]) -> dict[str, str]:
+    """Names that are long and alike in the beginning without it, up to the end of a word."""
+    first = next(iter(names.values()), "")
+    alike = first[: sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names.values(), strict=False)))]
+    cut = max((alike.rfind(sign) + 1 for sign in "-_/ "), default=0)
+    if len(names) == 1 or max(map(len, names.values()), default=0) <= LONGEST_NAME or cut < LEAST_NAME:
+        return dict(names)
+    return {model: f"…{name[cut:]}" for model, name in names.items()}
 
 
 def _agreement(model: str, agreed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
