@@ -33,7 +33,7 @@ UNREADABLE = (
     ArtifactError,
     pickle.UnpicklingError,
 )
-ELSEWHERE = re.compile(r"(att|attn|mlp|transcoder|clt|embed)", re.IGNORECASE)
+ELSEWHERE = re.compile(r"(?<![a-z])(att|attn|mlp|transcoders?|clt|embed\w*)(?![a-z])", re.IGNORECASE)
 """In a name: what is read elsewhere than in the residual stream after a block."""
 TRAINERS = {
     "AutoEncoder": ("standard", True),
@@ -133,7 +133,8 @@ def _gemma_scope(tensors: Tensors, config: Mapping[str, Any], path: Path) -> Con
     _refuse(path, f"of the architecture {config.get('architecture')}", config.get("architecture", "jump_relu") != "jump_relu")
     place = str(config.get("hf_hook_point_in", ""))
     _refuse(path, f"one that reads {place}", bool(place) and not re.fullmatch(r"(\w+\.)*layers\.\d+\.output", place))
-    _refuse(path, "one of a component", not place and any(ELSEWHERE.search(part) for part in path.parts[-5:-1]))
+    named = "/".join(path.parts[-5:-1]) + "".join(re.findall(r"gemma-scope[^/]*", str(path)))  # Gemma Scope 1 has an own repository of each
+    _refuse(path, "one of a component", not place and bool(ELSEWHERE.search(named)))
     weights = {"W_enc": own["w_enc"], "W_dec": own["w_dec"]} | {name: own[name] for name in ("b_enc", "b_dec", "threshold")}
     layer = _number(r"layers\.(\d+)\.", place) if place else _number(r"layer_(\d+)", "/".join(path.parts[-4:]))
     return Converted(weights, "jumprelu", layer, False, str(config.get("model_name", "")))
@@ -154,7 +155,7 @@ def _sparsify(tensors: Tensors, config: Mapping[str, Any], path: Path) -> Conver
 def _dictionary_learning(tensors: Tensors, config: Mapping[str, Any], path: Path) -> Converted:
     """What `dictionary_learning.utils.load_dictionary` reads: a BatchTopK by its threshold, an AutoEncoder with rows of norm one."""
     trainer = config["trainer"]
-    kind, place = trainer["dict_class"], str(trainer.get("submodule_name") or "")
+    kind, place = trainer["dict_class"], str(trainer.get("submodule_name") or "/".join(path.parts[-4:-1]))
     _refuse(path, f"a {kind}", kind not in TRAINERS)
     _refuse(path, f"one that reads {place}", bool(ELSEWHERE.search(place)))
     architecture, subtracts = TRAINERS[kind]

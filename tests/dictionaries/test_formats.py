@@ -18,6 +18,7 @@ from interp.dictionaries.files import FILES, dictionary_key
 from interp.dictionaries.hub import upload
 from interp.dictionaries.load import load_dictionary
 from interp.dictionaries.pretrained import resolve_dictionary
+from tests.helpers.small_hub import Repository, small_hub
 
 D, M, K = 6, 20, 4
 Tensors = dict[str, torch.Tensor]
@@ -235,6 +236,8 @@ REFUSED = [
     ("gemma scope 2", {"architecture": "topk"}, None, "of the architecture topk"),
     ("gemma scope 2 without a config", None, "mlp_out/layer_3_width_16k/params.safetensors", "one of a component"),
     ("gemma scope", None, "gemma-scope-2b-pt-att/layer_3/width_16k/average_l0_7/params.npz", "one of a component"),
+    ("gemma scope", None, "x--gemma-scope-2b-pt-mlp/snapshots/0a/layer_3/width_16k/average_l0_7/params.npz", "one of a component"),
+    ("BatchTopKSAE", trainer("BatchTopKSAE"), "saes/mlp_out_layer_3/trainer_1/ae.pt", "one that reads .*mlp_out_layer_3"),
     ("sparsify", {"transcode": True}, None, "one with transcode"),
     ("sparsify", {"signed": True}, None, "one with signed"),
     ("sparsify", {"activation": "groupmax"}, None, "one with the activation groupmax"),
@@ -284,3 +287,25 @@ def test_the_key_follows_weights_and_config_and_a_foreign_folder_is_not_uploaded
     assert keys[0] != keys[1] == dictionary_key(paths[1])
     with pytest.raises(DictionaryError, match="another library's format"):
         upload(paths[0].parent, "owner/name")
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "folder"),
+    [
+        ("qwen scope", f"Qwen/SAE-Res-Some-1.7B-W32K-L0_{K}", "layer3.sae.pt"),
+        ("gemma scope 2", "google/gemma-scope-2-270m-pt", "resid_post/layer_3_width_16k_l0_small"),
+        ("gemma scope", "google/gemma-scope-2b-pt-res", "layer_3/width_16k/average_l0_7"),
+        ("BatchTopKSAE", "somebody/saes", "latte/resid_post_layer_3/trainer_1"),  # att is no word here
+    ],
+)
+def test_a_repository_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, repository: str, folder: str) -> None:
+    file, tensors, config_name, config, arithmetic = CASES[name]
+    path = saved(tmp_path / "made", file, tensors, config_name, config)
+    files = {path.name: path.read_bytes()} | ({config_name: (path.parent / config_name).read_bytes()} if config else {})
+    place = "" if folder.endswith(".pt") else f"{folder}/"
+    with small_hub(tmp_path / "hub cache", monkeypatch) as hub:
+        hub.repositories[repository] = Repository(False, commits=[{place + name: data for name, data in files.items()}])
+        spec = f"hub:{repository}/{folder}"
+        dictionary = load_dictionary(resolve_dictionary(f"pickle:{spec}" if path.suffix == ".pt" else spec))
+    assert dictionary.hook_point == "blocks.3.hook_resid_post"
+    torch.testing.assert_close(dictionary.encode(ROWS).dense(), arithmetic(ROWS, tensors)[0], atol=1e-5, rtol=1e-5)
