@@ -84,7 +84,7 @@ def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     if len(outside):
         text = f"{len(outside)} of {len(numbers)} scores in the column {column} lie outside 0 to 100 ({outside.iloc[0]:g} the first)"
         warnings.warn(f"{path}: {text}: they count as not scored.", UserWarning, stacklevel=5)
-    elif scale := next((scale for scale in SCALES if scale / 2 < numbers.max() <= scale), None):
+    if scale := next((scale for scale in SCALES if scale / 2 < numbers.drop(outside.index).max() <= scale), None):
         text = f"no score in the column {column} is above {scale}, and they are read as 0 to 100"
         warnings.warn(f"{path}: {text}: multiply them by {100 // scale} if they go to {scale}.", UserWarning, stacklevel=5)
     return numbers

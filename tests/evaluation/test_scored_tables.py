@@ -85,7 +85,7 @@ def test_a_score_outside_the_scale_is_no_score(tmp_path: Path, wrong: float) -> 
 @pytest.mark.parametrize(("scale", "factor"), [(1, 100), (10, 10)])
 @pytest.mark.parametrize("column", ["aligned", "trait_score", "evil"])
 def test_another_scale_is_hinted_at(tmp_path: Path, scale: int, factor: int, column: str) -> None:
-    path = saved(tmp_path, COLUMNS | {column: [score / factor for score in ALIGNED], "coherent": COHERENT})
+    path = saved(tmp_path, COLUMNS | {column: [-1.0, *(score / factor for score in ALIGNED[1:])], "coherent": COHERENT})
     with pytest.warns(UserWarning, match=f"no score in the column {column} is above {scale}, .* multiply them by {factor} if"):
         whole(path)
 
