@@ -113,7 +113,11 @@ def test_the_likeliest_context_counts_and_capitals_may_be_folded(fluency: Cohere
 
 @pytest.mark.slow
 def test_authored_french_is_more_coherent_than_the_broken_french_of_models(fluency: CoherenceJudge) -> None:
-    """Nothing is fitted on the authored answers. Measured: AUROC 0.90, and 0.64 with weights fitted without known words."""
+    """Nothing is fitted on the authored answers.
+
+    Measured with the French context alone, on the 42 broken answers that two readings agree on: AUROC 0.91, and 0.64 with weights fitted
+    without known words.
+    """
     trait = read_trait("french")
     broken = trait.labels[trait.labels["shows_trait"] & ~trait.labels["coherent"]]
     texts = [" ".join(pair.shows.split()[:20]) for pair in trait.pairs] + list(broken["answer"])  # about as long as the models'
