@@ -166,6 +166,9 @@ def test_steps_of_a_training_are_a_series_in_their_order(tmp_path: Path) -> None
     (series / "checkpoint-7").mkdir()  # without a model
     expected = [str(series / f"checkpoint-{step}") for step in (20, 300, 1000)]
     assert checkpoints(str(series)) == expected
+    for step in (5, 40):
+        tiny_folder(tmp_path / "whole" / f"checkpoint-{step}")
+    assert checkpoints(str(tmp_path / "whole")) == [str(tmp_path / "whole" / f"checkpoint-{step}") for step in (5, 40)]
     assert checkpoints(str(base)) == [str(base)]
     assert checkpoints("owner/name") == ["owner/name"]
     config = EvaluateConfig(models=[str(base), str(series)], device="cpu")
