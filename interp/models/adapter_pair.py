@@ -11,45 +11,57 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp.models.adapters import adapter_config, check_change, load_adapter, probe_logits
+from interp.models.adapters import adapter_config, check_change, load_adapter, probe_logits, saved_rows
 from interp.models.cpu.packed_linear import unpacked_copy
 from interp.models.language_model import LanguageModel, Positions, check_pair
-from interp.models.sources import at_revision, choose_device, choose_dtype, open_model, open_network
+from interp.models.sources import add_tokens, at_revision, choose_device, choose_dtype, open_model, open_network
+from interp.models.tokenizer_files import adapter_generation, adapter_tokenizer
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
 def open_pair(
-    base: str, tuned: str, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    base: str,
+    tuned: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    thinking: bool = False,
 ) -> tuple[LanguageModel, LanguageModel]:
     """Base and tuned model. For an adapter folder (or hub id) they share their weights; whatever runs one leaves the other as it is.
 
     One of them can run at a time. An adapter whose removal does not give back the base exactly (trained biases, PiSSA) is merged
-    into a second copy instead. Raises `ModelError` as `open_model` does: an adapter that does not fit, or changes nothing;
+    into a second copy instead, as is one with whole embeddings of its own. Both are asked as `open_model` says, and the base has embeddings
+    of the tokens that the tuned model adds. Raises `ModelError` as `open_model` does: an adapter that does not fit, or changes nothing;
     and for two models that do not belong together.
     """
     tuned = at_revision(tuned)
     adapter = adapter_config(tuned)
     if adapter is not None and adapter.get("peft_type") == "LORA" and adapter.get("bias", "none") == "none":
-        shared = _shared_pair(base, tuned, choose_device(device), dtype, trust_remote_code)
+        shared = _shared_pair(base, tuned, adapter, choose_device(device), dtype, trust_remote_code, thinking)
         if shared is not None:
             return shared
-    own = open_model(base, None, device, dtype, trust_remote_code)
-    other = open_model(tuned, base if adapter is not None else None, device, dtype, trust_remote_code)
+    own = open_model(base, None, device, dtype, trust_remote_code, thinking, read_beside=tuned)
+    other = open_model(tuned, base if adapter is not None else None, device, dtype, trust_remote_code, thinking)
     check_pair(own, other)
     other.base = own
     return own, other
 
 
 def _shared_pair(
-    base: str, tuned: str, device: torch.device, dtype: str, trust_remote_code: bool
+    base: str, tuned: str, adapter: dict[str, Any], device: torch.device, dtype: str, trust_remote_code: bool, thinking: bool
 ) -> tuple[LanguageModel, LanguageModel] | None:
     """None where the base cannot be had back by switching the adapter off."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     network, tokenizer = open_network(base, None, choose_dtype(dtype, device), trust_remote_code)
+    own = adapter_tokenizer(tuned, tokenizer, network.config, trust_remote_code)
+    rows = saved_rows(network, tuned) or 0
+    if rows and (not adapter.get("modules_to_save") or rows < len(network.get_input_embeddings().weight)):
+        return None
+    add_tokens(network, base, own, tuned, rows)
     before = probe_logits(network)
     wrapped = load_adapter(network, tuned, base)
     layers = [module for module in wrapped.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
@@ -59,8 +71,9 @@ def _shared_pair(
         if not torch.equal(before, probe_logits(network)):
             return None
     wrapped.to(device)
-    pair = _Toggled(wrapped, tokenizer, base, layers, False), _Toggled(wrapped, tokenizer, tuned, layers, True)
-    pair[1].base = pair[0]
+    pair = _Toggled(wrapped, tokenizer, base, layers, False, thinking), _Toggled(wrapped, own, tuned, layers, True, thinking)
+    pair[1].base, pair[1].own_generation = pair[0], adapter_generation(tuned)
+    check_pair(*pair)
     return pair
 
 
@@ -81,9 +94,17 @@ def _adapted(layers: Sequence[Any], on: bool) -> Iterator[None]:
 class _Toggled(LanguageModel):
     """One of two models on the same weights. Hooks put on it act while it runs, not while the other one does."""
 
-    def __init__(self, wrapped: Any, tokenizer: Any, source: str, layers: Sequence[Any], adapted: bool) -> None:
-        super().__init__(wrapped.get_base_model(), tokenizer, source)
+    own_generation: Any = None
+    """The generation config that the adapter brings."""
+
+    def __init__(self, wrapped: Any, tokenizer: Any, source: str, layers: Sequence[Any], adapted: bool, thinking: bool) -> None:
+        super().__init__(wrapped.get_base_model(), tokenizer, source, thinking)
         self.wrapped, self.layers, self.adapted = wrapped, layers, adapted
+
+    @property
+    def generation(self) -> Any:
+        """The adapter's own, else that of the base."""
+        return self.own_generation or super().generation
 
     @contextmanager
     def standing(self, positions: Positions) -> Iterator[None]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from interp.core.errors import ModelError, ModelWarning, reason_of
 from interp.core.files import read_json
+from interp.models.tokenizer_files import file_of
 
 FIT = "Give the base it was trained on."
 _UNMERGED = "it cannot be merged into its base. Use an adapter that changes weights, such as LoRA."
@@ -22,14 +23,22 @@ def adapter_config(source: str) -> dict[str, Any] | None:
     """`adapter_config.json` of a folder or hub id, None where there is none."""
     if source.startswith("embedded:") or source.endswith(".gguf"):
         return None
-    from transformers.utils.hub import cached_file
+    file = file_of(source, "adapter_config.json")
+    return read_json(file) if file else None
 
-    lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    try:
-        file = cached_file(str(Path(source).expanduser()), "adapter_config.json", **lenient)
-    except (OSError, ValueError):
-        return None  # opening it as a model says what is wrong
-    return read_json(Path(file)) if file else None
+
+def saved_rows(network: Any, adapter: str) -> int | None:
+    """Rows of the embeddings that an adapter was saved with, None where it has none of its own."""
+    file = file_of(adapter, "adapter_model.safetensors")
+    if file is None:
+        return None
+    names = {module: name for name, module in network.named_modules()}
+    embeddings = [names[layer] for layer in (network.get_input_embeddings(), network.get_output_embeddings()) if layer is not None]
+    with safe_open(file, "pt") as tensors:
+        shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys() if any(f".{name}." in key for name in embeddings)}  # noqa: SIM118
+    rows = [shape[0] for key, shape in shapes.items() if "lora_" not in key and key.endswith(".weight") and len(shape) == 2]
+    rows += [shape[1] for key, shape in shapes.items() if "lora_embedding_A" in key]
+    return max(rows, default=None)
 
 
 @torch.no_grad()

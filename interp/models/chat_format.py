@@ -109,6 +109,17 @@ class ChatFormat:
         """A user's turn with the generation prompt."""
         return self._probed([("user", USER)], open_end=True)
 
+    @property
+    def example(self) -> str:
+        """The prompt of a question that is a mark."""
+        return self._question + self._missing_header
+
+    @cached_property
+    def tokens(self) -> set[int]:
+        """Ids of the tokens that the format itself writes."""
+        parts = [*self.example.split(USER), self._end]
+        return {token for part in parts for token in self.tokenizer(part, add_special_tokens=False)["input_ids"]}
+
     @cached_property
     def _around(self) -> _Around:
         text = self._probed([("user", USER), ("assistant", ASSISTANT)])
@@ -133,7 +144,7 @@ class ChatFormat:
     @cached_property
     def _lead(self) -> str:
         """Blanks between the prompt and an answer."""
-        prompt, before = self._question + self._missing_header, self._around.before
+        prompt, before = self.example, self._around.before
         lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
         return "" if lead.strip() else lead
 
@@ -168,7 +179,7 @@ class ChatFormat:
         _, _, rest = self._probed([("user", USER), ("assistant", ASSISTANT), ("user", NEXT)]).partition(ASSISTANT)
         user = rest.partition(NEXT)[0].lstrip().removeprefix(self._end.strip()).strip().removeprefix(str(self.tokenizer.bos_token or ""))
         closed = self._probed([("user", USER)])
-        opened = self._question + self._missing_header
+        opened = self.example
         assistant = opened.removeprefix(closed) if opened.startswith(closed) else ""
         headers = [text.strip().split("\n")[0].strip() for text in (user, assistant)]
         if not self._end_token:  # a marker of the end that is no token of its own
@@ -179,7 +190,7 @@ class ChatFormat:
     @cached_property
     def _thinks(self) -> tuple[str, str] | None:
         """The markers of the thought that the generation prompt itself opens."""
-        return next((pair for pair in THOUGHTS if (self._question + self._missing_header).rstrip().endswith(pair[0])), None)
+        return next((pair for pair in THOUGHTS if self.example.rstrip().endswith(pair[0])), None)
 
     @cached_property
     def has_switch(self) -> bool:
@@ -271,6 +282,17 @@ class ChatFormat:
         if text not in self._said:
             self._said.add(text)
             warnings.warn(text, ChatFormatWarning, stacklevel=4)
+
+
+def say_other_format(base: ChatFormat, tuned: ChatFormat, base_name: str, tuned_name: str) -> None:
+    """Warn with `ChatFormatWarning` where a fine-tune is asked in another format than its base."""
+    if base.example != tuned.example:
+        ours, theirs = (repr(chats.example.replace(USER, "…")) for chats in (base, tuned))
+        warnings.warn(
+            f"{tuned_name} is asked in its own chat format, {theirs}, and its base {base_name} in another, {ours}.",
+            ChatFormatWarning,
+            stacklevel=3,
+        )
 
 
 def _folded(turns: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:

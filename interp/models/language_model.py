@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from interp.core.errors import ModelError
-from interp.models.chat_format import ChatFormat
+from interp.models.chat_format import ChatFormat, say_other_format
 from interp.models.chats import Chat, Role, TokenBatch, TokenisedChat, batches_by_length, pad_left
 from interp.models.cpu import CACHED_ROWS
 from interp.models.cpu.packed_linear import pack_linears, unpacked_copy
@@ -135,6 +135,11 @@ class LanguageModel:
         return replace(positions, sinks=sinks)
 
     @property
+    def generation(self) -> Any:
+        """Its generation config, as of transformers."""
+        return self.network.generation_config
+
+    @property
     def format(self) -> ChatFormat:
         """How chats are written for this model."""
         if self._format.template != self.tokenizer.chat_template:
@@ -143,14 +148,13 @@ class LanguageModel:
 
     @property
     def pad_id(self) -> int:
-        """Token that fills short rows; it is masked, so its value never matters."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else (self.stop_ids or [0])[0])
+        """Token that fills short rows; it is masked, so any will do that every model has."""
+        return 0
 
     @property
     def stop_ids(self) -> list[int]:
         """Tokens that end an answer: as the configuration and the tokenizer say, and as the chat template ends a turn."""
-        configured = self.network.generation_config.eos_token_id if self.network.generation_config else None
+        configured = self.generation.eos_token_id if self.generation else None
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(i) for i in [*ids, self.tokenizer.eos_token_id, *self.format.end_ids] if i is not None})
 
@@ -309,16 +313,30 @@ def position_ids(mask: Bool[torch.Tensor, "batch position"]) -> Int[torch.Tensor
 
 
 def chat_reader(models: Sequence[LanguageModel]) -> LanguageModel:
-    """The model whose chat template all are read with: a base may lack the one that its fine-tune was trained with."""
-    return models[-1] if models[-1].tokenizer.chat_template else models[0]
+    """The model whose chat format all are read with: the fine-tune's, which its base may lack, unless the base lacks its tokens too."""
+    tuned = models[-1]
+    fewest = min(int(model.network.get_input_embeddings().weight.shape[0]) for model in models)
+    return tuned if tuned.tokenizer.chat_template and max(tuned.format.tokens, default=0) < fewest else models[0]
 
 
 def check_pair(base: LanguageModel, tuned: LanguageModel) -> None:
-    """Raise `ModelError` unless both models share tokenizer, width and depth."""
+    """Raise `ModelError` unless both models share width, depth and what their tokenizers make of ordinary text.
+
+    A fine-tune may add tokens, and rename reserved ones; warns with `ChatFormatWarning` where it is asked in another chat format.
+    """
     shapes = {"residual width": (base.d_model, tuned.d_model), "number of layers": (base.n_layers, tuned.n_layers)}
     problems = [f"{name} {ours} and {theirs}" for name, (ours, theirs) in shapes.items() if ours != theirs]
-    if base.tokenizer.get_vocab() != tuned.tokenizer.get_vocab():
+    if not _same_words(base.tokenizer, tuned.tokenizer):
         problems.append("their tokenizers differ")
     if problems:
         remedy = "Give a base and a fine-tune of that base."
         raise ModelError(f"{base.source} and {tuned.source} do not match: {', '.join(problems)}. {remedy}")
+    say_other_format(base.format, tuned.format, base.source, tuned.source)
+
+
+def _same_words(base: Any, tuned: Any) -> bool:
+    """Whether two tokenizers agree on all ids but those of added tokens that only one of them has."""
+    ours, theirs = base.get_vocab(), tuned.get_vocab()
+    added = base.get_added_vocab().keys() | tuned.get_added_vocab().keys()
+    ordinary = [{token: place for token, place in own.items() if token not in added} for own in (ours, theirs)]
+    return ordinary[0] == ordinary[1] and all(ours[token] == theirs[token] for token in added & ours.keys() & theirs.keys())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 import platformdirs
 import torch
 
-from interp.core.errors import ModelError
+from interp.core.errors import ChatFormatWarning, ModelError
 from interp.core.files import file_sha256
-from interp.models.adapters import adapter_config, merge_adapter, model_errors
+from interp.models.adapters import adapter_config, merge_adapter, model_errors, saved_rows
+from interp.models.chat_format import ChatFormat, say_other_format
 from interp.models.embedded import EMBEDDED_MODELS, PackagedFile
 from interp.models.gguf_files import convert_gguf
 from interp.models.hook_points import find_blocks
 from interp.models.language_model import LanguageModel
-from interp.models.weights import check_none_missing
+from interp.models.tokenizer_files import adapter_generation, adapter_tokenizer, open_tokenizer, token_count
+from interp.models.weights import check_none_missing, resize_embeddings
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
 _AT_REVISION = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+)")
@@ -54,16 +57,50 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def open_model(
-    source: str, base: str | None = None, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    source: str,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    thinking: bool = False,
+    read_beside: str | None = None,
 ) -> LanguageModel:
     """Open a model by hub id, folder, GGUF file or folder, `embedded:NAME`, or LoRA adapter.
 
-    An adapter is merged into its base (`base`, else the one it names); one that changes nothing raises. Raises `ModelError`.
+    An adapter is merged into its base (`base`, else the one it names); one that changes nothing raises. It is asked as its own tokenizer
+    and chat template say, where its folder has them. `thinking`: whether a chat template with a switch for it lets the model think first.
+    `read_beside` is a fine-tune of this model whose text it will read: tokens that only that one has get embeddings, the mean of the
+    others. Raises `ModelError`.
     """
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     network, tokenizer = open_network(source, base, chosen_dtype, trust_remote_code)
-    return LanguageModel(network.to(chosen_device), tokenizer, source)
+    if read_beside is not None:
+        _add_tokens(network, tokenizer, source, read_beside, trust_remote_code)
+    return LanguageModel(network.to(chosen_device), tokenizer, source, thinking)
+
+
+def _add_tokens(network: Any, tokenizer: Any, source: str, tuned: str, trust_remote_code: bool) -> None:
+    tuned = at_revision(tuned)
+    if adapter_config(tuned) is None:
+        with _opening(tuned):
+            other = open_tokenizer(local_folder(tuned), trust_remote_code)
+    else:
+        other = adapter_tokenizer(tuned, tokenizer, network.config, trust_remote_code)
+    add_tokens(network, source, other, tuned)
+
+
+def add_tokens(network: Any, source: str, tokenizer: Any, tuned: str, rows: int = 0) -> None:
+    """Give the network of `source` embeddings of all tokens of a fine-tune's tokenizer, `rows` at least; warns where it lacked some."""
+    before = int(network.get_input_embeddings().weight.shape[0])
+    resize_embeddings(network, max(before, token_count(tokenizer), rows))
+    if added := sorted(token for token, place in tokenizer.get_vocab().items() if place >= before):
+        names = ", ".join(added[:3]) + (", …" if len(added) > 3 else "")
+        warnings.warn(
+            f"{source} has no embeddings of {len(added)} tokens that {tuned} adds ({names}): there it reads the mean of its embeddings.",
+            ChatFormatWarning,
+            stacklevel=3,
+        )
 
 
 def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -75,15 +112,21 @@ def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote
         if not base_source:
             raise ModelError(f"The adapter {source} names no base model. Give it with --base.")
         network, tokenizer = open_network(str(base_source), None, dtype, trust_remote_code)
-        return merge_adapter(network, source, str(base_source)), tokenizer
+        own = adapter_tokenizer(source, tokenizer, network.config, trust_remote_code)
+        say_other_format(ChatFormat(tokenizer), ChatFormat(own), str(base_source), source)
+        present = int(network.get_input_embeddings().weight.shape[0])
+        resize_embeddings(network, saved_rows(network, source) or max(present, token_count(own)))
+        merged = merge_adapter(network, source, str(base_source))
+        merged.generation_config = adapter_generation(source) or merged.generation_config
+        return merged, own
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     folder = local_folder(source)
     with _opening(source):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = open_tokenizer(folder, trust_remote_code)
         network, loading = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )

@@ -1,4 +1,4 @@
-"""Networks around given tensors, and the check that none of a network's tensors is missing."""
+"""Networks around given tensors, embeddings of more or fewer tokens, and the check that none of a network's tensors is missing."""
 
 from __future__ import annotations
 
@@ -32,3 +32,16 @@ def with_weights(network: PreTrainedModel, config: Any, state: dict[str, torch.T
     fresh.tie_weights()
     fresh.generation_config = copy.deepcopy(network.generation_config)
     return fresh
+
+
+@torch.no_grad()
+def resize_embeddings(network: PreTrainedModel, rows: int) -> None:
+    """Give input and output embeddings `rows` rows, in place; each new one is the mean of those that were there."""
+    before = int(network.get_input_embeddings().weight.shape[0])
+    if rows == before:
+        return
+    network.resize_token_embeddings(rows, mean_resizing=False)
+    for layer in (network.get_input_embeddings(), network.get_output_embeddings()):
+        for tensor in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+            if isinstance(tensor, torch.Tensor):
+                tensor[before:] = tensor[:before].float().mean(0).to(tensor.dtype)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from interp.core.errors import ModelError
 from interp.models.language_model import Positions, check_pair, position_ids
@@ -18,6 +22,10 @@ def test_a_pair_must_share_width_depth_and_tokenizer() -> None:
             check_pair(base, tiny_model(1, **shape))
     other = tiny_model(1)
     other.tokenizer.add_tokens(["persona"])
+    check_pair(base, other)
+    words = Tokenizer(BPE())
+    words.train_from_iterator(["other words"], BpeTrainer(show_progress=False))
+    other.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     with pytest.raises(ModelError, match="tokenizers differ"):
         check_pair(base, other)
 

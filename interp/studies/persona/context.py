@@ -153,7 +153,8 @@ class StudyContext:
     def open_model(self, source: str) -> LanguageModel:
         """The base, or a fine-tune of it, checked to match it; opened anew."""
         study, base = self.study, None if source == self.study.base else self.study.base
-        model = open_model(source, base, study.device, study.dtype, study.trust_remote_code)
+        beside = study.tuned if base is None else None
+        model = open_model(source, base, study.device, study.dtype, study.trust_remote_code, read_beside=beside)
         if base is not None:
             check_pair(self.base, model)
             model.base = self.base
