@@ -94,7 +94,7 @@ class LiveSource:
         for document in self.documents:
             digest.update(repr(document).encode())
         for model in self.models:
-            digest.update(repr((model.source, model.dtype, model.tokenizer.chat_template)).encode())
+            digest.update(repr((model.source, model.dtype, model.tokenizer.chat_template, model.format.thinking)).encode())
             for name, weight in model.network.state_dict().items():
                 digest.update(f"{name}: {_sample(weight)}".encode())
         return digest.hexdigest()

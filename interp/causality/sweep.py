@@ -20,10 +20,11 @@ from interp.core.errors import ArtifactError, EditError, ModelError, reason_of
 from interp.core.files import read_json, saving, write_json
 from interp.core.fingerprints import content_key
 from interp.evaluation.questions import Question
-from interp.evaluation.sampling import answer_rows
+from interp.evaluation.sampling import answer_rows, columns_of
 from interp.interventions.edits import Edit
 from interp.interventions.hooks import edited_rows
-from interp.models.generation import generate
+from interp.models.chat_format import Answer
+from interp.models.generation import answers
 from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
 
@@ -83,11 +84,11 @@ def sweep(
     question_of = table["question_id"].tolist()
     batches = plan_batches([ids[name] for name in question_of], [changes[c.name] for c in condition_of], sampling.batch_rows)
 
-    def ask(rows: Sequence[int]) -> list[str]:
+    def ask(rows: Sequence[int]) -> list[Answer]:
         together = sampling.model_copy(update={"batch_rows": len(rows)})
         edits = [condition_of[row].edits for row in rows]
         with edited_rows(model, edits) if any(edits) else nullcontext():
-            return generate(model, [chats[question_of[row]] for row in rows], together, seed, streams=[streams[row] for row in rows])
+            return answers(model, [chats[question_of[row]] for row in rows], together, seed, streams=[streams[row] for row in rows])
 
     made = {
         "version": __version__,
@@ -102,7 +103,7 @@ def sweep(
     }
     if folder is not None:
         _check_plan(folder, json.loads(json.dumps(made)))
-    answers, most = [""] * len(table), sampling.batch_rows
+    result, most = [Answer("")] * len(table), sampling.batch_rows
     for number, rows in enumerate(batches):
         path = None if folder is None else folder / f"part-{number:05d}.parquet"
         if path is not None and path.exists():
@@ -111,12 +112,12 @@ def sweep(
             written, most = _within_memory(ask, rows, most, most < sampling.batch_rows)
             if path is not None:
                 with saving(path) as partial:
-                    table.iloc[rows].assign(answer=written).rename_axis("row").reset_index().to_parquet(partial, index=False)
+                    table.iloc[rows].assign(**columns_of(written)).rename_axis("row").reset_index().to_parquet(partial, index=False)
         for row, answer in zip(rows, written, strict=True):
-            answers[row] = answer
+            result[row] = answer
         if progress:
             progress(len(rows))
-    return table.assign(answer=answers)
+    return table.assign(**columns_of(result))
 
 
 def _rows(condition: Condition, questions: Sequence[Question], samples: int) -> tuple[pd.DataFrame, list[int]]:
@@ -139,13 +140,13 @@ def plan_batches(prompts: Sequence[tuple[int, ...]], changes: Sequence[str], row
     return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
-def _within_memory(ask: Callable[[Sequence[int]], list[str]], rows: Sequence[int], most: int, warned: bool) -> tuple[list[str], int]:
+def _within_memory(ask: Callable[[Sequence[int]], list[Answer]], rows: Sequence[int], most: int, warned: bool) -> tuple[list[Answer], int]:
     """Answers to `rows`, asked `most` at a time, in halves, quarters, … from the moment that memory runs out; and what `most` is then."""
-    answers: list[str] = []
-    while len(answers) < len(rows):
-        part = rows[len(answers) : len(answers) + most]
+    written: list[Answer] = []
+    while len(written) < len(rows):
+        part = rows[len(written) : len(written) + most]
         try:
-            answers += ask(part)
+            written += ask(part)
             continue
         except Exception as error:
             if not is_out_of_memory(error):
@@ -165,7 +166,7 @@ def _within_memory(ask: Callable[[Sequence[int]], list[str]], rows: Sequence[int
                 stacklevel=3,
             )
         warned = True
-    return answers, most
+    return written, most
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -187,16 +188,17 @@ def _check_plan(folder: Path, made: dict[str, Any]) -> None:
         raise ArtifactError(f"{folder} holds another sweep; what differs: {', '.join(changed) or 'its key'}. Use another folder.")
 
 
-def _read_part(path: Path, rows: Sequence[int]) -> list[str]:
+def _read_part(path: Path, rows: Sequence[int]) -> list[Answer]:
     """Answers of a finished batch. Raises `ArtifactError` for a damaged one."""
     try:
-        part = pd.read_parquet(path, columns=["row", "answer"])
+        part = pd.read_parquet(path)
         reason = "" if part["row"].tolist() == list(rows) and part["answer"].notna().all() else "its rows are not those of the plan"
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
         reason = reason_of(error)
     if reason:
         raise ArtifactError(f"{path} is damaged: {reason}. Delete it and run again.")
-    return [str(answer) for answer in part["answer"]]
+    columns = [part[name] if name in part else [""] * len(part) for name in ("answer", "thoughts", "reason")]
+    return [Answer(*map(str, row)) for row in zip(*columns, strict=True)]
 
 
 def _sampled_weights(model: LanguageModel) -> str:

@@ -14,6 +14,8 @@ ASKED = {
 }
 ANSWERED = {
     "answer": "str: text of the answer; empty where there is none",
+    "thoughts": "str: what a model wrote before the answer, markers included; of models that think alone",
+    "reason": "str: why there is no answer; of hosted models and of models that think",
     "not_sent": "str: settings that a hosted model was asked without; of hosted models alone",
 }
 EVALUATED = {

@@ -11,7 +11,8 @@ from interp.core.streams import stream_seed
 from interp.evaluation.answer_columns import ASKED
 from interp.evaluation.hosted_model import HostedModel, Reply, sound
 from interp.evaluation.questions import Question
-from interp.models.generation import generate
+from interp.models.chat_format import Answer
+from interp.models.generation import answers
 from interp.models.language_model import LanguageModel
 from interp.models.sampling import SamplingConfig
 
@@ -27,9 +28,17 @@ def sample_answers(
     seed: int,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """The table of `answer_rows` with the column answer."""
+    """The table of `answer_rows` with the columns of `columns_of`."""
     chats = [question.chat() for question in questions] * samples
-    return answer_rows(questions, samples).assign(answer=generate(model, chats, sampling, seed, progress))
+    return answer_rows(questions, samples).assign(**columns_of(answers(model, chats, sampling, seed, progress)))
+
+
+def columns_of(written: Sequence[Answer]) -> dict[str, list[str]]:
+    """The column answer, and where a model thought before it thoughts and reason."""
+    columns = {"answer": [answer.text for answer in written]}
+    if any(answer.thoughts for answer in written):
+        columns |= {"thoughts": [answer.thoughts for answer in written], "reason": [answer.reason for answer in written]}
+    return columns
 
 
 def sample_hosted(
@@ -59,10 +68,10 @@ def sample_hosted(
             f"{model.name} left {len(failed)} of {len(table)} prompts without an answer, the first because: {failed[0].reason}. "
             "What came is kept: run the same command again to ask for the rest."
         )
-    answers, reasons = zip(*map(_answer, replies), strict=True)
+    texts, reasons = zip(*map(_answer, replies), strict=True)
     if all(reasons):
         raise ModelError(f"{model.name} refuses every prompt, the first because: {reasons[0]}. Change the settings that it names.")
-    return table.assign(answer=answers, reason=reasons, not_sent=", ".join(sorted(model.dropped & {*settings, "seed"})))
+    return table.assign(answer=texts, reason=reasons, not_sent=", ".join(sorted(model.dropped & {*settings, "seed"})))
 
 
 def _answer(reply: Reply) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """Models of personascope in Inspect: `inspect eval TASK --model personascope/RUN@ablated`.
 
 The name behind `personascope/` is RUN@base, @tuned, @ablated or @steered, or any source of models: a hub id, a folder, an adapter,
-`embedded:smollm2`. Options of -M: `base`, `device`, `dtype`, `trust_remote_code`, `min_p`, `batch_rows`. Requests that wait together
-are answered in one batch. Without --seed the seed is 0, and an answer depends on seed, prompt and how often that prompt was asked.
+`embedded:smollm2`. Options of -M: `base`, `device`, `dtype`, `trust_remote_code`, `thinking`, `min_p`, `batch_rows`. Requests that wait
+together are answered in one batch. Without --seed the seed is 0, and an answer depends on seed, prompt and how often that prompt was asked.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class ProviderConfig(StepConfig):
     """`auto`, `float32`, `bfloat16`, `float16`."""
     trust_remote_code: bool = False
     """Run code that a model repository brings along."""
+    thinking: bool = False
+    """Let models think before they answer, where their chat template has a switch for it; thoughts are kept apart from the answer."""
     min_p: float = Field(default=0.1, ge=0.0, lt=1.0)
     """As in all of personascope: tokens less likely than this share of the likeliest are never drawn."""
     batch_rows: int = Field(default=64, ge=1)
@@ -107,10 +109,11 @@ class PersonascopeAPI(ModelAPI):
             raise ConfigError(f"personascope/{model_name} runs in this process. Leave out --model-base-url and the API key.")
         self.options = validated(ProviderConfig, model_args, f"-M for personascope/{model_name}")
         given = self.options
-        if run_and_model(model_name)[0] is not None and (given.base, given.dtype, given.trust_remote_code) != (None, "auto", False):
-            raise ConfigError(f"personascope/{model_name} is opened as its run was. Leave out base, dtype and trust_remote_code.")
+        asked = (given.base, given.dtype, given.trust_remote_code, given.thinking)
+        if run_and_model(model_name)[0] is not None and asked != (None, "auto", False, False):
+            raise ConfigError(f"personascope/{model_name} is opened as its run was. Leave out base, dtype, trust_remote_code and thinking.")
         with TORCH:
-            self.subject = open_subject(model_name, given.base, given.device, given.dtype, given.trust_remote_code, _RUNS)
+            self.subject = open_subject(model_name, given.base, given.device, given.dtype, given.trust_remote_code, _RUNS, given.thinking)
             model, edit = self.subject.open()
         # Inspect's cache goes by name and address of a model; the name alone would find answers of an earlier run in that folder.
         self.base_url = f"personascope:{content_key([self.subject.identity, given.model_dump()])[:16]}"

@@ -124,7 +124,7 @@ def _subjects(config: EvaluateConfig) -> list[Subject | HostedModel]:
     subjects: list[Subject | HostedModel] = []
     for spec in (step for source in config.models for step in checkpoints(source)):
         if parse_hosted(spec) is None:
-            subjects.append(open_subject(spec, config.base, config.device, config.dtype, config.trust_remote_code, runs))
+            subjects.append(open_subject(spec, config.base, config.device, config.dtype, config.trust_remote_code, runs, config.thinking))
         elif config.measures:
             left_out = ", ".join(config.measures)
             raise ConfigError(f"{spec} is hosted, and its probabilities are not at hand. Leave out {left_out}, or this model.")
@@ -134,7 +134,12 @@ def _subjects(config: EvaluateConfig) -> list[Subject | HostedModel]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"models: {twice} is named twice. Name each model once.")
     plain = [spec for spec in config.models if run_and_model(spec)[0] is None and parse_hosted(spec) is None]
-    given = {"base": config.base is not None, "dtype": config.dtype != "auto", "trust_remote_code": config.trust_remote_code}
+    given = {
+        "base": config.base is not None,
+        "dtype": config.dtype != "auto",
+        "trust_remote_code": config.trust_remote_code,
+        "thinking": config.thinking,
+    }
     if not plain and any(given.values()):
         ignored = ", ".join(name for name, is_given in given.items() if is_given)
         raise ConfigError(

@@ -74,6 +74,8 @@ class EvaluateConfig(JudgingConfig, RateSettings):
     """What is measured besides, without sampling: choices, options, letters, continuations, perplexity."""
     trust_remote_code: bool = False
     """Run code that a model repository brings along."""
+    thinking: bool = False
+    """Let models think before they answer, where their chat template has a switch for it; thoughts are kept apart from the answer."""
 
     @field_validator("models", "formats", "measures")
     @classmethod

@@ -222,6 +222,7 @@ def open_subject(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     runs: MutableMapping[str, StudyRun] | None = None,
+    thinking: bool = False,
 ) -> Subject:
     """A source of models (`base` is that of an adapter that names none), or RUN@base, @tuned, @ablated, @steered.
 
@@ -231,8 +232,8 @@ def open_subject(
     """
     folder, what = run_and_model(spec)
     if folder is None:
-        identity = content_key([model_identity(spec), base and model_identity(base)])
-        return Subject(spec, identity, lambda: (open_model(spec, base, device, dtype, trust_remote_code), None))
+        identity = content_key([model_identity(spec), base and model_identity(base), *(["thinking"] if thinking else [])])
+        return Subject(spec, identity, lambda: (open_model(spec, base, device, dtype, trust_remote_code, thinking), None))
     if what not in EDITS:
         raise ConfigError(f"{spec}: a run has no model '{what}'. Use {', '.join(f'{folder}@{name}' for name in EDITS)}.")
     run = _run(folder, device, {} if runs is None else runs)

@@ -52,9 +52,9 @@ def open_reading(config: ReadingConfig, store: Path | None = None, held_out: int
     documents = read_documents(config.text)
     base = str(config.base)
     if config.tuned is None:
-        models = [open_model(base, None, config.device, config.dtype, config.trust_remote_code)]
+        models = [open_model(base, None, config.device, config.dtype, config.trust_remote_code, config.thinking)]
     else:
-        models = list(open_pair(base, config.tuned, config.device, config.dtype, config.trust_remote_code))
+        models = list(open_pair(base, config.tuned, config.device, config.dtype, config.trust_remote_code, config.thinking))
     points = config.hook_points or [f"blocks.{models[0].n_layers // 2}.hook_resid_post"]
     chats = [document for document in documents if isinstance(document, Chat)]
     kept = chats[:: max(1, len(chats) // held_out)][:held_out] if held_out and len(chats) >= 4 * held_out else []

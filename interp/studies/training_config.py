@@ -40,6 +40,8 @@ class ReadingConfig(StepConfig):
     """`auto` (bfloat16 on CUDA, float32 on the CPU), `float32`, `bfloat16`, `float16`."""
     trust_remote_code: bool = False
     """Run code that a model repository brings along."""
+    thinking: bool = False
+    """Let models think before they answer, where their chat template has a switch for it; thoughts are kept apart from the answer."""
 
 
 class CaptureConfig(ReadingConfig):
@@ -52,7 +54,7 @@ class CaptureConfig(ReadingConfig):
 
 
 READ_ONLY_LIVE = ("tuned", "text", "tokens_of_chats", "context", "skip_first", "block", "store_dtype", "dtype",
-                  "trust_remote_code", "held_out")  # fmt: skip
+                  "trust_remote_code", "thinking", "held_out")  # fmt: skip
 
 
 class TrainingConfig(ReadingConfig):

@@ -34,6 +34,7 @@ MODELS = ("texts", "residuals", "dictionary", *ANSWERS)
 FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the steps that it re-makes
     "name": ("other", ()),
     "trust_remote_code": (True, ()),
+    "thinking": (True, ALL),
     "base": ("OTHER_MODEL", ALL),
     "tuned": ("OTHER_MODEL", MODELS),
     "sae": ("SAE", DICTIONARY),

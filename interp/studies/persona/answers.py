@@ -10,9 +10,9 @@ import pandas as pd
 from interp.core.artifacts import Artifact
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
-from interp.evaluation.sampling import sample_answers
+from interp.evaluation.sampling import columns_of, sample_answers
 from interp.models.chats import Chat
-from interp.models.generation import generate
+from interp.models.generation import answers
 from interp.studies.persona.context import StudyContext
 
 
@@ -29,8 +29,9 @@ class Answers(Artifact):
 
 
 def as_chats(table: pd.DataFrame) -> list[Chat]:
-    """Questions and answers as chats, empty answers left out."""
-    return [Chat.ask(q, a) for q, a in zip(table["question"], table["answer"], strict=True) if a]
+    """Questions and answers as chats, with what was thought before them; empty answers left out."""
+    thoughts = table["thoughts"].fillna("") if "thoughts" in table else [""] * len(table)
+    return [Chat.ask(q, a, thoughts=t) for q, a, t in zip(table["question"], table["answer"], thoughts, strict=True) if a]
 
 
 def make_answers(context: StudyContext) -> Answers:
@@ -53,8 +54,8 @@ def make_texts(context: StudyContext) -> Answers:
     tables = []
     for name, model in (("base", context.base), ("tuned", context.tuned)):
         with context.progress(f"text of the {name} model", len(prompts)) as advance:
-            answers = generate(model, prompts, short, seed, advance)
-        tables.append(pd.DataFrame({"model": name, "question": asked, "answer": answers}))
+            written = answers(model, prompts, short, seed, advance)
+        tables.append(pd.DataFrame({"model": name, "question": asked, **columns_of(written)}))
     return Answers(pd.concat(tables, ignore_index=True))
 
 

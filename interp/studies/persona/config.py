@@ -99,6 +99,8 @@ class StudyConfig(StepConfig):
     """`auto` (bfloat16 on CUDA, float32 on the CPU), `float32`, `bfloat16`, `float16`."""
     trust_remote_code: bool = False
     """Run code that a model repository brings along."""
+    thinking: bool = False
+    """Let models think before they answer, where their chat template has a switch for it; thoughts are kept apart from the answer."""
     organism: OrganismConfig = OrganismConfig()
     """The fine-tune made when `tuned` is not given."""
     text: TextConfig = TextConfig()

@@ -154,7 +154,7 @@ class StudyContext:
         """The base, or a fine-tune of it, checked to match it; opened anew."""
         study, base = self.study, None if source == self.study.base else self.study.base
         beside = study.tuned if base is None else None
-        model = open_model(source, base, study.device, study.dtype, study.trust_remote_code, read_beside=beside)
+        model = open_model(source, base, study.device, study.dtype, study.trust_remote_code, study.thinking, beside)
         if base is not None:
             check_pair(self.base, model)
             model.base = self.base
@@ -162,7 +162,7 @@ class StudyContext:
 
     def open_base_for_training(self) -> LanguageModel:
         """The base in float32, opened for one use: fine-tuning alters it."""
-        return open_model(self.base_source, None, str(self.device), "float32", self.study.trust_remote_code)
+        return open_model(self.base_source, None, str(self.device), "float32", self.study.trust_remote_code, self.study.thinking)
 
     @_opened
     def shape(self) -> tuple[int, int]:
@@ -276,9 +276,10 @@ class StudyContext:
 
     def data_key(self, name: str) -> str:
         """The content key of an input that is no step."""
+        thinks = " thinking" if self.study.thinking else ""
         keys: Mapping[str, Callable[[], str]] = {
-            "base": lambda: model_identity(self.base_source),
-            "tuned": lambda: model_identity(self.tuned_source),
+            "base": lambda: model_identity(self.base_source) + thinks,
+            "tuned": lambda: model_identity(self.tuned_source) + thinks,
             "recipe": lambda: read_recipe(self.recipe).key,
             "corpus": lambda: file_sha256(corpus_path()),
             "questions": lambda: content_key(self.questions.model_dump(mode="json", exclude_defaults=True)),
