@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ def saved_rows(network: Any, adapter: str) -> int | None:
         return None
     names = {module: name for name, module in network.named_modules()}
     embeddings = [names[layer] for layer in (network.get_input_embeddings(), network.get_output_embeddings()) if layer is not None]
-    with safe_open(file, "pt") as tensors:
+    shapes: dict[str, list[int]] = {}
+    with suppress(SafetensorError), safe_open(file, "pt") as tensors:  # loading a damaged file says what is wrong with it
         shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys() if any(f".{name}." in key for name in embeddings)}  # noqa: SIM118
     rows = [shape[0] for key, shape in shapes.items() if "lora_" not in key and key.endswith(".weight") and len(shape) == 2]
     rows += [shape[1] for key, shape in shapes.items() if "lora_embedding_A" in key]

@@ -130,6 +130,7 @@ def test_an_adapter_with_added_tokens_is_as_peft_has_it(lora: dict[str, Any], vo
     torch.testing.assert_close(pair[0].read(batch_ids, last_logits=0)[..., :vocab], by_hand, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*has no embeddings of 1 tokens")
 @pytest.mark.parametrize("rows", [405, 400, 408])
 def test_a_fine_tune_with_an_added_token_pairs_with_its_base(rows: int, tmp_path: Path) -> None:
     base, tokenizer = str(base_folder(tmp_path / "base", CHATML)), tiny_tokenizer()
