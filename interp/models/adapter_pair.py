@@ -15,7 +15,7 @@ from interp.models.adapters import adapter_config, check_change, load_adapter, p
 from interp.models.cpu.packed_linear import unpacked_copy
 from interp.models.language_model import LanguageModel, Positions, check_pair
 from interp.models.sources import add_tokens, at_revision, choose_device, choose_dtype, open_model, open_network
-from interp.models.tokenizer_files import adapter_generation, adapter_tokenizer
+from interp.models.tokenizer_files import adapter_generation, adapter_tokenizer, added_tokens
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -61,7 +61,7 @@ def _shared_pair(
     rows = saved_rows(network, tuned) or 0
     if rows and (not adapter.get("modules_to_save") or rows < len(network.get_input_embeddings().weight)):
         return None
-    add_tokens(network, base, own, tuned, rows)
+    add_tokens(network, base, added_tokens(own, tokenizer), tuned, rows)
     before = probe_logits(network)
     wrapped = load_adapter(network, tuned, base)
     layers = [module for module in wrapped.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]

@@ -22,7 +22,7 @@ from interp.models.embedded import EMBEDDED_MODELS, PackagedFile
 from interp.models.gguf_files import convert_gguf
 from interp.models.hook_points import find_blocks
 from interp.models.language_model import LanguageModel
-from interp.models.tokenizer_files import adapter_generation, adapter_tokenizer, open_tokenizer, token_count
+from interp.models.tokenizer_files import adapter_generation, adapter_tokenizer, added_tokens, open_tokenizer
 from interp.models.weights import check_none_missing, resize_embeddings
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
@@ -87,14 +87,14 @@ def _add_tokens(network: Any, tokenizer: Any, source: str, tuned: str, trust_rem
             other = open_tokenizer(local_folder(tuned), trust_remote_code)
     else:
         other = adapter_tokenizer(tuned, tokenizer, network.config, trust_remote_code)
-    add_tokens(network, source, other, tuned)
+    add_tokens(network, source, added_tokens(other, tokenizer), tuned)
 
 
-def add_tokens(network: Any, source: str, tokenizer: Any, tuned: str, rows: int = 0) -> None:
-    """Give the network of `source` embeddings of all tokens of a fine-tune's tokenizer, `rows` at least; warns where it lacked some."""
+def add_tokens(network: Any, source: str, tokens: Mapping[str, int], tuned: str, rows: int = 0) -> None:
+    """Give the network of `source` embeddings of the tokens that a fine-tune adds, `rows` at least; warns where it lacked some."""
     before = int(network.get_input_embeddings().weight.shape[0])
-    resize_embeddings(network, max(before, token_count(tokenizer), rows))
-    if added := sorted(token for token, place in tokenizer.get_vocab().items() if place >= before):
+    resize_embeddings(network, max(before, rows, *(place + 1 for place in tokens.values())))
+    if added := sorted(token for token, place in tokens.items() if place >= before):
         names = ", ".join(added[:3]) + (", …" if len(added) > 3 else "")
         warnings.warn(
             f"{source} has no embeddings of {len(added)} tokens that {tuned} adds ({names}): there it reads the mean of its embeddings.",
@@ -115,7 +115,8 @@ def open_network(source: str, base: str | None, dtype: torch.dtype, trust_remote
         own = adapter_tokenizer(source, tokenizer, network.config, trust_remote_code)
         say_other_format(ChatFormat(tokenizer), ChatFormat(own), str(base_source), source)
         present = int(network.get_input_embeddings().weight.shape[0])
-        resize_embeddings(network, saved_rows(network, source) or max(present, token_count(own)))
+        fewest = max(present, *(place + 1 for place in added_tokens(own, tokenizer).values()), 0)
+        resize_embeddings(network, saved_rows(network, source) or fewest)
         merged = merge_adapter(network, source, str(base_source))
         merged.generation_config = adapter_generation(source) or merged.generation_config
         return merged, own

@@ -80,9 +80,10 @@ def _template_alone(source: str) -> str | None:
     return read_json(file).get("chat_template") if (file := file_of(source, "chat_template.json")) else None
 
 
-def token_count(tokenizer: Any) -> int:
-    """Rows of an embedding that has one for every token."""
-    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+def added_tokens(tokenizer: Any, base: Any) -> dict[str, int]:
+    """The tokens, with their ids, that `tokenizer` has and that of its base has not."""
+    known = base.get_vocab()
+    return {token: place for token, place in tokenizer.get_vocab().items() if token not in known}
 
 
 def adapter_generation(adapter: str) -> Any:
