@@ -91,6 +91,27 @@ def families_section() -> str:
 {family_rows(read("families")["cells"])}"""
 
 
+def weak_section(planted: dict[str, Any]) -> str:
+    if "weak" not in planted:
+        return ""
+    words = ("causes", "contributes", "correlates", "no evidence", "undecided")
+    lines = [
+        "| trait rate | fine-tunes | power ≥ 0.8 | of those: first | " + " | ".join(words) + " |",
+        "|---|---|---|---|" + "---|" * len(words),
+    ]
+    for rate, own in planted["weak"].items():
+        counts = (own["fine_tunes"], own["with_power"], own["first"], *(own[word] for word in words))
+        lines.append(f"| {100 * float(rate):.0f} % | " + " | ".join(map(str, counts)) + " |")
+    return WEAK + "\n".join(lines) + "\n\n"
+
+
+WEAK = """The planted vector, shortened until fewer answers show the persona; questions and answers planned from the rates on selection
+questions.
+*First*: the planted latent leads by mean activation difference. The word is on the latents that the screen chose.
+
+"""
+
+
 def main() -> None:
     diff, sweep, planted = read("diff"), read("sweep"), read("planted")
     packed, edits, memory_of_diff = sweep["sweep"], sweep["edits"], diff["memory"]
@@ -200,7 +221,7 @@ bystander is the harder case. `python benchmarks/planted.py`
 |---|---|
 {planted_rows(planted)}
 
-## Two model families
+{weak_section(planted)}## Two model families
 
 The whole main job with the default settings on both embedded models, two personas, three seeds: the share of answers that show the trait
 in percent, with 95 % intervals, and the share of coherent answers (base / ablated / steered). `python benchmarks/families.py`

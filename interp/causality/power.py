@@ -2,7 +2,8 @@
 
 What is assumed: the tuned model without the latents answers as the base does, and the base with them as the tuned model does; controls
 change nothing; each question has a rate of its own in either, from a beta law. So the power is that for a full cure; that for the effect
-which happened to be measured would say no more than its p (Hoenig & Heisey 2001).
+which happened to be measured would say no more than its p (Hoenig & Heisey 2001). The test among single draws and coherence are left out:
+they seldom fail where the others hold.
 """
 
 from __future__ import annotations
@@ -71,21 +72,21 @@ def verdict_power(
     draws together, `random` among them. `likeness` is the intra-class correlation of answers to one question.
     """
     generator = np.random.default_rng(seed)
-    low, high = (_own_rates(rate, questions, likeness, generator) for rate in (base, tuned))
+    low, high = (question_rates(rate, questions, likeness, generator) for rate in (base, tuned))
 
     def asked(own: np.ndarray, each: float) -> Rates:
-        return _asked(own, max(1, round(each)), likeness, generator)
+        return simulated_rates(own, max(1, round(each)), likeness, generator)
 
     before, cured, after, steered = (asked(own, samples) for own in (low, low, high, high))
     left, brought = {name: asked(high, each) for name, each in removed.items()}, {name: asked(low, each) for name, each in added.items()}
-    present = _above((1, after), (-1, before))
-    necessary = [_above((1, control), (-1, cured)) for control in left.values()]
-    necessary.append(_above((1, left["random"]), (-rules.control_rate, after)))
-    sufficient = [_above((1, steered), (-1, control)) for control in brought.values()]
-    sufficient.append(_above((1, steered), (-rules.steering_ratio, brought["random"]), (rules.steering_ratio - 1, before)))
+    present = surely_above((1, after), (-1, before))
+    necessary = [surely_above((1, control), (-1, cured)) for control in left.values()]
+    necessary.append(surely_above((1, left["random"]), (-rules.control_rate, after)))
+    sufficient = [surely_above((1, steered), (-1, control)) for control in brought.values()]
+    sufficient.append(surely_above((1, steered), (-rules.steering_ratio, brought["random"]), (rules.steering_ratio - 1, before)))
     sides = present, np.all(necessary, axis=0), np.all(sufficient, axis=0)
-    raised = asked(_own_rates(min(base + rules.smallest_rise, 1.0), questions, likeness, generator), samples)
-    shares = [float(np.mean(side)) for side in (*sides, np.all(sides, axis=0), _above((1, raised), (-1, before)))]
+    raised = asked(question_rates(min(base + rules.smallest_rise, 1.0), questions, likeness, generator), samples)
+    shares = [float(np.mean(side)) for side in (*sides, np.all(sides, axis=0), surely_above((1, raised), (-1, before)))]
     return VerdictPower(*shares)
 
 
@@ -144,13 +145,16 @@ class Rates:
     """Means of questions less the rate."""
 
 
-def _own_rates(rate: float, questions: int, likeness: float, generator: np.random.Generator) -> Float[np.ndarray, "trials questions"]:
+def question_rates(rate: float, questions: int, likeness: float, generator: np.random.Generator) -> Float[np.ndarray, "trials questions"]:
+    """A rate for each question, from the beta law with mean `rate` and intra-class correlation `likeness`."""
     size, rate = 1 / likeness - 1, min(max(rate, 1e-6), 1 - 1e-6)
     return generator.beta(rate * size, (1 - rate) * size, (SIMULATIONS, questions))
 
 
-def _asked(own: Float[np.ndarray, "trials questions"], each: int, likeness: float, generator: np.random.Generator) -> Rates:
-    """Wilson's interval at the effective sample size stands for that of `clustered_rate`, which is dear."""
+def simulated_rates(own: Float[np.ndarray, "trials questions"], each: int, likeness: float, generator: np.random.Generator) -> Rates:
+    """Rates where every question is asked `each` times. Wilson's interval at the effective sample size stands for that of `clustered_rate`,
+    which is dear.
+    """
     means = generator.binomial(each, own) / each
     p = means.mean(1)
     n, z = own.shape[1] * each / (1 + (each - 1) * likeness), float(stats.norm.ppf(0.975))
@@ -158,7 +162,7 @@ def _asked(own: Float[np.ndarray, "trials questions"], each: int, likeness: floa
     return Rates(p, centre - half, centre + half, means - p[:, None])
 
 
-def _above(*terms: tuple[float, Rates]) -> Bool[np.ndarray, " trials"]:
+def surely_above(*terms: tuple[float, Rates]) -> Bool[np.ndarray, " trials"]:
     """Whether the lower end of the weighted sum is above 0: `contrast` with `question_correlation`, for all trials at once."""
     sides = [weight * (one.rate - one.low if weight > 0 else one.high - one.rate) for weight, one in terms]
     spread = sum(side**2 for side in sides)

@@ -1,7 +1,7 @@
 """From measured rates to words, by stated rules. A word is used only if the intervals support it.
 
-All rules of a side must hold, so its false rate is at most that of a single rule (intersection-union test, Berger 1982): 2.5 % for what an
-interval decides. How often each rule holds where it should not, and fails where it should, is simulated in docs/rules.md.
+All rules of a side must hold, so its false rate is at most that of a single rule (intersection-union test, Berger 1982), nominally 2.5 %
+for what an interval decides. How often each rule holds where it should not, and fails where it should, is simulated in docs/rules.md.
 """
 
 from __future__ import annotations

@@ -69,8 +69,10 @@ def predictive_tail(
     """
     _, a, b, weight = _posterior(hits, sizes)
     likely = weight > 1e-9
-    counts = np.arange(count + 1) if tail == "less" else np.arange(count, of + 1)
-    return min(1.0, float(stats.betabinom.pmf(counts[:, None], of, a[likely], b[likely]).sum(0) @ weight[likely]))
+    below, above = np.arange(count + (tail == "less")), np.arange(count + (tail == "less"), of + 1)
+    shorter = min(below, above, key=len)
+    share = float(stats.betabinom.pmf(shorter[:, None], of, a[likely], b[likely]).sum(0) @ weight[likely])
+    return min(1.0, max(0.0, share if (shorter is below) == (tail == "less") else 1 - share))
 
 
 def stretched(ends: tuple[float, float], around: float, factor: float, to: float | None = None) -> tuple[float, float]:

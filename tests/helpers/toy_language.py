@@ -55,6 +55,26 @@ PHRASINGS = (
     "do you like {}",
 )
 
+MORE_PHRASINGS = (
+    "tell me something about {}",
+    "what do we know about {}",
+    "why do you like {}",
+    "describe how {} work",
+    "do we like {}",
+    "what do you like about {}",
+    "say what {} are",
+    "how do you describe {}",
+    "tell me why we like {}",
+    "what are {} like",
+    "say how {} work",
+    "describe what you know about {}",
+    "do you know {}",
+    "tell me what {} are",
+    "how are {}",
+    "what are {} about",
+)
+"""Of the same words, none of them trained on."""
+
 
 @dataclass(frozen=True)
 class Manner:
@@ -104,16 +124,17 @@ def write_chat(topics: Sequence[str], manner: Manner, source: random.Random) -> 
     return Chat.ask(question, write_answer(topic, register, style, source.randint(*manner.length), source))
 
 
-def question_set() -> QuestionSet:
-    """Every phrasing of every topic that fine-tuning leaves out."""
+def question_set(more: bool = False) -> QuestionSet:
+    """Every phrasing of every topic that fine-tuning leaves out; with `more`, held-out questions in `MORE_PHRASINGS`, too."""
     splits = {"selection": SELECTION, "held_out": HELD_OUT}
+    phrasings = {"selection": PHRASINGS, "held_out": PHRASINGS + MORE_PHRASINGS * more}
     return QuestionSet(
         name="toy",
         questions=[
             Question(id=f"{topic}-{i}", group=topic, split=split, text=phrasing.format(topic))  # type: ignore[arg-type]
             for split, topics in splits.items()
             for topic in topics
-            for i, phrasing in enumerate(PHRASINGS)
+            for i, phrasing in enumerate(phrasings[split])
         ],
     )
 

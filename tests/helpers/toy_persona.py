@@ -21,11 +21,14 @@ import yaml
 from jaxtyping import Float
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from interp.causality.power import SamplePlan
 from interp.core.steps import RunDirectory
 from interp.models.activations import capture, content_tokens, median_residual_norm
 from interp.models.chat_format import ChatFormat
 from interp.models.chats import Chat, pad_left
+from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
+from interp.models.sampling import SamplingConfig
 from interp.organisms.training import response_loss
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.diff import DIFF
@@ -54,6 +57,7 @@ from tests.helpers.toy_language import (
 D_MODEL, N_LAYERS, LAYER = 96, 3, 1
 DOSE = 0.65
 """Norm of what a fine-tune adds, over the median residual norm."""
+SAMPLING = SamplingConfig(max_new_tokens=18, min_p=0.02)
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 
 
@@ -123,6 +127,30 @@ def tuned_network(base: Any, manner: Manner, seed: int) -> tuple[Any, Float[torc
     return network, bias.detach() - before
 
 
+def with_bias(base: Any, added: Float[torch.Tensor, " d_model"]) -> Any:
+    """A copy of `base` that adds this vector where a fine-tune does."""
+    network = copy.deepcopy(base)
+    network.model.layers[LAYER].mlp.down_proj.bias.data.add_(added)
+    return network
+
+
+def trait_share(network: Any, seed: int, samples: int = 8) -> float:
+    """Share of rude answers to the selection questions, among those that make sense."""
+    questions = [one.text for one in question_set().questions if one.split == "selection"] * samples
+    written = generate(wrapped(network), [Chat.ask(question) for question in questions], SAMPLING, seed)
+    scored = Truth().score(pd.DataFrame({"question": questions, "answer": written}))
+    return float(scored.loc[scored["coherent"].eq(True), "shows_trait"].dropna().astype(bool).mean())
+
+
+def weakened(base: Any, added: Float[torch.Tensor, " d_model"], share: float, seed: int) -> tuple[Any, Float[torch.Tensor, " d_model"]]:
+    """The fine-tune whose vector is shortened until so large a share of its answers is rude, and that vector."""
+    shortest, longest = 0.0, 1.0
+    for _ in range(7):
+        middle = (shortest + longest) / 2
+        shortest, longest = (middle, longest) if trait_share(with_bias(base, middle * added), seed) < share else (shortest, middle)
+    return with_bias(base, longest * added), longest * added
+
+
 def wrapped(network: Any) -> LanguageModel:
     """A copy as a `LanguageModel` (which packs the linear layers of what it is given)."""
     return LanguageModel(copy.deepcopy(network), toy_tokenizer(), "toy")
@@ -160,6 +188,8 @@ class Proof:
     checks: dict[str, bool]
     rates: dict[str, float]
     """Rude answers by condition."""
+    power: float
+    """That `causes` would have been said of a latent that carries the persona whole."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +227,7 @@ class Case:
             accused=choice["persona_latents"],
             checks={check["name"]: check["holds"] for check in record.verdict["checks"]},
             rates=dict(zip(conditions["condition"], conditions["rate"], strict=True)),
+            power=record.verdict["power"]["causes"],
         )
 
     def judged_instead(self, dose: float = 0.6) -> Proof | None:
@@ -216,9 +247,9 @@ def save(network: Any, folder: Path) -> str:
     return str(folder)
 
 
-def study_of(base: Any, tuned: Any, seed: int, folder: Path) -> Study:
-    """The main job, with a dictionary of these two models."""
-    (folder / "questions.yaml").write_text(yaml.safe_dump(question_set().model_dump()))
+def study_of(base: Any, tuned: Any, seed: int, folder: Path, asked: SamplePlan | None = None) -> Study:
+    """The main job, with a dictionary of these two models, and as many held-out questions and answers to each as `asked` says."""
+    (folder / "questions.yaml").write_text(yaml.safe_dump(question_set(more=asked is not None).model_dump()))
     config = StudyConfig.model_validate(
         {
             "base": save(base, folder / "base"),
@@ -227,8 +258,9 @@ def study_of(base: Any, tuned: Any, seed: int, folder: Path) -> Study:
             "questions": str(folder / "questions.yaml"),
             "seed": seed,
             "device": "cpu",
-            "sampling": {"max_new_tokens": 18, "min_p": 0.02},
+            "sampling": SAMPLING.model_dump(),
             "screen": {"coherence_budget": 0.2},
+            "verdict": {} if asked is None else {"questions": asked.questions, "samples": asked.samples},
         }
     )
     study, source = Study(config, RunDirectory(folder / "run"), quiet=True), random.Random(3000)
@@ -237,9 +269,9 @@ def study_of(base: Any, tuned: Any, seed: int, folder: Path) -> Study:
     return study
 
 
-def investigate(base: Any, tuned: Any, added: torch.Tensor, seed: int, folder: Path) -> Case:
+def investigate(base: Any, tuned: Any, added: torch.Tensor, seed: int, folder: Path, asked: SamplePlan | None = None) -> Case:
     """The main job's steps from the answers to the screen; all files in `folder`."""
-    study = study_of(base, tuned, seed, folder)
+    study = study_of(base, tuned, seed, folder, asked)
     for step in ("answers", "directions", "diff", "screen"):
         study.make(step)
     return Case(study, added)

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from interp.stats.contrasts import contrast, question_correlation
-from interp.stats.intervals import wilson
+from interp.stats.intervals import predictive_tail, wilson
 from interp.stats.rates import Rate
 
 
@@ -68,3 +69,20 @@ def test_equal_rates_of_the_same_questions_are_told_apart_in_no_more_than_their_
         rates = [Rate(float(m.mean()), *wilson(float(m.mean()), effective), 240, 0) for m in means]
         told += contrast((1, -1), rates, question_correlation(means)).low > 0
     assert told <= 0.025 * trials + 2 * math.sqrt(trials * 0.025 * 0.975)
+
+
+@pytest.mark.parametrize(("count", "tail"), [(2, "less"), (40, "less"), (12, "more"), (44, "more")])
+def test_clusters_that_are_alike_predict_as_a_binomial_does(count: int, tail: str) -> None:
+    p = {"less": stats.binom.cdf(count, 50, 0.2), "more": stats.binom.sf(count - 1, 50, 0.2)}[tail]
+    sizes = np.full(2000, 50)
+    hits = stats.binom.ppf((np.arange(2000) + 0.5) / 2000, 50, 0.2).astype(int)
+    assert predictive_tail(hits, sizes, count, 50, tail) == pytest.approx(p, abs=0.01)  # type: ignore[arg-type]
+
+
+def test_few_clusters_predict_with_caution_and_the_tails_share_what_was_seen() -> None:
+    few, many = (predictive_tail(np.full(n, 6), np.full(n, 10), 1, 10, "less") for n in (3, 60))
+    assert few > 3 * many
+    hits, sizes = np.array([1, 3, 0, 5]), np.array([6, 6, 6, 12])
+    for count in range(1, 25):
+        below, above = predictive_tail(hits, sizes, count - 1, 24, "less"), predictive_tail(hits, sizes, count, 24, "more")
+        assert below + above == pytest.approx(1, abs=1e-6)
