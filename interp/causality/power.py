@@ -169,7 +169,7 @@ def surely_above(*terms: tuple[float, Rates]) -> Bool[np.ndarray, " trials"]:
     for i, (_, one) in enumerate(terms):
         for j, (_, other) in enumerate(terms[:i]):
             scale = np.sqrt((one.centred**2).sum(1) * (other.centred**2).sum(1))
-            r = np.divide((one.centred * other.centred).sum(1), scale, out=np.zeros(SIMULATIONS), where=scale > 0).clip(min=0)
+            r = np.divide((one.centred * other.centred).sum(1), scale, out=np.zeros(SIMULATIONS), where=scale > 0)
             spread = spread + 2 * r * sides[i] * sides[j]
     value = sum(weight * one.rate for weight, one in terms)
     return np.asarray(value > np.sqrt(np.maximum(spread, 0)))

@@ -43,8 +43,8 @@ def contrast(weights: Sequence[float], rates: Sequence[Rate], correlation: Float
 def question_correlation(means: Sequence[pd.Series[float]]) -> Float[np.ndarray, "rates rates"]:
     """Correlations of rates that were measured on the same questions, from their means by question (a Series for each rate).
 
-    Negative ones count as none, and so do those over fewer than eight questions: both only make the interval of a difference wider.
+    None is taken from fewer than eight questions, or from means that are all alike.
     """
-    found = pd.concat(list(means), axis=1).astype(float).corr(min_periods=FEWEST_QUESTIONS).fillna(0.0).clip(lower=0.0).to_numpy(copy=True)
+    found = pd.concat(list(means), axis=1).astype(float).corr(min_periods=FEWEST_QUESTIONS).fillna(0.0).to_numpy(copy=True)
     np.fill_diagonal(found, 1.0)
     return found
