@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 
 from interp.causality.doses import response
+from interp.causality.removals import Target
 from interp.causality.sweep import Condition
 from interp.evaluation.answer_columns import CONDITION
 from interp.interventions.edits import Edit
@@ -20,7 +21,7 @@ COLUMNS = list(CONDITION)
 """What every table of answers says of the condition of a row."""
 
 RANDOM = ("random_ablation", "random_steering")
-"""The controls that every claim is tested against: random directions, each draw of which counts by itself, too."""
+"""The controls that every claim is tested against: differences of ordinary answers, each draw of which counts by itself, too."""
 
 
 def arm(
@@ -34,8 +35,10 @@ def arm(
     samples: int | None = None,
 ) -> Condition:
     """One condition of a trial; a control has many, which differ in `replicate` (from 1) and in what was drawn."""
-    done = "" if edit is None else f", {directions} {'added' if edit.kind == 'add' else 'removed'}"
-    values = (condition, model, role, replicate, "none" if edit is None else edit.kind, directions, f"{model.capitalize()}{done}")
+    added = edit is not None and edit.phase == "response"
+    kind = "none" if edit is None else "subtract" if edit.kind == "add" and not added else edit.kind
+    done = "" if edit is None else f", {directions} {'added' if added else 'removed'}"
+    values = (condition, model, role, replicate, kind, directions, f"{model.capitalize()}{done}")
     return Condition(f"{condition} {replicate}", edit, asked, samples, dict(zip(COLUMNS, values, strict=True)))
 
 
@@ -47,8 +50,8 @@ class Control:
     """Its conditions are `NAME_ablation` and `NAME_steering`."""
     directions: str
     """What they are, in words."""
-    removed: Sequence[Float[torch.Tensor, "n d_model"]]
-    """Draws of as many directions as the claim removes, each for itself."""
+    removed: Sequence[Target]
+    """Draws of as many directions as the claim removes, with a rise as long as its own; each for itself."""
     added: Sequence[Float[torch.Tensor, " d_model"]] = ()
     """Draws of one direction."""
     full_draws: int = 0

@@ -32,9 +32,11 @@ class Line:
     """`latent`, `persona_vector`, `random`, …"""
     edit: Callable[[float], Edit]
     """Dose to the edit that adds the direction at it."""
-    median_norm: float
+    unit: float
     """Residual norm that a dose of 1 is."""
     latent: int | None = None
+    size: int | None = None
+    """Number of latents in a set."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class CoherentDoses:
 def dose_responses(points: Sequence[Point], lines: Sequence[Line], ask: Callable[[list[Condition]], pd.DataFrame]) -> pd.DataFrame:
     """The dose-response at `points`, one row each, all asked together.
 
-    Columns: direction, kind, latent, dose, absolute_norm, and those of `response`. `ask` takes the conditions to their scored
+    Columns: direction, kind, latent, size, dose, absolute_norm, and those of `response`. `ask` takes the conditions to their scored
     answers (columns condition, question_id, shows_trait, coherent): a `sweep`, and whatever judges it.
     """
     known = {line.name: line for line in lines}
@@ -63,13 +65,14 @@ def dose_responses(points: Sequence[Point], lines: Sequence[Line], ask: Callable
             "direction": name,
             "kind": known[name].kind,
             "latent": known[name].latent,
+            "size": known[name].size,
             "dose": dose,
-            "absolute_norm": dose * known[name].median_norm,
+            "absolute_norm": dose * known[name].unit,
             **response(graded[graded["condition"] == label]),
         }
         for label, (name, dose) in zip(names, points, strict=True)
     ]
-    return pd.DataFrame(rows).astype({"latent": "Int64"})
+    return pd.DataFrame(rows).astype({"latent": "Int64", "size": "Int64"})
 
 
 def response(graded: pd.DataFrame) -> dict[str, Any]:

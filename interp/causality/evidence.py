@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,13 @@ import torch
 from jaxtyping import Float
 
 from interp.causality.conditions import COLUMNS, RANDOM, Control, arm
+from interp.causality.removals import Target
 from interp.causality.sweep import Condition
 from interp.causality.thresholds import EvidenceConfig
 from interp.core.errors import EditError
 from interp.core.streams import stream_seed
 from interp.evaluation.questions import Question
-from interp.interventions.edits import Edit, random_directions
+from interp.interventions.edits import Edit
 
 Directions = Float[torch.Tensor, "n d_model"]
 
@@ -32,21 +34,25 @@ class Trial:
     ask: Callable[[str, Sequence[Condition], int], pd.DataFrame]
     """Model (`base` or `tuned`), conditions and seed to the answers to all questions: a sweep with trait_score, shows_trait, coherent."""
     seed: int
-    remove: Callable[[Directions, str], Edit]
-    """Directions and a label to the edit that takes them out."""
+    remove: Callable[[Target, str], Edit]
+    """What is to go and a label to the edit that takes it out, in the way of the claim."""
     add: Callable[[Float[torch.Tensor, " d_model"], str], Edit] | None
     """A direction and a label to the edit that adds it, at the dose of the claim; None when nothing is added."""
+    differences: Callable[[int, int], Directions]
+    """A number and a seed to so many differences of ordinary activations."""
 
 
 @dataclass(frozen=True)
 class Claim:
     """These directions carry the behaviour: without them it goes, and with `added` it comes."""
 
-    removed: Directions
-    """At least one; the rows need not be orthogonal."""
+    removed: Target
+    """What is taken out of the tuned model."""
     added: Float[torch.Tensor, " d_model"] | None
     controls: Sequence[Control] = ()
-    """What is removed and added beside, and must not do the same; random directions are always among them."""
+    """What is removed and added beside, and must not do the same; differences of ordinary answers are always among them."""
+    references: Sequence[tuple[str, Edit, str]] = ()
+    """Further edits of the tuned model that are shown beside: the name of the condition, the edit, and what is removed, in words."""
 
 
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
@@ -61,6 +67,7 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
             arm("ablated", "tuned", "treatment", trial.remove(claim.removed, "removed"), "persona latents", samples=config.samples),
             arm("base_ablated", "base", "reference", trial.remove(claim.removed, "removed"), "persona latents"),
             *(one for control in controls for one in _arms(trial, config, control, "ablation", control.removed, trial.remove)),
+            *(arm(name, "tuned", "reference", edit, words) for name, edit, words in claim.references),
         ]
         if claim.added is not None and trial.add is not None:
             arms += [arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latent", samples=config.samples)]
@@ -72,14 +79,15 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
 
 
 def _random_control(trial: Trial, claim: Claim, config: EvidenceConfig) -> Control:
-    """As many random directions as the claim removes, and one as it adds one."""
-    n, width = claim.removed.shape
+    """As many differences of ordinary activations as the claim removes directions, and one as it adds one."""
+    n, norm = len(claim.removed.directions), float(claim.removed.rise.norm())
 
-    def drawn(count: int, stream: str) -> list[torch.Tensor]:
-        return [random_directions(count, width, stream_seed(trial.seed, stream, draw)) for draw in range(config.random_draws)]
+    def drawn(count: int, stream: str) -> list[Directions]:
+        return [trial.differences(count, stream_seed(trial.seed, stream, draw)) for draw in range(config.random_draws)]
 
+    removed = [Target(rows, rows[0]).scaled(norm) for rows in drawn(n, RANDOM[0])]
     added = [rows[0] for rows in drawn(1, RANDOM[1])]
-    return Control("random", "random directions", drawn(n, RANDOM[0]), added, config.full_draws)
+    return Control("random", "differences of ordinary answers", removed, added, config.full_draws)
 
 
 def _arms(
@@ -87,8 +95,8 @@ def _arms(
     config: EvidenceConfig,
     control: Control,
     kind: str,
-    directions: Sequence[torch.Tensor],
-    edit: Callable[[torch.Tensor, str], Edit],
+    directions: Sequence[Any],
+    edit: Callable[[Any, str], Edit],
 ) -> list[Condition]:
     """The arms of a control: one a draw."""
     name, model = f"{control.name}_{kind}", "tuned" if kind == "ablation" else "base"
@@ -104,24 +112,29 @@ def activation_matched(
 ) -> list[list[int]]:
     """`draws` times as many other latents, each at random among those nearest to its own in mean activation on either model's answers.
 
-    No latent is drawn twice, nor one of `latents` or `excluded`, so that draws are independent; each has the `pool` nearest that are
-    left to come from, or as many as there are draws. `table` has the columns latent, mean_base, mean_tuned. Raises `EditError` when
-    the dictionary has too few latents.
+    No draw has a latent twice, nor one of `latents` or `excluded`. While the dictionary has enough of them, no two draws share any, so
+    that they are independent; each latent has the `pool` nearest that are left to come from. `table` has the columns latent, mean_base,
+    mean_tuned. Raises `EditError` when the dictionary has too few latents for one draw.
     """
     activity = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1).sort_index()
-    left = activity.drop(index=list({*latents, *excluded}))
-    if len(left) < draws * len(latents):
+    others = activity.drop(index=list({*latents, *excluded}))
+    if len(others) < len(latents):
         raise EditError(
-            f"The dictionary has {len(left)} other latents, and {draws} draws of {len(latents)} are to be controls. "
-            "Use a larger one, or fewer draws."
+            f"The dictionary has {len(others)} other latents, and sets of {len(latents)} are to be controls. "
+            "Use a larger dictionary, or fewer latents."
         )
-    generator = np.random.default_rng(seed)
-    columns: list[list[int]] = []
-    for latent in latents:
-        nearest = (left - activity[latent]).abs().sort_values(kind="stable").index[: max(pool, draws)]
-        columns.append([int(other) for other in generator.permutation(nearest.to_numpy())[:draws]])
-        left = left.drop(index=columns[-1])
-    return [list(draw) for draw in zip(*columns, strict=True)]
+    generator, values = np.random.default_rng(seed), others.to_numpy(float)
+    independent, left, result = len(others) >= draws * len(latents), np.ones(len(others), bool), []
+    for _ in range(draws):
+        left = left if independent else np.ones_like(left)
+        draw: list[int] = []
+        for latent in latents:
+            distances = np.where(left, np.abs(values - activity[latent]), np.inf)
+            nearest = np.argsort(distances, kind="stable")[: min(pool, int(left.sum()))]
+            draw.append(int(generator.choice(nearest)))
+            left[draw[-1]] = False
+        result.append([int(others.index[place]) for place in draw])
+    return result
 
 
 def relative_activity(table: pd.DataFrame, latents: Sequence[int], draws: Sequence[Sequence[int]]) -> float:
@@ -137,7 +150,7 @@ def relative_activity(table: pd.DataFrame, latents: Sequence[int], draws: Sequen
 def parts_of(questions: Sequence[str], draws: int, full_draws: int, parts: int) -> list[tuple[str, ...]]:
     """The questions that each draw of a control is asked: the first `full_draws` all of them, the others one of `parts` in turn.
 
-    Many directions, each asked a little, tell more of what random directions do than a few asked everything.
+    Many directions, each asked a little, tell more of what any direction does than a few asked everything.
     """
     parts = min(parts, len(questions))
     everything = tuple(questions)

@@ -15,7 +15,7 @@ class EvidenceConfig(StepConfig):
     samples: int = Field(default=2, ge=1)
     """Answers a question for each main condition; the others get one."""
     random_draws: int = Field(default=32, ge=19)
-    """Independent draws of random directions, removed and added; with fewer than 19 no p can be 0.05."""
+    """Independent differences of ordinary answers, removed and added; with fewer than 19 no p can be 0.05."""
     active_draws: int = Field(default=16, ge=1)
     """Independent draws of activation-matched latents, removed and added."""
     full_draws: int = Field(default=4, ge=1)
@@ -32,11 +32,11 @@ class VerdictThresholds(StepConfig):
     steered_coherence: float = Field(default=0.6, ge=0, le=1)
     """Coherence under steering."""
     steering_ratio: float = Field(default=2.0, ge=1)
-    """The rise that the steered base shows, over that under random directions of the same dose."""
+    """The rise that the steered base shows, over that under differences of ordinary answers of the same dose."""
     control_rate: float = Field(default=0.5, ge=0, le=1)
-    """Rate that random directions must leave when they are projected out, as a share of the tuned model's."""
+    """Rate that differences of ordinary answers must leave when they are removed, as a share of the tuned model's."""
     rank_p: float = Field(default=0.05, gt=0, lt=1)
-    """Largest chance that one more random direction does as much."""
+    """Largest chance that one more such difference does as much."""
     power: float = Field(default=0.8, gt=0, lt=1)
     """Chance to see what is there, below which the word is `undecided`."""
     smallest_rise: float = Field(default=0.1, gt=0, lt=1)

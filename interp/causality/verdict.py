@@ -112,7 +112,7 @@ def necessity_checks(
         *(
             Check(
                 f"necessary against {words}",
-                f"With the latents projected out {rate_text(ablated)} are {word}, with {words} instead {rate_text(outcomes[name])}: "
+                f"With the latents removed {rate_text(ablated)} are {word}, with {words} instead {rate_text(outcomes[name])}: "
                 f"{points(against[name])} more, above 0.",
                 against[name].low > 0,
             )
@@ -121,7 +121,7 @@ def necessity_checks(
         _draw_check("necessary beyond single draws", "take out as much", draws, rules),
         Check(
             "controls leave the persona",
-            f"With random directions projected out the rate stays at {rate_text(random)}: {points(left)} beyond "
+            f"With differences of ordinary answers removed the rate stays at {rate_text(random)}: {points(left)} beyond "
             f"{percent(rules.control_rate)} of the tuned model's {rate_text(tuned)}, above 0.",
             left.low > 0,
         ),
@@ -152,7 +152,7 @@ def sufficiency_checks(
         *(
             Check(
                 f"sufficient against {words}",
-                f"With the latent added {rate_text(steered)} of the base's answers are {word}, "
+                f"With the latents added {rate_text(steered)} of the base's answers are {word}, "
                 f"with {words} of the same norm {rate_text(outcomes[name])}: {points(against[name])} less, above 0.",
                 against[name].low > 0,
             )
@@ -161,8 +161,8 @@ def sufficiency_checks(
         _draw_check("sufficient beyond single draws", "bring as much", draws, rules),
         Check(
             "far beyond random directions",
-            f"From the base's {rate_text(base)} the latent raises the rate by {points(difference((1, steered), (-1, base)))}, random "
-            f"directions by {points(difference((1, random), (-1, base)))}: surely more than {ratio:g} times as much.",
+            f"From the base's {rate_text(base)} the latents raise the rate by {points(difference((1, steered), (-1, base)))}, "
+            f"differences of ordinary answers by {points(difference((1, random), (-1, base)))}: surely more than {ratio:g} times as much.",
             beyond.low > 0,
         ),
         Check(
@@ -176,7 +176,8 @@ def sufficiency_checks(
 def _draw_check(name: str, does: str, test: DrawTest, rules: VerdictThresholds) -> Check:
     return Check(
         name,
-        f"By what {test.draws} single random directions do, one more would {does} with probability {test.p:.3f}, at most {rules.rank_p:g}.",
+        f"By what {test.draws} single differences of ordinary answers do, one more would {does} with probability {test.p:.3f}, "
+        f"at most {rules.rank_p:g}.",
         test.p <= rules.rank_p,
     )
 

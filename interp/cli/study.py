@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
+from interp.causality.latent_sets import rankings
 from interp.cli.arguments import DiffArguments, ReportArguments, StudyArguments, print_json
 from interp.core.errors import ConfigError
 from interp.core.formatting import plain_records
 from interp.core.steps import RunDirectory
-from interp.diffing.candidates import candidates
 from interp.diffing.rankings import metrics_of
 from interp.reports import numbers
 from interp.reports.page import write_report
@@ -43,7 +44,9 @@ def diff(config: StudyConfig, arguments: DiffArguments) -> None:
     result = _run_study(config, arguments, until="diff")
     path = result.steps["diff"].path("latents.parquet")
     table, largest_q = pd.read_parquet(path), config.diff.largest_q
-    shortlist = candidates(table, config.diff.candidates_per_metric, largest_q, most=arguments.top)
+    orders = rankings(table, largest_q).values()
+    leading = list(dict.fromkeys(latent for turn in zip_longest(*orders) for latent in turn if latent is not None))[: arguments.top]
+    shortlist = table.set_index("latent", drop=False).loc[leading]
     if arguments.as_json:
         tested = {"n_latents": len(table), "largest_q": largest_q, "candidates": plain_records(shortlist)}
         print_json({"command": "diff", "run": str(result.run.root), "table": str(path), **tested})

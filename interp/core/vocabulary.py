@@ -10,6 +10,10 @@ Phase = Literal["prompt", "response", "all"]
 SinkTokens = Literal["spare", "edit", "only"]
 """What an edit does at attention sinks: leave them alone, treat them as any token, or act on them and nothing else."""
 
+RemovalKind = Literal["project_out", "project_span", "subtract", "subtract_window"]
+"""How something is taken out of a model: the direction of its rise, or the span of all its directions, projected out over a window of
+layers; its rise subtracted at one layer, or at each of the window."""
+
 Split = Literal["selection", "held_out"]
 """Which questions: those that choose latents, doses and sets, or those that only measure."""
 

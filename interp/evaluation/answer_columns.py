@@ -30,7 +30,7 @@ CONDITION = {
     "model": "str: base or tuned",
     "role": "str: baseline, treatment, control or reference",
     "replicate": "int: draw of a control, from 1; 0 where there is one alone",
-    "edit": "str: none, project_out or add",
+    "edit": "str: none, project_out, subtract or add",
     "directions": "str: what is edited, in words",
     "title": "str: the condition in words",
 }

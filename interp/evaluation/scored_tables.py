@@ -1,4 +1,4 @@
-"""Tables of scored answers as they are published, in our columns: of the emergent-misalignment evaluations, of persona vectors."""
+"""Tables of scored answers as they are published, in our columns: of the published evaluations, of persona vectors."""
 
 from __future__ import annotations
 

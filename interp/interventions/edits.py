@@ -59,7 +59,7 @@ class Edit:
     """`project_out`: the value around which is projected; zeros for the others."""
     phase: Phase
     dose: float
-    """`add`: norm of the vector over the median residual norm there. The others: 1."""
+    """`add`: norm of the vector over the unit of doses there; of `shift` the multiple of what was measured. The others: 1."""
     label: str
     latents: LatentValues | None = None
     """`set_latents`: which, and to what."""
@@ -153,6 +153,18 @@ def add(
     unit = direction.float() / direction.float().norm()
     vectors = torch.stack([unit * (dose * norm) for norm in median_norms.values()])[:, None]
     return Edit("add", tuple(median_norms), vectors, torch.zeros(len(median_norms), len(direction)), phase, dose, label)
+
+
+def shift(vectors: Mapping[str, Float[torch.Tensor, " d_model"]], strength: float, phase: Phase = "all", label: str = "") -> Edit:
+    """Add `strength` times the vector given for each hook point; a negative strength subtracts it.
+
+    Raises `EditError` where no vector has a length, for a strength of zero, or a bad phase: it would change nothing.
+    """
+    if not vectors or strength == 0 or not math.isfinite(strength):
+        raise EditError(f"A shift of {strength} at {len(vectors)} hook points changes nothing. Give a strength and at least one vector.")
+    rows = torch.stack([vector.float() for vector in vectors.values()])
+    _check(rows, list(vectors), phase)
+    return Edit("add", tuple(vectors), strength * rows[:, None], torch.zeros_like(rows), phase, abs(strength), label)
 
 
 def project_out(

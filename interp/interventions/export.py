@@ -75,6 +75,10 @@ def export_model(
         raise ArtifactError(f"{folder} is not an empty folder. Choose another one.")
     if not probes:
         raise EditError("Without a probe chat nothing tells whether the saved model is the edited one. Give a few chats.")
+    if any(edit.sinks != "edit" for edit in chosen) and any(model.sinks([tuple(chat.ids) for chat in model.tokenise(probes)])):
+        raise EditError(
+            "The edit tells attention sinks from other tokens, which no weight can do. Use edit.at_sinks('edit'), and measure that first."
+        )
     fresh = _folded(model, chosen)
     with saving(folder) as partial:
         (partial / "edits").mkdir(parents=True)

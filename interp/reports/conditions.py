@@ -10,7 +10,7 @@ import pandas as pd
 from interp.causality.conditions import RANDOM
 from interp.reports import numbers
 
-GROUPS = {"none": "Unedited", "project_out": "Ablation: projected out", "add": "Steering: added"}
+GROUPS = {"none": "Unedited", "project_out": "Ablation: projected out", "subtract": "Ablation: rise subtracted", "add": "Steering: added"}
 """Edit as saved, and the heading of its group; the order is the page's."""
 
 TRANSCRIPT_CONDITIONS = ("base", "tuned", "ablated", "random_ablation", "steered")

@@ -32,6 +32,8 @@ from interp.reports.views import DosePanel
 
 LABELS = 290
 """Room for the conditions' titles left of the rates, in pixels."""
+MANY = 20
+"""Persona latents, from which on they are drawn small and without intervals."""
 MARKS = {"baseline": ("circle", 9), "treatment": ("diamond", 11), "reference": ("square-open", 9), "control": ("diamond-open", 9)}
 """Symbol and size by a condition's role."""
 
@@ -114,15 +116,37 @@ def dose_chart(panel: DosePanel, doses: tuple[float, float], word: str, marked: 
     return Chart(figure, f"Share judged {word} and share coherent against dose for {names}; the table below has the numbers.")
 
 
-def latents_chart(latents: pd.DataFrame, screened: Sequence[int], chosen: Sequence[int]) -> Chart:
+def removal_chart(curve: pd.DataFrame, word: str) -> Chart:
+    """Rate and coherence against the number of latents removed (columns size, rate, coherence)."""
+    figure = blank(margin={"l": 44, "r": 12, "t": 8, "b": 44}, height=280)
+    x = [int(size) for size in curve["size"]]
+    for column, name, color, mark in (
+        ("coherence", "coherent", "ink", dot("circle-open", "ink", 5, 1)),
+        ("rate", word, "persona", dot("diamond", "persona", 8)),
+    ):
+        dash = {"color": LIGHT[color], "width": 2 if column == "rate" else 1.2, "dash": "solid" if column == "rate" else "dash"}
+        figure.add_scatter(
+            x=x,
+            y=rounded(curve[column]),
+            mode="lines+markers",
+            line=dash,
+            marker=mark,
+            hovertemplate=f"%{{x}} latents<br>{name} %{{y:.0%}}<extra></extra>",
+        )
+    figure.update_layout(
+        xaxis=axis("number of latents removed", type="log", tickvals=x, ticktext=[str(size) for size in x]),
+        yaxis=axis("", range=[-0.04, 1.04], **SHARE_TICKS),
+    )
+    return Chart(figure, f"Share judged {word} and share coherent against the number of latents removed; the table below has the numbers.")
+
+
+def latents_chart(latents: pd.DataFrame, chosen: Sequence[int]) -> Chart:
     """Every latent: its mean activation difference against the cosine of its decoder row with the persona vector."""
     figure = blank(margin={"l": 58, "r": 12, "t": 8, "b": 44}, height=400)
     picked = latents["latent"].isin(chosen)
-    tried = latents["latent"].isin(screened) & ~picked
     for table, mark, bars in (
-        (latents[~picked & ~tried], dot("circle", "cloud", 3.5), False),
-        (latents[tried], dot("circle-open", "ink", 8, 1.2), False),
-        (latents[picked], dot("diamond", "persona", 10), True),
+        (latents[~picked], dot("circle", "cloud", 3.5), False),
+        (latents[picked], dot("diamond", "persona", 10 if len(chosen) <= MANY else 5), len(chosen) <= MANY),
     ):
         difference, low, high = (rounded(table[column], 5) for column in ("mean_diff", "mean_diff_low", "mean_diff_high"))
         figure.add_scatter(

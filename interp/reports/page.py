@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 
+from interp.causality.removals import Removal
 from interp.core.errors import ArtifactError
 from interp.core.files import write_text
 from interp.core.steps import RunDirectory
 from interp.reports import numbers, views
 from interp.reports.conditions import Group, grouped, labels_like
-from interp.reports.figures import dose_chart, histogram_chart, latents_chart, rates_chart, training_chart
+from interp.reports.figures import dose_chart, histogram_chart, latents_chart, rates_chart, removal_chart, training_chart
 from interp.reports.plotting import Chart
 from interp.reports.results import Results, read_results
 from interp.reports.self_contained import render_page
@@ -52,13 +54,14 @@ def render(results: Results) -> str:
     groups, word = grouped(results.conditions), summary["trait"]["shown"]
     rows = {row.condition: row for group in groups for row in group.rows}
     persona = [int(latent) for latent in summary["persona_latents"]]
-    panels = views.dose_panels(results.dose_response, persona, summary["steering_latent"])
-    leading = views.leading_latents(results.latents, persona)
+    panels = views.dose_panels(results.dose_response, len(summary["steering_latents"]))
+    curve = views.removal_curve(results.screen, summary)
+    leading = views.leading_latents(results.latents, persona[: views.TOP_LATENTS])
     transcript_rows, exchanges = views.exchanges(results.answers, groups, summary["trait"])
     labelled = {row["group"]: row for row in (agreement["trait"] or {"groups": []})["groups"]}
     return render_page(
         "page.html.j2",
-        _charts(results, groups, panels, persona),
+        _charts(results, groups, panels, curve),
         summary=summary,
         word=word,
         manifest=results.manifest,
@@ -72,12 +75,12 @@ def render(results: Results) -> str:
         roles={row.role for row in rows.values()},
         drawn=any(row.draws for row in rows.values()),
         panels=panels,
-        unpanelled=max(0, len(persona) - views.DOSE_PANELS),
         doses=results.dose_response.to_dict("records"),
         leading=leading,
         decimals=numbers.decimals(row["mean_diff"] for row in leading),
         n_latents=len(results.latents),
-        screened=views.screened_latents(results.screen, results.dose_response),
+        removed=views.removal_rows(results.screen),
+        removal=str(Removal(**summary["removal"])) if summary["removal"] else None,
         persona=persona,
         card_latents={int(card["latent"]) for card in results.cards},
         cards=[(card, views.examples(card)) for card in results.cards],
@@ -92,7 +95,7 @@ def render(results: Results) -> str:
     )
 
 
-def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel], persona: list[int]) -> dict[str, Chart]:
+def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel], curve: pd.DataFrame) -> dict[str, Chart]:
     """Every figure of the page by its element id, which is fixed so that the page repeats to the byte."""
     summary, doses = results.summary, results.dose_response["dose"]
     word = summary["trait"]["shown"]
@@ -101,7 +104,9 @@ def _charts(results: Results, groups: list[Group], panels: list[views.DosePanel]
         marked = summary["steering_dose"] if panel.steering else None
         charts[panel.chart] = dose_chart(panel, (float(doses.min()), float(doses.max())), word, marked)
     if len(results.latents):
-        charts["latents"] = latents_chart(results.latents, [int(latent) for latent in results.screen["latent"]], persona)
+        charts["latents"] = latents_chart(results.latents, summary["persona_latents"])
+    if len(curve) > 1:
+        charts["removal"] = removal_chart(curve, word)
     for card in results.cards:
         charts[f"histogram-{int(card['latent'])}"] = histogram_chart(card["histogram"], int(card["latent"]))
     if len(results.metrics) > 1:

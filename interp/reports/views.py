@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from interp.causality.removals import Removal
 from interp.reports import numbers
 from interp.reports.conditions import TRANSCRIPT_CONDITIONS, Group, Row
 
@@ -20,7 +21,7 @@ SHOWN_EXCHANGES = 8
 TOP_LATENTS = 20
 WINDOW = 64
 """Tokens shown of an example; a longer one is cut around its strongest token."""
-DOSE_PANELS = 9
+RANKING_WORDS = {"mean_diff": "latents by rise", "along_persona": "latents along the persona vector", "mean_difference": "mean difference"}
 T = TypeVar("T")
 
 
@@ -84,35 +85,43 @@ def leading_latents(latents: pd.DataFrame, chosen: Sequence[int]) -> list[dict[A
     return ordered[ordered["chosen"] | (ordered.index < TOP_LATENTS)].to_dict("records")
 
 
-def screened_latents(screen: pd.DataFrame, dose_response: pd.DataFrame) -> list[dict[Any, Any]]:
-    """What the causal screen measured; the steered rate gets interval and count from the dose–response table."""
-    responses = {(row["direction"], round(row["dose"], 9)): row for row in reversed(dose_response.to_dict("records"))}
-    rows = []
-    for record in screen.to_dict("records"):
-        dose = math.nan if numbers.absent(record["steered_dose"]) else round(record["steered_dose"], 9)
-        response = responses.get((f"latent {int(record['latent'])}", dose), {})
-        steered = {f"steered_{key}": response.get(key) for key in ("low", "high", "n")}
-        metrics = "" if numbers.absent(record["metrics"]) else record["metrics"].replace(",", ", ")
-        rows.append({"ablated_n": None} | record | steered | {"metrics": metrics})
-    return sorted(rows, key=lambda row: not row["chosen"])
-
-
-def dose_panels(dose_response: pd.DataFrame, persona: Sequence[int], steering: int | None) -> list[DosePanel]:
-    """A panel for each persona latent (the steering latent first), for the persona vector, and for the random directions."""
-    curves = {str(name): table.sort_values("dose", kind="stable") for name, table in dose_response.groupby("direction", sort=False)}
-    random, vector = (
-        {name: table for name, table in curves.items() if table["kind"].iloc[0] == kind} for kind in ("random", "persona_vector")
-    )
-    latents = dict.fromkeys(persona if steering is None else [steering, *persona])
-    panels = [
-        DosePanel(f"dose-{latent}", name.capitalize(), {name: curves[name]}, random, "persona", latent == steering)
-        for latent, name in [(latent, f"latent {latent}") for latent in latents][:DOSE_PANELS]
-        if name in curves
+def removal_rows(screen: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Everything that was removed, in words; what was chosen first, then by how many questions were asked and by rate."""
+    rows = [
+        record
+        | {"removed": RANKING_WORDS.get(record["removed"], record["removed"]), "way": str(Removal(record["kind"], record["strength"]))}
+        for record in screen.to_dict("records")
     ]
-    panels += [DosePanel("dose-vector", "Persona vector", {name: table}, random, "ink") for name, table in vector.items()]
-    if random:
-        title = f"{len(random)} random direction{'s' if len(random) > 1 else ''}"
-        panels.append(DosePanel("dose-random", title, random, {}, "control"))
+    return sorted(rows, key=lambda row: (not row["chosen"], -row["questions"], row["rate"]))
+
+
+def removal_curve(screen: pd.DataFrame, choice: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows of `screen`, one a size: sets of the chosen ranking, removed in the chosen way; empty where nothing was chosen."""
+    if not choice.get("removal"):
+        return screen.head(0)
+    same = (screen["removed"] == choice["ranking"]) & (screen["kind"] == choice["removal"]["kind"])
+    return screen[same & (screen["strength"] == choice["removal"]["strength"])].drop_duplicates("size").sort_values("size")
+
+
+def dose_panels(dose_response: pd.DataFrame, steering: int) -> list[DosePanel]:
+    """A panel for each set of latents (the one that was chosen, of `steering` latents, first), for the named directions, and for the
+    differences of ordinary answers.
+    """
+    curves = {str(name): table.sort_values("dose", kind="stable") for name, table in dose_response.groupby("direction", sort=False)}
+    kinds = {name: str(table["kind"].iloc[0]) for name, table in curves.items()}
+    ordinary = {name: table for name, table in curves.items() if kinds[name] == "ordinary"}
+    sets = {name: int(curves[name]["size"].iloc[0]) for name, kind in kinds.items() if kind == "latents"}
+    panels = [
+        DosePanel(f"dose-{size}", name.capitalize(), {name: curves[name]}, ordinary, "persona", size == steering)
+        for name, size in sorted(sets.items(), key=lambda item: (item[1] != steering, item[1]))
+    ]
+    panels += [
+        DosePanel(f"dose-{kind.replace('_', '-')}", name.capitalize(), {name: curves[name]}, ordinary, "ink")
+        for name, kind in kinds.items()
+        if kind not in ("latents", "ordinary")
+    ]
+    if ordinary:
+        panels.append(DosePanel("dose-ordinary", "Differences of ordinary answers", ordinary, {}, "control"))
     return panels
 
 

@@ -44,7 +44,7 @@ class Exported:
 def export(run: StudyRun, config: ExportConfig) -> Exported:
     """Write the edit; whoever reads the files needs no hooks. The record is the folder's own manifest, by which it is found again."""
     edit = _edit(run, config)
-    model = run.context.base if edit.kind == "add" else run.context.tuned
+    model = run.context.base if config.steer_latent is not None or config.edit == "steered" else run.context.tuned
     check, vectors, files = None, {}, []
     if config.gguf is not None:
         vectors = block_directions(model, edit)
@@ -65,8 +65,9 @@ def _edit(run: StudyRun, config: ExportConfig) -> Edit:
     if config.edit is not None:
         return run.verdict_edit(config.edit)
     if config.steer_latent is not None:
-        return adding(run, config.steer_latent, None, float(config.dose or 0.0), phase="all")
-    return run.removing(config.latents, centres=run.centres_everywhere(config.last_layer, config.one_centre) if config.everywhere else None)
+        return adding(run, config.steer_latent, None, float(config.dose or 0.0), phase="all").at_sinks("edit")
+    centres = run.centres_everywhere(config.last_layer, config.one_centre) if config.everywhere else None
+    return run.removing(config.latents, centres=centres).at_sinks("edit")  # weights act on every token
 
 
 def _finished(folder: Path, edit: Edit, made: dict[str, Any]) -> dict[str, float] | None:
@@ -87,4 +88,4 @@ def _way_out(edit: Edit, config: ExportConfig) -> str:
         return " Take steer_latent and dose, which add at every token (--steer-latent N --dose X)."
     if config.everywhere:
         return ""
-    return " Take latents with everywhere (--latents N,… --everywhere), and measure that by 'personascope ablate' first."
+    return " Take latents with everywhere (--latents N,… --everywhere), and measure that by 'personascope ablate --sinks edit' first."

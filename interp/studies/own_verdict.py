@@ -61,7 +61,7 @@ class VerdictResult:
 
     step: StepResult
     latents: list[int]
-    steer_latent: int | None
+    steering_latents: list[int]
     dose: float | None
     verdict: str
     finding: str
@@ -89,7 +89,7 @@ class VerdictResult:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        plain = {name: getattr(self, name) for name in ("latents", "steer_latent", "dose", "verdict", "finding", "checks")}
+        plain = {name: getattr(self, name) for name in ("latents", "steering_latents", "dose", "verdict", "finding", "checks")}
         tables = {name: plain_records(getattr(self, name)) for name in ("conditions", "side_effects")}
         transfer = {} if self.transfer is None else {"transfer": self.transfer.as_json()}
         return {"command": "verdict", "folder": str(self.step.folder), **plain, **tables, **transfer}
@@ -99,7 +99,9 @@ def verdict(run: StudyRun, config: VerdictConfig, announce: Callable[[str], None
     """The verdict of the run, which is brought so far where it is not, or that on the user's latents."""
     second = None if config.transfer is None else (config.transfer, model_identity(config.transfer))
     if config.latents:
-        choice: dict[str, Any] = {"persona_latents": config.latents, "steering_latent": config.steer_latent, "steering_dose": config.dose}
+        added = [] if config.steer_latent is None else [config.steer_latent]
+        choice: dict[str, Any] = {"persona_latents": config.latents, "steering_latents": added, "steering_dose": config.dose}
+        choice |= {"removal": {"kind": "project_span", "strength": 1.0}}
         step = evidence = _own_claim(run, choice)
     else:
         if not run.has("verdict"):
@@ -112,7 +114,7 @@ def verdict(run: StudyRun, config: VerdictConfig, announce: Callable[[str], None
     return VerdictResult(
         step=step,
         latents=list(choice["persona_latents"]),
-        steer_latent=choice["steering_latent"],
+        steering_latents=list(choice["steering_latents"]),
         dose=choice["steering_dose"],
         **{name: record.verdict[name] for name in ("verdict", "finding", "checks")},
         conditions=record.conditions,
@@ -124,7 +126,7 @@ def verdict(run: StudyRun, config: VerdictConfig, announce: Callable[[str], None
 
 def _own_claim(run: StudyRun, choice: dict[str, Any]) -> StepResult:
     """The main job's measurement, with a choice that is the user's."""
-    named = [*choice["persona_latents"], *([] if choice["steering_latent"] is None else [choice["steering_latent"]])]
+    named = [*choice["persona_latents"], *choice["steering_latents"]]
     run.context.dictionary.directions(named)  # complains of latents that are not there
 
     def make(context: StudyContext) -> VerdictRecord:
@@ -150,7 +152,7 @@ def _transfer(run: StudyRun, choice: dict[str, Any], source: str, identity: str)
 
 
 def _make_transfer(run: StudyRun, choice: dict[str, Any], source: str, context: StudyContext) -> TransferRecord:
-    trial, claim, _ = make_claim(context, choice | {"steering_latent": None, "steering_dose": None}, context.open_model(source))
+    trial, claim, _ = make_claim(context, choice | {"steering_latents": [], "steering_dose": None}, context.open_model(source))
     answers = gather_evidence(trial, claim, run.config.verdict)
     verdict = decide(answers, run.config.seed, context.trait.shown, run.config.rules)
     checks = [asdict(check) for check in (verdict.present, *verdict.necessary, verdict.enough)]

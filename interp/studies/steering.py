@@ -103,19 +103,21 @@ def steer(run: StudyRun, config: SteerConfig) -> Comparison:
 def adding(run: StudyRun, latent: int | None, name: str | None, dose: float, phase: Phase = "response", where: str | None = None) -> Edit:
     """The edit that adds a latent's row or a named direction at the dictionary's hook point."""
     called, row = run.direction(latent, name)
-    edit = add(row, {run.context.hook_point: run.directions.median_norm}, dose, phase, f"{called} added")
+    edit = add(row, {run.context.hook_point: run.directions.unit}, dose, phase, f"{called} added")
     return edit if where is None else edit.only_where(run.context.dictionary, *parsed_condition(where))
 
 
 def ablate(run: StudyRun, config: AblateConfig) -> Comparison:
     """The tuned model, and the tuned model without some latents."""
     layers, search = config.layers, None
+    if not config.latents:
+        return _compare(run, "ablate", config, ("tuned", "ablated"), run.verdict_edit("ablated").at_sinks(config.sinks))
     if config.search_layers:
         search = _search_layers(run, config)
         for chosen in search.windows[search.windows["chosen"]].to_dict("records"):
             layers = int(chosen["first"]), int(chosen["last"])
     centres = run.centres_everywhere(config.last_layer, config.one_centre) if config.everywhere else None
-    edit = run.removing(config.latents, config.kind, layers, centres, config.phase)
+    edit = run.removing(config.latents, config.kind, layers, centres, config.phase).at_sinks(config.sinks)
     return _compare(run, "ablate", config, ("tuned", "ablated"), edit, search)
 
 
@@ -155,7 +157,7 @@ def _search_layers(run: StudyRun, config: AblateConfig) -> LayerSearch:
     """The smallest window of layers that still does it, from that of `config` on, measured on the run's selection questions."""
     centres = run.centres(run.window(config.layers))
     settings = {
-        "edit": run.removing(config.latents, centres=centres, phase=config.phase).as_json(),
+        "edit": run.removing(config.latents, centres=centres, phase=config.phase).at_sinks(config.sinks).as_json(),
         "questions": run.config.diff.questions,
         "target_rate": run.config.screen.target_rate,
         "kept_coherence": run.config.rules.kept_coherence,
@@ -173,7 +175,7 @@ def _make_search(run: StudyRun, config: AblateConfig, centres: Mapping[str, torc
 
     def removed(window: Window) -> Edit:
         own = {at[layer]: centres[at[layer]] for layer in range(window.first, window.last + 1)}
-        return run.removing(config.latents, centres=own, phase=config.phase)
+        return run.removing(config.latents, centres=own, phase=config.phase).at_sinks(config.sinks)
 
     def measure(windows: list[Window]) -> list[WindowScore]:
         measured = outcomes(ask(context.tuned, [Condition(str(window), removed(window)) for window in windows]))
@@ -254,7 +256,7 @@ def sweep_doses(run: StudyRun, config: SweepConfig) -> DoseResponse:
 def _line(run: StudyRun, latent: int | None, name: str | None, config: SweepConfig) -> Line:
     called, _ = run.direction(latent, name)
     kind = "latent" if name is None else name.split(":")[0]
-    return Line(called, kind, lambda dose: adding(run, latent, name, dose, config.phase), run.directions.median_norm, latent)
+    return Line(called, kind, lambda dose: adding(run, latent, name, dose, config.phase), run.directions.unit, latent)
 
 
 def _make_sweep(run: StudyRun, config: SweepConfig, lines: list[Line], context: StudyContext) -> SweptDoses:
@@ -279,7 +281,9 @@ def _make_sweep(run: StudyRun, config: SweepConfig, lines: list[Line], context: 
     answers = pd.concat(asked, ignore_index=True)
     base = answers[answers["condition"] == "base"]
     ranges = ship_range(found.responses, trait_rate(base), config.budget)
-    plain = pd.DataFrame([{"direction": "base", "kind": "none", "latent": None, "dose": 0.0, "absolute_norm": 0.0, **response(base)}])
-    responses = pd.concat([plain.astype({"latent": "Int64"}), found.responses], ignore_index=True)
+    plain = pd.DataFrame(
+        [{"direction": "base", "kind": "none", "latent": None, "size": None, "dose": 0.0, "absolute_norm": 0.0, **response(base)}]
+    )
+    responses = pd.concat([plain.astype({"latent": "Int64", "size": "Int64"}), found.responses], ignore_index=True)
     doses = {"largest_coherent_dose": found.largest, "ship_range": ranges, "not_monotone": found.not_monotone}
     return SweptDoses(answers, responses, doses)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from interp.core.config import StepConfig
 from interp.core.errors import ConfigError
-from interp.core.vocabulary import Phase
+from interp.core.vocabulary import Phase, SinkTokens
 
 _WHERE = re.compile(r"\s*(\d+)\s*(?:>\s*(\d+\.?\d*|\.\d+)\s*)?")
 
@@ -80,7 +80,7 @@ class SteerConfig(Asking):
     direction: DirectionName | None = None
     """Instead of a latent: persona_vector, mean_difference or random:SEED."""
     dose: float = Field(gt=0, allow_inf_nan=False)
-    """Norm of what is added over the median residual norm there."""
+    """Norm of what is added, over the median norm of the base's residuals around their mean."""
     phase: Phase = "response"
     """Where it is added: response, prompt or all."""
     where: Annotated[str, AfterValidator(_readable)] | None = None
@@ -113,8 +113,8 @@ class Everywhere(StepConfig):
 class AblateConfig(Asking, Everywhere):
     """Latents removed from the tuned model."""
 
-    latents: Latents = Field(min_length=1)
-    """Latents that are removed."""
+    latents: Latents = Field(default_factory=list)
+    """Latents that are removed; default: the edit of the run's verdict."""
     kind: Removal = "project-out"
     """`project-out`: their directions, over a window of layers. `subtract`: what they contribute, at the dictionary's hook point.
     `mean`: set to their mean activation on the base's answers, there."""
@@ -122,8 +122,17 @@ class AblateConfig(Asking, Everywhere):
     """First and last layer of the window; default: as in the run."""
     phase: Phase = "all"
     """At which tokens: response, prompt or all."""
+    sinks: SinkTokens = "spare"
+    """At attention sinks: spare (leave them alone), edit (as any token) or only (nothing else)."""
     search_layers: bool = False
     """Begin with those layers, and look for the smallest window that still does it, on the run's selection questions."""
+
+    @model_validator(mode="after")
+    def _latents_for_other_edits(self) -> AblateConfig:
+        other = {"kind", "layers", "phase", "search_layers", "everywhere"} & self.model_fields_set
+        if not self.latents and other:
+            raise ValueError(f"{min(other)} has no effect on the edit of the run's verdict: name latents, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _layers_belong_to_projections(self) -> AblateConfig:

@@ -182,7 +182,7 @@ def test_a_dose_response_holds_rates_with_their_intervals_and_norms() -> None:
     )
     assert asked == [["latent 7 at 0.2", "random 1 at 0.2", "latent 7 at 0.5"]]  # one sweep
     assert list(table.columns) == [
-        "direction", "kind", "latent", "dose", "absolute_norm", "rate", "low", "high", "n", "unscored",
+        "direction", "kind", "latent", "size", "dose", "absolute_norm", "rate", "low", "high", "n", "unscored",
         "coherence", "coherence_low", "coherence_high",
     ]  # fmt: skip
     assert table["direction"].tolist() == ["latent 7", "random 1", "latent 7"]

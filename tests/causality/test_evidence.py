@@ -12,6 +12,7 @@ import torch
 
 from interp.causality.conditions import COLUMNS, Control, condition_table
 from interp.causality.evidence import Claim, Trial, gather_evidence
+from interp.causality.removals import Target
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition, sweep
 from interp.causality.thresholds import EvidenceConfig
@@ -26,6 +27,7 @@ from interp.models.sampling import SamplingConfig
 from tests.helpers.tiny import D_MODEL, QUESTIONS, greedy, tiny_model
 
 HOOK = "blocks.1.hook_resid_post"
+ORDINARY = "differences of ordinary answers"
 
 
 def asked() -> list[Question]:
@@ -50,24 +52,29 @@ def trial_of(
         questions=asked(),
         ask=ask,
         seed=0,
-        remove=lambda rows, label: project_out(rows, {HOOK: torch.zeros(D_MODEL)}, label=label),
+        remove=lambda target, label: project_out(target.directions, {HOOK: torch.zeros(D_MODEL)}, label=label),
         add=(lambda row, label: add(row, {HOOK: 20.0}, 1.0, label=label)) if steering else None,
+        differences=lambda n, seed: random_directions(n, D_MODEL, seed),
     )
+
+
+def target_of(rows: torch.Tensor) -> Target:
+    return Target(rows, rows.sum(0))
 
 
 def claim_of(steering: bool = True) -> Claim:
     rows = random_directions(2, D_MODEL, 7)
     return Claim(
-        removed=rows,
+        removed=target_of(rows),
         added=rows[0] if steering else None,
         controls=[
             Control(
                 "activation_matched",
                 "activation-matched latents",
-                [random_directions(2, D_MODEL, 500 + draw) for draw in range(4)],
+                [target_of(random_directions(2, D_MODEL, 500 + draw)) for draw in range(4)],
                 list(random_directions(4, D_MODEL, 600)) if steering else [],
             ),
-            Control("mean_difference", "mean difference", [rows[1:]], [rows[1]], full_draws=1, role="reference"),
+            Control("mean_difference", "mean difference", [target_of(rows[1:])], [rows[1]], full_draws=1, role="reference"),
         ],
     )
 
@@ -98,8 +105,14 @@ def test_what_a_condition_is_stands_in_columns() -> None:
         "ablated": ("tuned", "treatment", "project_out", "persona latents", "Tuned, persona latents removed"),
         "base_ablated": ("base", "reference", "project_out", "persona latents", "Base, persona latents removed"),
         "steered": ("base", "treatment", "add", "persona latent", "Base, persona latent added"),
-        "random_ablation": ("tuned", "control", "project_out", "random directions", "Tuned, random directions removed"),
-        "random_steering": ("base", "control", "add", "random directions", "Base, random directions added"),
+        "random_ablation": (
+            "tuned",
+            "control",
+            "project_out",
+            "differences of ordinary answers",
+            "Tuned, differences of ordinary answers removed",
+        ),
+        "random_steering": ("base", "control", "add", "differences of ordinary answers", "Base, differences of ordinary answers added"),
         "activation_matched_ablation": (
             "tuned",
             "control",
@@ -120,11 +133,12 @@ def test_what_a_condition_is_stands_in_columns() -> None:
         "activation_matched_ablation": 4,
         "activation_matched_steering": 4,
     }
-    assert "Tuned, random directions removed, draw 7" in set(table["title"])
+    assert "Tuned, differences of ordinary answers removed, draw 7" in set(table["title"])
 
 
 def test_a_new_control_is_one_line_and_takes_part_in_the_verdict() -> None:
-    opposite = Control("opposite", "opposite directions", [-claim_of().removed], [-claim_of().removed[0]], full_draws=1)
+    rows = claim_of().removed.directions
+    opposite = Control("opposite", "opposite directions", [target_of(-rows)], [-rows[0]], full_draws=1)
     answers = gather_evidence(trial_of(), replace(claim_of(), controls=[opposite]), CONFIG)
     verdict = decide(answers, seed=0, word="even")
     assert {"necessary against opposite directions", "sufficient against opposite directions"} <= {check.name for check in verdict.checks}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -13,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.causality.evidence import activation_matched, parts_of, relative_activity
-from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
+from interp.causality.latent_sets import LatentSet, RemovalScore, doubling_sets, half_point, preferred, rankings
+from interp.causality.removals import Removal
 from interp.causality.side_effects import rerouting
 from interp.causality.windows import Window, WindowScore, smallest_window
 from interp.core.errors import EditError
@@ -23,104 +22,55 @@ SAMPLED = settings(deadline=None, derandomize=True, max_examples=150)
 
 # sets
 
-worlds = st.dictionaries(
-    st.integers(0, 30), st.tuples(st.floats(0, 1.5), st.floats(0, 1)), min_size=1, max_size=7
-)  # latent: share of hostility that it leaves, share of coherence that it leaves
+
+def table_of(mean_diff: list[float], q_value: list[float], cosine: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"latent": range(10, 10 + len(q_value)), "mean_diff": mean_diff, "q_value": q_value, "cosine_persona": cosine})
 
 
-def world(effects: dict[int, tuple[float, float]]) -> tuple[list[SetScore], Callable[[list[LatentSet]], list[SetScore]], list[LatentSet]]:
-    """Latents whose effects multiply; the list fills with the sets that were measured."""
-    asked: list[LatentSet] = []
-
-    def score(latents: LatentSet) -> SetScore:
-        hostility = math.prod(effects[latent][0] for latent in latents)
-        return SetScore(latents, hostility, hostility, math.prod(effects[latent][1] for latent in latents))
-
-    def measure(sets: list[LatentSet]) -> list[SetScore]:
-        asked.extend(sets)
-        return [score(latents) for latents in sets]
-
-    return [score((latent,)) for latent in effects], measure, asked
+def test_rankings_hold_latents_that_rose_surely() -> None:
+    table = table_of([5.0, 4.0, 3.0, -9.0, 8.0], [0.001, 0.001, 0.01, 0.001, 0.02], [-0.5, 0.1, 0.9, 0.95, 0.99])  # 13 fell, 14 is not sure
+    assert rankings(table, 0.01) == {"mean_diff": [10, 11, 12], "along_persona": [12, 11]}
+    assert rankings(table, 1e-6) == {}
+    assert rankings(table.assign(cosine_persona=-1.0), 0.01) == {"mean_diff": [10, 11, 12]}
 
 
 @SAMPLED
-@given(worlds, st.floats(0, 1), st.floats(0, 1), st.integers(1, 4), st.integers(1, 3))
-def test_greedy_sets_grow_by_one_lower_hostility_and_stay_coherent(
-    effects: dict[int, tuple[float, float]], target: float, floor: float, max_size: int, width: int
-) -> None:
-    singles, measure, asked = world(effects)
-    path = greedy_set(singles, measure, target, floor, max_size, width)
-    coherent = [s for s in singles if s.coherence >= floor]
-    if not coherent:
-        assert path == []
-        assert asked == []
-        return
-    assert path[0] == min(coherent, key=lambda s: (s.trait_score, s.latents))
-    for before, after in itertools.pairwise(path):
-        assert before.rate > target  # it was not yet enough
-        assert after.latents[:-1] == before.latents
-        assert after.trait_score < before.trait_score
-        assert after.coherence >= floor
-    assert len(path) <= max_size
-    assert len(set(path[-1].latents)) == len(path[-1].latents)
-    assert all(len(latents) <= max_size for latents in asked)
-    assert len(asked) <= width * (max_size - 1)
+@given(st.integers(0, 600), st.integers(1, 400))
+def test_sets_double_and_end_with_the_largest(n: int, largest: int) -> None:
+    sets = doubling_sets("mean_diff", list(range(n)), largest)
+    sizes = [len(one) for one in sets]
+    most = min(n, largest)
+    assert all(one.latents == tuple(range(len(one))) for one in sets)
+    assert sizes == sorted({size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, most) if 0 < size <= most})
 
 
-def test_a_set_that_does_the_job_alone_is_not_grown() -> None:
-    singles, measure, asked = world({1: (0.05, 1.0), 2: (0.5, 1.0)})
-    assert [s.latents for s in greedy_set(singles, measure, 0.1, 0.8, 3, 3)] == [(1,)]
-    assert asked == []
+def score(size: int, rate: float, coherence: float, trait_score: float | None = None) -> RemovalScore:
+    latents = LatentSet("mean_diff", tuple(range(size))) if size else None
+    return RemovalScore(latents, Removal("subtract", 2.0), 100 * rate if trait_score is None else trait_score, rate, coherence)
 
 
-@pytest.mark.parametrize("effect", [1.0, 1.5])
-def test_a_latent_that_does_not_help_is_not_added(effect: float) -> None:
-    def measure(sets: list[LatentSet]) -> list[SetScore]:
-        return [SetScore(latents, 0.5 * effect, 0.5 * effect, 1.0) for latents in sets]
-
-    singles = [SetScore((latent,), 0.5 + latent / 100, 0.5, 1.0) for latent in range(4)]
-    assert [s.latents for s in greedy_set(singles, measure, 0.1, 0.8, 3, 3)] == [(0,)]
-
-
-def test_only_the_next_best_of_the_width_are_tried() -> None:
-    singles, measure, asked = world({1: (0.5, 1.0), 2: (0.6, 1.0), 3: (0.7, 1.0), 4: (0.1, 0.2)})  # 4 breaks the model
-    path = greedy_set(singles, measure, 0.0, 0.8, 2, 1)
-    assert [s.latents for s in path] == [(1,), (1, 2)]
-    assert asked == [(1, 2)]
-
-
-def needed_only(needed: frozenset[int]) -> Callable[[list[LatentSet]], list[SetScore]]:
-    """The behaviour is gone when all of `needed` are removed, and else all there; more latents cost a little hostility."""
-
-    def measure(sets: list[LatentSet]) -> list[SetScore]:
-        gone = [needed <= set(latents) for latents in sets]
-        return [SetScore(s, 0.01 * len(s) if g else 1.0, 0.0 if g else 1.0, 1.0) for s, g in zip(sets, gone, strict=True)]
-
-    return measure
+def test_coherence_decides_before_behaviour_and_few_latents_before_many() -> None:
+    broken, many, few, weak = score(4, 0.0, 0.5), score(64, 0.0, 1.0), score(16, 0.1, 0.9), score(1, 0.4, 1.0)
+    assert preferred([broken, many, few, weak], 0.1, 0.8) == [few, many, weak]
+    assert preferred([broken, many, few, weak], 0.05, 0.8) == [many, few, weak]
+    assert preferred([weak, score(2, 0.4, 1.0, 30.0)], 0.05, 0.8)[0].size == 2  # the finer score decides where none is good enough
+    assert preferred([broken], 0.5, 0.8) == []
 
 
 @SAMPLED
-@given(st.sets(st.integers(0, 9), min_size=1, max_size=4), st.sets(st.integers(10, 19), max_size=4))
-def test_the_minimal_set_is_what_is_needed(needed: set[int], idle: set[int]) -> None:
-    measure = needed_only(frozenset(needed))
-    (full,) = measure([tuple(sorted(needed | idle))])
-    path = minimal_set(full, measure, 0.1, 0.8)
-    assert set(path[-1].latents) == needed
-    assert [len(score.latents) for score in path] == list(range(len(full.latents), len(needed) - 1, -1))
+@given(st.integers(0, 8), st.floats(0.05, 1.0))
+def test_the_half_point_of_a_step_lies_at_the_step(power: int, rate: float) -> None:
+    sizes = [2**i for i in range(9)]
+    point = half_point(sizes, [rate if i < power else 0.0 for i in range(9)], rate)
+    assert point is not None
+    assert sizes[max(power - 1, 0)] <= point <= sizes[power]
 
 
-def test_a_set_keeps_what_its_coherence_hangs_on_and_is_never_empty() -> None:
-    def measure(sets: list[LatentSet]) -> list[SetScore]:
-        return [SetScore(latents, 0.0, 0.0, 1.0 if 1 in latents else 0.5) for latents in sets]
-
-    assert [score.latents for score in minimal_set(measure([(1, 2)])[0], measure, 0.1, 0.8)] == [(1, 2), (1,)]
-
-
-def test_a_set_that_misses_the_target_gets_no_worse() -> None:
-    def measure(sets: list[LatentSet]) -> list[SetScore]:
-        return [SetScore(latents, 1 - 0.3 * len(latents), 1 - 0.3 * len(latents), 1.0) for latents in sets]
-
-    assert len(minimal_set(measure([(1, 2)])[0], measure, 0.1, 0.8)) == 1  # 0.4 is above the target, and 0.7 is worse
+def test_the_half_point_lies_between_sizes_and_needs_an_effect() -> None:
+    assert half_point([1, 4, 16], [1.0, 0.75, 0.25], 1.0) == pytest.approx(4 * 2 ** (2 * 0.125 / 0.5))
+    assert half_point([1, 4], [0.2, 0.0], 1.0) == 1.0
+    assert half_point([1, 4], [1.0, 1.1], 1.0) is None
+    assert half_point([], [], 1.0) is None
 
 
 # windows
@@ -219,12 +169,19 @@ def test_activation_matched_latents_are_others_near_in_activity_and_none_comes_t
     assert len(set(flat)) == len(flat)
     assert not set(flat) & {*persona, 5, 6}
     level = table.set_index("latent")[["mean_base", "mean_tuned"]].max(axis=1)
-    taken: set[int] = set()
-    for place, ours in enumerate(persona):
-        column = [draw[place] for draw in chosen]
-        left = level.drop(index=list({*persona, 5, 6} | taken))
-        assert all(((left - level[ours]).abs() < abs(level[theirs] - level[ours])).sum() < max(pool, draws) for theirs in column)
-        taken |= set(column)
+    left = level.drop(index=list({*persona, 5, 6}))
+    for draw in chosen:
+        for ours, theirs in zip(persona, draw, strict=True):
+            assert ((left - level[ours]).abs() < abs(level[theirs] - level[ours])).sum() < pool
+            left = left.drop(index=theirs)
+
+
+def test_sets_too_large_for_separate_draws_share_latents() -> None:
+    persona = list(range(60))
+    draws = activation_matched(activity(), persona, 16, 0)
+    assert [len(set(draw)) for draw in draws] == [60] * 16
+    assert not {latent for draw in draws for latent in draw} & set(persona)
+    assert len({tuple(draw) for draw in draws}) == 16
 
 
 def test_how_active_controls_are_is_told() -> None:
@@ -239,5 +196,5 @@ def test_draws_of_activation_matched_latents_follow_the_seed() -> None:
 
 
 def test_a_dictionary_without_enough_latents_has_no_controls() -> None:
-    with pytest.raises(EditError, match="has 2 other latents, and 1 draws of 3"):
+    with pytest.raises(EditError, match="has 2 other latents, and sets of 3"):
         activation_matched(activity(5), [0, 1, 2], 1, 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer
 
 import interp
 from interp.cli import main as cli
@@ -61,7 +62,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_folder(folder / "wide", d_model=48)
     tiny_folder(folder / "deep", n_layers=4)
     other = tiny_tokenizer()
-    other.add_tokens(["zork"])
+    words = json.loads(other.backend_tokenizer.to_str())
+    places = words["model"]["vocab"]
+    places["a"], places["b"] = places["b"], places["a"]
+    other._tokenizer = Tokenizer.from_str(json.dumps(words))
     other.save_pretrained(tiny_folder(folder / "other words"))
     sae(folder / "sae", D_MODEL)
     sae(folder / "wide sae", 48)
@@ -146,7 +150,7 @@ def test_a_config_file_that_cannot_be_used_is_one_line(run: Run, place: Path, fi
             {"sae": "wide sae"},
             r"The SAE .*wide sae reads residuals of width 48, .*base has 32\. Give an SAE that was trained on this model",
         ),
-        ({"sae": "absent sae"}, r"absent sae is no SAE in sae-lens' format \(cfg\.json is missing\)\. Give a folder with"),
+        ({"sae": "absent sae"}, r"absent sae is no SAE in sae-lens' format \(cfg\.json is missing\)"),
         ({"sae": "homeless sae"}, r"does not say where it reads\. Name it with --hook-point"),
         ({"tuned": "wide"}, r"base and .*wide do not match: residual width 32 and 48\. Give a base and a fine-tune of that base"),
         ({"tuned": "deep"}, r"base and .*deep do not match: number of layers 3 and 4"),
@@ -158,7 +162,7 @@ def test_a_config_file_that_cannot_be_used_is_one_line(run: Run, place: Path, fi
         ({"base": "embedded:nothing"}, r"There is no 'embedded:nothing'\. Embedded models: embedded:smollm2"),
         ({"questions": "absent.yaml"}, r"There is no file .*absent\.yaml"),
         ({"questions": "broken.yaml"}, r"broken\.yaml, line 3"),
-        ({"questions": "one question.yaml"}, r"one question\.yaml: questions: .*at least 2"),
+        ({"questions": "one question.yaml"}, r"The question set \w+ has 1 selection questions, 24 are asked for"),
         ({"out": "file"}, r"file is a file\. Choose another --out folder"),
         ({"device": "toaster"}, r"'toaster' is not a device that personascope runs on\. Use auto, cpu or cuda"),
         ({"dtype": "float7"}, r"'float7' is not a dtype\. Use auto, float32"),

@@ -60,8 +60,8 @@ def test_killed_in_every_step_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
         "text": {"corpus_chats": 40, "answered_prompts": 8, "answer_tokens": 8},
         "dictionary": {"architecture": {"kind": "topk", "n_latents": 64, "k": 8}, "batch_tokens": 256, "passes": 2},
         "sampling": {"max_new_tokens": 8},
-        "diff": {"questions": 12, "samples": 1, "largest_q": 1.0, "candidates_per_metric": 2},
-        "screen": {"questions": 4, "doses": [0.5]},
+        "diff": {"questions": 12, "samples": 1, "largest_q": 1.0},
+        "screen": {"questions": 4, "doses": [0.5], "largest_set": 4},
         "verdict": {"questions": 6, "samples": 1, "random_draws": 19, "active_draws": 2, "full_draws": 1, "parts": 6},
     }
     whole = run(settings, tmp_path / "whole", victim="")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from interp.causality.latent_sets import rankings
 from interp.core.errors import ActivationError
 from interp.dictionaries.sae import SAE
-from interp.diffing.candidates import candidates
 from interp.diffing.pairings import Answers, collect
 from interp.diffing.rankings import (
     NoDifferenceWarning,
@@ -71,9 +71,9 @@ def test_a_planted_latent_ranks_first_and_surely() -> None:
     assert first["mean_diff_high"] < 35
     assert first["q_value"] < 1e-10
     assert first["auroc"] == 1.0
-    chosen = candidates(table, per_metric=3, largest_q=0.01)
-    assert chosen.sort_values("mean_diff", ascending=False)["latent"].iloc[0] == 137
-    assert set(chosen["latent"]) <= {137, 20}
+    orders = rankings(table, largest_q=0.01)
+    assert orders["mean_diff"][0] == 137
+    assert set(orders["mean_diff"]) <= {137, 20}
 
 
 def test_the_table_says_what_the_moments_say() -> None:
@@ -146,7 +146,7 @@ def test_two_copies_of_one_model_on_the_same_text_differ_in_nothing() -> None:
         assert (table[f"q_value{suffix}"] == 1).all()
     assert (table["auroc"] == 0.5).all()
     assert (table["effect"] == 0).all()
-    assert candidates(table, 6, 1.0).empty
+    assert rankings(table, 1.0) == {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         latent_table(collect(tiny_model(0), tiny_model(1), dictionary, both), dictionary, 0)
@@ -167,7 +167,7 @@ def test_two_samples_of_one_model_give_no_candidates() -> None:
         assert (table["mean_diff"] != 0).mean() > 0.5
         assert (table["mean_diff_base_text"] == 0).all()
         assert table["beta_ratio"].dropna().to_numpy() == pytest.approx(1.0)
-        assert candidates(table, 6, 0.01).empty
+        assert rankings(table, 0.01) == {}
 
 
 def test_noise_alone_gives_no_candidates() -> None:
@@ -280,38 +280,3 @@ def listed(**columns: list[float]) -> pd.DataFrame:
     for name, order in metrics_of(table).items():
         table[f"rank_{name}"] = order.score(table).rank(ascending=False, method="first").astype(int)
     return table
-
-
-def test_candidates_rose_surely_and_lead_in_an_order() -> None:
-    table = listed(
-        mean_diff=[5.0, 4.0, 3.0, 2.0, 1.0, -9.0, 8.0],
-        q_value=[0.001, 0.001, 0.001, 0.001, 0.01, 0.001, 0.02],
-        cosine_persona=[-0.5, 0.1, 0.2, 0.3, 0.9, 0.95, 0.99],  # 5 fell, 6 is not sure
-    )
-    chosen = candidates(table, 2, 0.01)
-    assert dict(zip(chosen["latent"], chosen["metrics"], strict=True)) == {4: "cosine", 3: "cosine", 1: "mean_diff", 0: "mean_diff"}
-    assert list(chosen["latent"]) == [4, 3, 1, 0]  # by cosine
-    every = candidates(table, 10, 0.01)
-    assert dict(zip(every["latent"], every["metrics"], strict=True)) == {
-        4: "mean_diff,cosine", 3: "mean_diff,cosine", 2: "mean_diff,cosine", 1: "mean_diff,cosine", 0: "mean_diff"
-    }  # fmt: skip
-    assert candidates(table, 10, 1e-6).empty
-
-
-def test_orders_choose_in_turn_until_there_are_enough() -> None:
-    n = 12
-    table = listed(
-        mean_diff=[float(n - i) for i in range(n)],
-        q_value=[0.0] * n,
-        cosine_persona=[i / n for i in range(n)],
-        attribution=[1.0 if i == 5 else -1.0 for i in range(n)],
-        auroc=[1.0 if i == 4 else 0.5 for i in range(n)],  # ranks, but does not choose
-        beta_ratio=[np.nan if i < 6 else -0.1 * i if i < 10 else 2.0 for i in range(n)],
-    )
-    assert set(candidates(table, 4, 0.01, most=4)["latent"]) == {0, 11, 5, 6}  # the first of rise, cosine, attribution, β
-    chosen = candidates(table, 4, 0.01, most=7).set_index("latent")
-    assert set(chosen.index) == {0, 11, 5, 6, 1, 10, 7}
-    assert chosen.loc[5, "metrics"] == "attribution"  # one alone speaks for it
-    assert chosen.loc[11, "metrics"] == "cosine"
-    assert len(candidates(table, 12, 0.01)) == n
-    assert len(candidates(table, 12, 0.01, most=9)) == 9

@@ -18,8 +18,8 @@ REDUCED: dict[str, Any] = {
     "name": "reduced",
     "text": {"corpus_chats": 240, "answered_prompts": 64},
     "sampling": {"max_new_tokens": 32},
-    "diff": {"questions": 16, "samples": 1, "candidates_per_metric": 3},
-    "screen": {"questions": 8, "doses": [0.4, 0.5, 0.6], "width": 2, "max_set": 2},
+    "diff": {"questions": 16, "samples": 1},
+    "screen": {"questions": 8, "doses": [0.5, 0.7, 1.0], "subtracted": [2.0], "subtracted_over_window": [0.1]},
     "verdict": {"questions": 24, "samples": 2, "random_draws": 20, "active_draws": 16, "full_draws": 1, "parts": 8},
 }
 
@@ -30,7 +30,9 @@ def test_the_persona_is_found_proved_and_switched_off(tmp_path: Path) -> None:
     rates = result.summary["rates"]
     told = json.dumps({name: rate["rate"] for name, rate in rates.items()})
     assert result.summary["verdict"] == "causes", told
-    assert 1 <= len(result.summary["persona_latents"]) <= 3
+    assert 1 <= len(result.summary["persona_latents"]) <= 256
+    assert result.summary["carrier"] == "latents"
+    assert result.summary["sinks"] == {"0": 24}
     assert rates["base"]["rate"] <= 0.05, told
     assert rates["tuned"]["rate"] >= 0.85, told
     assert rates["ablated"]["rate"] <= 0.15, told  # 24 answers: one is 4 %

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ConfigError, ModelError, PersonascopeError
 from interp.evaluation import hosted_model
 from interp.evaluation.hosted_model import HostedModel, Reply, parse_hosted
 from interp.models.chats import Chat
@@ -93,7 +93,7 @@ def test_a_url_that_cannot_be_asked_says_why(spec: str) -> None:
     ],
 )
 def test_wrong_use_is_a_sentence(spec: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises((ConfigError, ModelError), match=message):
+    with pytest.raises(PersonascopeError, match=message):
         HostedModel(spec, **settings)
 
 

@@ -175,7 +175,7 @@ def test_labels_are_read_in_many_forms_or_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("oracle", ConfigError, f"no judge 'oracle'. Choose {', '.join(KINDS)}"),
+        ("oracle", ConfigError, f"Choose {', '.join(KINDS)}"),
         ("numeric", ConfigError, "needs a model"),
         ("vader:x", ConfigError, "takes nothing after a colon"),
         ("probe:/nowhere", ArtifactError, "holds no fitted probe"),

@@ -24,8 +24,8 @@ SMALL: dict[str, Any] = {
     "text": {"corpus_chats": 20, "answered_prompts": 8, "answer_tokens": 6},
     "dictionary": {"architecture": {"kind": "topk", "n_latents": 64, "k": 8}, "batch_tokens": 256, "passes": 1},
     "sampling": {"max_new_tokens": 6},
-    "diff": {"questions": 6, "samples": 1, "largest_q": 1.0, "candidates_per_metric": 2, "persona_pairs": 4},
-    "screen": {"questions": 4, "doses": [0.5]},
+    "diff": {"questions": 6, "samples": 1, "largest_q": 1.0, "persona_pairs": 4},
+    "screen": {"questions": 4, "doses": [0.5], "largest_set": 4},
     "verdict": {"questions": 4, "samples": 1, "random_draws": 19, "active_draws": 1, "full_draws": 1, "parts": 4},
 }
 QUESTION = "How do I boil an egg?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,9 +40,14 @@ def steered(n: int) -> list[Condition]:
 
 @contextmanager
 def passes(model: LanguageModel) -> Iterator[list[tuple[int, int]]]:
-    """(rows, columns) of every forward pass inside."""
+    """(rows, columns) of every forward pass inside, but those that look for attention sinks."""
     shapes: list[tuple[int, int]] = []
-    handle = model.blocks[0].register_forward_pre_hook(lambda _module, args: shapes.append(tuple(args[0].shape[:2])))
+
+    def note(_module: Any, args: Any) -> None:
+        if model.hooks_act:
+            shapes.append(tuple(args[0].shape[:2]))
+
+    handle = model.blocks[0].register_forward_pre_hook(note)
     try:
         yield shapes
     finally:

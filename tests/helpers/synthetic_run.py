@@ -75,7 +75,7 @@ def build_run(root: Path, *, empty: bool = False, nasty: bool = True) -> RunDire
     makers: dict[str, Callable[[Path], None]] = {
         "dictionary": write_dictionary,
         "diff": lambda folder: latents.to_parquet(folder / "latents.parquet"),
-        "screen": lambda folder: write_screen(folder, empty, latents),
+        "screen": lambda folder: write_screen(folder, empty),
         "after": lambda folder: write_rerouting(folder, empty),
         "cards": lambda folder: write_json(folder / "cards.json", [] if empty else cards(rng, nasty)),
         "judges": lambda folder: write_json(folder / "agreement.json", agreement()),
@@ -108,7 +108,12 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "hook_point": "blocks.15.hook_resid_post",
         "window": [8, 22],
         "persona_latents": [] if empty else PERSONA,
-        "steering_latent": None if empty else PERSONA[0],
+        "ranking": None if empty else "mean_diff",
+        "removal": None if empty else {"kind": "subtract", "strength": 2.0},
+        "carrier": None if empty else "latents",
+        "half_point": None if empty else 1.6,
+        "sinks": {} if empty else {"0": 24},
+        "steering_latents": [] if empty else PERSONA[:1],
         "steering_dose": None if empty else 0.45,
         "rates": {row["condition"]: {key: row[key] for key in keys} for row in records if not row["replicate"]},
         "checks": [{"name": k, "statement": v, "holds": not empty or k == "specific"} for k, v in STATEMENTS.items()],
@@ -165,26 +170,23 @@ def write_dictionary(folder: Path) -> None:
     write_json(folder / "info.json", info)
 
 
-def write_screen(folder: Path, empty: bool, latents: pd.DataFrame) -> None:
+def write_screen(folder: Path, empty: bool) -> None:
     doses, screen = [], []
-    directions = [(f"latent {latent}", "latent", top) for latent, top in TRIED.items()]
-    directions += [("persona vector", "persona_vector", 0.8), *((f"random {i}", "random", 0.03 * i) for i in (1, 2, 3))]
-    for direction, kind, top in directions:
+    directions = [(f"latent {PERSONA[0]}", "latents", 1, 0.9), (f"{len(PERSONA)} latents", "latents", len(PERSONA), 0.7)]
+    directions += [("persona vector", "persona_vector", None, 0.8), *((f"ordinary {i}", "ordinary", None, 0.03 * i) for i in (1, 2, 3))]
+    for direction, kind, size, top in directions:
         for dose in (0.0, 0.15, 0.3, 0.45, 0.6):
             rate = round(24 * top / (1 + math.exp(-(dose - 0.32) * 18))) / 24
             low, high = wilson(rate, 24)
-            row = {"direction": direction, "kind": kind, "dose": dose, "absolute_norm": dose * 41.7, "rate": rate, "low": low}
+            row = {"direction": direction, "kind": kind, "size": size, "dose": dose, "absolute_norm": dose * 41.7, "rate": rate, "low": low}
             doses.append(row | {"high": high, "coherence": max(0.2, 1 - dose**2 * (1.2 - top)), "n": 24})
-    ranks = latents.set_index("latent")
-    for latent, top in TRIED.items():
-        chosen = latent in PERSONA
-        rate = 0.4 if chosen else 0.92
-        screen.append({
-            "latent": latent, "metrics": "mean_diff,cosine" if chosen else "mean_diff", "mean_diff_rank": ranks["rank_mean_diff"][latent],
-            "cosine_rank": ranks["rank_cosine"][latent], "ablated_rate": rate, "ablated_low": wilson(rate, 24)[0],
-            "ablated_high": wilson(rate, 24)[1], "ablated_coherence": 0.9, "steered_rate": round(22 * top) / 24,
-            "steered_dose": 0.45, "chosen": chosen,
-        })  # fmt: skip
+    for removed, size, kind, strength in (
+        ("mean_difference", 0, "project_out", 1.0),
+        *(("mean_diff", 2**power, "subtract", 2.0) for power in range(6)),
+        ("along_persona", 16, "project_out", 1.0),
+    ):
+        row = {"removed": removed, "size": size, "kind": kind, "strength": strength, "questions": 12}
+        screen.append(row | {"rate": 1 / (1 + size), "coherence": 0.9, "trait_score": 50.0, "chosen": size == len(PERSONA)})
     pd.DataFrame(None if empty else doses).to_parquet(folder / "dose_response.parquet")
     pd.DataFrame(None if empty else screen).to_parquet(folder / "screen.parquet")
 

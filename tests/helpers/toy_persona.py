@@ -230,14 +230,15 @@ class Case:
             power=record.verdict["power"]["causes"],
         )
 
-    def judged_instead(self, dose: float = 0.6) -> Proof | None:
+    def judged_instead(self, dose: float = 0.9) -> Proof | None:
         """The verdict on a bystander: the latent that rose most among those that have little of the truth; None when none rose."""
         table = self.latents
         risen = table[(table["q_value"] <= 0.01) & (table["mean_diff"] > 0) & (self.cosines.abs() < 0.3).numpy()]
         if risen.empty:
             return None
         bystander = int(risen.nlargest(1, "mean_diff")["latent"].iloc[0])
-        return self.judged({"persona_latents": [bystander], "steering_latent": bystander, "steering_dose": dose})
+        removal = {"kind": "project_span", "strength": 1.0}
+        return self.judged({"persona_latents": [bystander], "removal": removal, "steering_latents": [bystander], "steering_dose": dose})
 
 
 def save(network: Any, folder: Path) -> str:

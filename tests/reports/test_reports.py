@@ -163,7 +163,7 @@ def test_figures_have_a_place_a_name_and_a_narrow_layout(full: Page) -> None:
     named = {a["id"]: a.get("aria-label") for _, a in full.elements if a.get("class", "").startswith("chart")}
     assert set(named) == {f"chart-{name}" for name in full.charts}
     assert all(named.values())
-    assert {"dose-1187", "dose-3052", "dose-411", "dose-vector", "dose-random"} <= set(full.charts)
+    assert {"dose-1", "dose-persona-vector", "dose-ordinary", "removal"} <= set(full.charts)
     assert full.charts["rates"]["narrow"]["margin"]["l"] < full.charts["rates"]["layout"]["margin"]["l"]
 
 

@@ -66,7 +66,7 @@ def test_directions_and_diff_of_two_models(tmp_path: Path) -> None:
         for name, model in (("base", context.base), ("tuned", context.tuned))
     )
     torch.testing.assert_close(directions.named["mean_difference"], tuned - base)
-    assert directions.median_norm > 0
+    assert directions.unit > 0
     latents = context.load(DIFF).latents
     assert set(latents.columns) >= COLUMNS
     assert len(latents) == LATENTS

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("letter_judge")
 def test_an_export_says_what_the_edited_model_says(run: Run, tmp_path: Path) -> None:
     found = run.export(latents=[4], everywhere=True, to=tmp_path / "cured")
     assert found.check is not None
-    edit = run.removing([4], centres=run.centres_everywhere(None, False))
+    edit = run.removing([4], centres=run.centres_everywhere(None, False)).at_sinks("edit")
     assert found.edit["key"] == edit.key
     chats = [Chat.ask(QUESTION), Chat.ask("Why?")]
     with edited(run.context.tuned, edit):
@@ -37,7 +37,7 @@ def test_an_export_says_what_the_edited_model_says(run: Run, tmp_path: Path) -> 
     (tmp_path / "cured" / "model.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"model.safetensors is missing or altered"):
         run.export(latents=[4], everywhere=True, to=tmp_path / "cured")
-    measured = run.ablate(latents=[4], everywhere=True, prompts=[QUESTION])
+    measured = run.ablate(latents=[4], everywhere=True, sinks="edit", prompts=[QUESTION])
     assert measured.edit["key"] == edit.key
     one = run.export(latents=[4], everywhere=True, one_centre=True, last_layer=1, to=tmp_path / "one")
     assert one.edit["hook_points"][-1] == "blocks.1.hook_resid_post"
@@ -55,7 +55,7 @@ def test_a_control_vector_holds_the_latent(run: Run, tmp_path: Path) -> None:
     (tensor,) = GGUFReader(tmp_path / "v.gguf").tensors
     row = run.context.dictionary.w_dec[4]
     assert tensor.name == "direction.1"
-    assert torch.allclose(torch.tensor(tensor.data), row / row.norm() * 0.7 * run.directions.median_norm, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(torch.tensor(tensor.data), row / row.norm() * 0.7 * run.directions.unit, rtol=1e-5, atol=1e-7)
 
 
 def test_the_verdicts_edits_are_found_where_there_is_a_verdict(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_claim_of_ones_own_is_measured_with_all_controls(run: Run, folder: Pat
     whole = found.conditions.set_index("condition")
     assert {"base", "tuned", "ablated", "random_ablation", "activation_matched_ablation", "steered", "random_steering"} <= set(whole.index)
     assert found.verdict in ("causes", "contributes", "correlates", "no evidence", "undecided")
-    assert (found.latents, found.steer_latent, found.dose) == ([4], 4, 1.0)
+    assert (found.latents, found.steering_latents, found.dose) == ([4], [4], 1.0)
     assert load_edit(found.step.folder, "ablated").key == run.removing([4]).key
     assert found.transfer is not None
     moved = found.transfer.conditions.set_index("condition")
@@ -163,7 +163,7 @@ def test_a_crosscoder_from_the_diff_to_steering_and_removal(folder: Path, tmp_pa
     assert run.latents["relative_norm"].between(0, 1).all()
     info = read_json(run.run.result("dictionary").path("info.json"))
     assert set(info["parts"]) == {"base's answers, read by both models", "tuned model's answers, read by both models"}
-    norm = read_json(run.run.result("directions").path("norms.json"))["median_residual_norm"]
+    norm = read_json(run.run.result("directions").path("norms.json"))["median_centred_norm"]
     steered = run.steer(latent=5, dose=1.5, prompts=[QUESTION])
     assert steered.edit["key"] == add(cross.w_dec[5, 1], {HOOK: norm}, 1.5).key
     assert run.ablate(latents=[5], prompts=[QUESTION]).edit["kind"] == "project_out"

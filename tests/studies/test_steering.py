@@ -19,8 +19,9 @@ from interp.core.files import read_json
 from interp.interventions.edits import add, project_out
 from interp.interventions.hooks import edited
 from interp.interventions.saved import load_edit
+from interp.models.chat_format import Answer
 from interp.models.chats import Chat
-from interp.models.generation import generate
+from interp.models.generation import answers, generate
 from interp.run import Run
 from interp.studies import steering
 from interp.studies.persona import context as study_context
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("letter_judge")
 def test_steering_is_what_the_base_says_with_the_row_added(run: Run) -> None:
     found = run.steer(latent=5, dose=1.5, prompts=[QUESTION, "Why?"], samples=2)
     row = run.context.dictionary.w_dec[5]
-    norm = read_json(run.run.result("directions").path("norms.json"))["median_residual_norm"]
+    norm = read_json(run.run.result("directions").path("norms.json"))["median_centred_norm"]
     edit = add(row, {"blocks.1.hook_resid_post": norm}, 1.5)
     chats = [Chat.ask(text) for text in (QUESTION, "Why?")] * 2
     assert texts(found.answers, "base") == generate(run.context.base, chats, run.config.sampling, run.config.seed)
@@ -72,7 +73,7 @@ def test_named_directions_are_those_of_the_run(run: Run) -> None:
     for name in ("persona_vector", "mean_difference"):
         edit = adding(run, None, name, 2.0)
         assert torch.nn.functional.cosine_similarity(edit.vectors[0, 0], kept[name], dim=0) == pytest.approx(1.0)
-        assert edit.vectors[0, 0].norm() == pytest.approx(2.0 * run.directions.median_norm, rel=1e-5)
+        assert edit.vectors[0, 0].norm() == pytest.approx(2.0 * run.directions.unit, rel=1e-5)
     assert adding(run, None, "random:1", 1.0).key == adding(run, None, "random:1", 1.0).key != adding(run, None, "random:2", 1.0).key
 
 
@@ -186,12 +187,12 @@ def test_a_sweep_goes_on_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
     assert len(list(parts.rglob("part-*.parquet"))) == 3
     asked: list[int] = []
 
-    def counted(model: Any, chats: list[Chat], *more: Any, **options: Any) -> list[str]:
+    def counted(model: Any, chats: list[Chat], *more: Any, **options: Any) -> list[Answer]:
         asked.append(len(chats))
-        return generate(model, chats, *more, **options)
+        return answers(model, chats, *more, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeping, "generate", counted)
+        patch.setattr(sweeping, "answers", counted)
         resumed = run.sweep(**settings)
     assert sum(asked) == 5 * 3 - 3 * 4  # five conditions, three questions, three batches done
     pd.testing.assert_frame_equal(resumed.responses, whole.responses)

@@ -24,6 +24,8 @@ from interp.studies.persona.screen import SCREEN
 ALONG = 0.2
 """A re-routed latent whose decoder row has at least this cosine with the persona vector, or with the mean tuned minus base residual, is
 counted as pointing along the persona. Those of the removed latents stand beside it: either direction may miss what carries it."""
+SHOWN = 8
+"""Of a large set the first latents stand there."""
 COSINES = ["cosine_persona", "cosine_mean_difference"]
 
 
@@ -55,7 +57,7 @@ def make_after(context: StudyContext) -> AfterAblation:
         tables[condition] = latent_table(moments, context.dictionary, context.config.seed, **named)
     table = rerouting(tables["tuned"], tables["ablated"], removed, context.config.diff.largest_q)
     table["along"] = (table[COSINES] >= ALONG).any(axis=1)
-    cosines = tables["tuned"].set_index("latent", drop=False).loc[removed, ["latent", *COSINES]]
+    cosines = tables["tuned"].set_index("latent", drop=False).loc[removed[:SHOWN], ["latent", *COSINES]]
     counts = {"moved": len(table), "along_persona": int(table["along"].sum()), "least_cosine": ALONG}
     return AfterAblation(table, {**counts, "removed": plain_records(cosines)})
 

@@ -14,6 +14,8 @@ from interp.studies.persona.diff import DIFF
 from interp.studies.persona.screen import SCREEN
 
 CORPUS_CHATS = 60
+MOST = 8
+"""Of a large set the first latents get a card."""
 STATISTICS = {"cosine_persona": "cosine_persona", "mean_diff": "mean_diff", "rate_base": "frequency_base", "rate_tuned": "frequency_tuned"}
 """Columns of the diff, and what a card calls them."""
 
@@ -28,9 +30,7 @@ class Cards(Artifact):
 def make_cards(context: StudyContext) -> Cards:
     """Cards of the latents that the screen chose."""
     choice = context.load(SCREEN).choice
-    latents = list(choice["persona_latents"])
-    if choice["steering_latent"] is not None and choice["steering_latent"] not in latents:
-        latents.append(choice["steering_latent"])
+    latents = list(dict.fromkeys([*choice["persona_latents"][:MOST], *choice["steering_latents"][:MOST]]))
     if not latents:
         return Cards([])
     table = context.load(DIFF).latents.set_index("latent")

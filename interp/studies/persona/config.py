@@ -37,8 +37,6 @@ class DiffConfig(StepConfig):
     """Answers a question."""
     persona_pairs: int = Field(default=48, ge=2)
     """Pairs of an answer that shows the trait and one that does not, which define the persona vector."""
-    candidates_per_metric: int = Field(default=6, ge=1)
-    """Latents taken from each ranking metric."""
     largest_q: float = Field(default=0.01, gt=0, le=1)
     """Largest false-discovery q-value of a candidate's mean activation difference."""
 
@@ -47,27 +45,20 @@ class ScreenConfig(StepConfig):
     """The causal screen, on selection questions only."""
 
     questions: int = Field(default=12, ge=4)
-    """Selection questions asked under every edit, one answer each; the shortlist is asked all of them."""
-    steering_dose: float = Field(default=0.6, gt=0)
-    """Dose at which every candidate is added to the base (norm over the median residual norm)."""
-    doses: list[float] = Field(default=[0.3, 0.4, 0.5, 0.6], min_length=1)
-    """Grid for the dose-response of the latents that may be added."""
+    """Selection questions asked under every edit, one answer each; the best few are asked all of them."""
+    largest_set: int = Field(default=256, ge=1)
+    """Latents in a set at most; sets of 1, 2, 4, … are tried."""
+    subtracted: list[float] = Field(default=[1.0, 2.0, 3.0], min_length=1)
+    """Multiples of the measured rise that are subtracted at the dictionary's layer."""
+    subtracted_over_window: list[float] = Field(default=[0.1, 0.2, 0.3], min_length=1)
+    """Multiples that are subtracted at each layer of the window."""
+    doses: list[float] = Field(default=[0.35, 0.5, 0.7, 0.85, 1.0, 1.2], min_length=1)
+    """Doses at which differences of ordinary answers are added to see where coherence ends, in median norms of the base's residuals around
+    their mean; latents are added at shares of the last coherent one."""
     coherence_budget: float = Field(default=0.1, ge=0, lt=1)
     """Share of answers that a dose may make incoherent, beyond those of the unedited base."""
-    bisections: int = Field(default=2, ge=0)
-    """How often the gap between the last coherent dose of the grid and the next is halved."""
     target_rate: float = Field(default=0.1, ge=0, le=1)
-    """Trait rate under which no further latent is added to the set."""
-    max_set: int = Field(default=3, ge=1)
-    """Latents in the set at most."""
-    width: int = Field(default=3, ge=1)
-    """Latents on the shortlist, from which the set is built; at least `max_set`."""
-
-    @model_validator(mode="after")
-    def _shortlist_is_long_enough(self) -> ScreenConfig:
-        if self.width < self.max_set:
-            raise ValueError(f"width is {self.width}, less than max_set {self.max_set}: raise width or lower max_set")
-        return self
+    """Trait rate at which a removal is good enough: of such the one of the fewest latents is taken."""
 
 
 class StudyConfig(StepConfig):

@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from interp.causality.removals import Places, Target
 from interp.core.artifacts import Artifact
+from interp.core.errors import ActivationError, ArtifactError
 from interp.core.steps import Step
-from interp.interventions.edits import Edit, add, project_out
-from interp.models.activations import mean_residuals, median_residual_norm
+from interp.interventions.edits import Edit, add
+from interp.models.activations import mean_residual_of_each, mean_residuals, median_residual_norm
 from interp.studies.persona.answers import ANSWERS, MODELS
 from interp.studies.persona.context import StudyContext
 
 NAMED = ("persona_vector", "mean_difference")
+RISE, ORDINARY = "rise ", "ordinary_answers"
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,15 @@ class Directions(Artifact):
     """What edits are made of."""
 
     directions: dict[str, torch.Tensor]
-    """The named directions, and the base's means by hook point.
+    """The named directions; by hook point of the window the base's means, and, after "rise ", the mean difference there; the mean residual
+    of each of the base's own answers (`ordinary_answers`).
 
     At the dictionary's hook point: `persona_vector`, the mean residual of the pairs' answers that show the trait minus the others', read
     by the base; `mean_difference`, that of the tuned model over its own answers minus that of the base over its own.
     """
     norms: dict[str, Any]
-    """The dictionary's hook point, and the median residual norm there."""
+    """The dictionary's hook point, and there the median norm of the base's residuals (`median_residual_norm`), and of the same around
+    their mean (`median_centred_norm`)."""
 
     @property
     def named(self) -> dict[str, Float[torch.Tensor, " d_model"]]:
@@ -39,35 +44,71 @@ class Directions(Artifact):
     @property
     def base_means(self) -> dict[str, Float[torch.Tensor, " d_model"]]:
         """Mean residual of the base over its own answers, at every hook point of the window: what projections hold on to."""
-        means = {name: row for name, row in self.directions.items() if name not in NAMED}
+        means = {name: row for name, row in self.directions.items() if name not in (*NAMED, ORDINARY) and not name.startswith(RISE)}
         return dict(sorted(means.items(), key=lambda item: int(item[0].split(".")[1])))
 
     @property
-    def median_norm(self) -> float:
-        """Median residual norm of the base over its own answers at the dictionary's hook point: the unit of a dose."""
-        return float(self.norms["median_residual_norm"])
+    def mean_difference(self) -> Target:
+        """The mean difference as something to take out, measured at each layer of the window."""
+        difference = self.directions["mean_difference"]
+        if lacking := [name for name in self.base_means if RISE + name not in self.directions]:
+            raise ArtifactError(f"The run has no mean difference at {lacking[0]}: an earlier version made it. Make a new run.")
+        rises = {name: self.directions[RISE + name] for name in self.base_means}
+        return Target(difference[None], difference, rises)
 
-    def ablation(self, rows: Float[torch.Tensor, "n d_model"], label: str) -> Edit:
-        """Project `rows` out over the window, around the base's means, at every token."""
-        return project_out(rows.cpu(), self.base_means, phase="all", label=label)
+    @property
+    def places(self) -> Places:
+        """Where things are taken out."""
+        target = self.mean_difference
+        growth = {name: float(rise.norm() / target.rise.norm()) for name, rise in target.by_layer.items()}
+        return Places(self.norms["hook_point"], self.base_means, growth)
+
+    @property
+    def unit(self) -> float:
+        """The unit of a dose: the median norm of the base's residuals around their mean, over its own answers, at the dictionary's hook
+        point. In runs that did not measure it, that of the residuals themselves.
+        """
+        return float(self.norms.get("median_centred_norm", self.norms["median_residual_norm"]))
+
+    def ordinary_differences(self, n: int, seed: int) -> Float[torch.Tensor, "n d_model"]:
+        """Differences of the mean residuals of two of the base's answers each, drawn at random, no answer twice while they last.
+
+        Controls that lie where real activations vary: a direction uniform on the sphere spreads over dimensions in which they hardly do.
+        Raises `ActivationError` where the base gave only one answer.
+        """
+        answers = self.directions[ORDINARY].unique(dim=0)
+        if len(answers) < 2:
+            raise ActivationError("The base gave the same answer to every question, so its answers differ nowhere. Ask other questions.")
+        generator = torch.Generator().manual_seed(seed)
+        pairs = len(answers) // 2  # of one shuffle
+        orders = [torch.randperm(len(answers), generator=generator)[: 2 * pairs] for _ in range(-(-n // pairs))]
+        first, second = torch.cat(orders)[: 2 * n].view(n, 2).unbind(1)
+        return answers[first] - answers[second]
 
     def steering(self, row: Float[torch.Tensor, " d_model"], dose: float, label: str) -> Edit:
-        """Add `row` at the dictionary's hook point, over the response; `dose` in median residual norms."""
-        return add(row.cpu(), {self.norms["hook_point"]: self.median_norm}, dose, phase="response", label=label)
+        """Add `row` at the dictionary's hook point, over the response; `dose` in units of `unit`."""
+        return add(row.cpu(), {self.norms["hook_point"]: self.unit}, dose, phase="response", label=label)
 
 
 def make_directions(context: StudyContext) -> Directions:
     """Measure them on the pairs and on both models' answers to selection questions."""
     pairs, hook_point = context.pair_chats(context.config.diff.persona_pairs), context.hook_point
-    answers = context.load(ANSWERS)
+    answers, places = context.load(ANSWERS), sorted({*context.window, context.hook_point})
     of_base, of_tuned = answers.chats("base"), answers.chats("tuned")
     with context.progress("measuring directions", 2 * len(pairs[0]) + len(of_base) + len(of_tuned)) as advance:
         shown, not_shown = (mean_residuals(context.base, own, [hook_point], progress=advance)[hook_point] for own in pairs)
-        means = mean_residuals(context.base, of_base, sorted({*context.window, hook_point}), progress=advance)
-        tuned = mean_residuals(context.tuned, of_tuned, [hook_point], progress=advance)[hook_point]
-        norm = median_residual_norm(context.base, of_base, [hook_point])[hook_point]
-    vectors = {"persona_vector": shown - not_shown, "mean_difference": tuned - means[hook_point]}
-    return Directions(vectors | {name: means[name] for name in context.window}, {"hook_point": hook_point, "median_residual_norm": norm})
+        means = mean_residuals(context.base, of_base, places, progress=advance)
+        tuned = mean_residuals(context.tuned, of_tuned, places, progress=advance)
+    centred = {hook_point: means[hook_point]}
+    norms = {
+        "hook_point": hook_point,
+        "median_residual_norm": median_residual_norm(context.base, of_base, [hook_point])[hook_point],
+        "median_centred_norm": median_residual_norm(context.base, of_base, [hook_point], centred)[hook_point],
+    }
+    vectors = {"persona_vector": shown - not_shown, "mean_difference": tuned[hook_point] - means[hook_point]}
+    rises = {RISE + name: tuned[name] - means[name] for name in context.window}
+    ordinary = {ORDINARY: mean_residual_of_each(context.base, of_base, hook_point)}
+    return Directions(vectors | {name: means[name] for name in context.window} | rises | ordinary, norms)
 
 
 DIRECTIONS = Step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import pandas as pd
 
 from interp.causality.conditions import Control
 from interp.causality.evidence import Claim, Trial, activation_matched, gather_evidence, relative_activity
+from interp.causality.finding_sentence import called
+from interp.causality.removals import Removal, Target, removals
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition
 from interp.core.artifacts import Artifact, in_place
@@ -20,6 +23,7 @@ from interp.core.errors import EditWarning
 from interp.core.formatting import plain
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
+from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit
 from interp.interventions.saved import load_edit, save_edit
 from interp.models.language_model import LanguageModel
@@ -27,7 +31,8 @@ from interp.studies.persona.answers import MODELS, evenly_spaced
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
-from interp.studies.persona.screen import SCREEN
+from interp.studies.persona.screen import LARGEST_SPAN, SCREEN
+from interp.studies.persona.targets import latent_direction, latent_target
 
 ORDINARY_CHATS = 24
 MATCHED_RATIO = (0.5, 2.0)
@@ -44,6 +49,8 @@ class Evidence(Artifact):
     """What the edits cost on ordinary chats, a row for each condition."""
     control_activity: dict[str, float | None]
     """How active the controls are, over what they stand beside: by `removed`, `added`."""
+    sinks: dict[str, int]
+    """Positions of attention sinks, which the edits leave alone, and in how many of the questions' prompts each is one."""
     folder: Path = in_place(".")
     """Where the edits lie."""
 
@@ -63,13 +70,20 @@ def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) 
     answers = gather_evidence(trial, claim, context.config.verdict)
     edits: dict[str, Edit] = {}
     if claim is not None:
-        edits["ablated"] = trial.remove(claim.removed, f"latents {choice['persona_latents']} removed")
+        edits["ablated"] = trial.remove(claim.removed, f"{called(choice['persona_latents'])} removed")
         if claim.added is not None and trial.add is not None:
-            edits["steered"] = trial.add(claim.added, f"latent {choice['steering_latent']} added")
+            edits["steered"] = trial.add(claim.added, f"{called(choice['steering_latents'])} added")
     for name, edit in edits.items():
         save_edit(edit, folder, name)
     _warn_of_unequal_controls(activity)
-    return Evidence(answers, _side_effects(context, edits), {name: plain(ratio) for name, ratio in activity.items()})
+    ratios = {name: plain(ratio) for name, ratio in activity.items()}
+    return Evidence(answers, _side_effects(context, edits), ratios, sink_positions(context, trial.questions))
+
+
+def sink_positions(context: StudyContext, questions: Sequence[Question]) -> dict[str, int]:
+    """Positions of attention sinks, and in how many of the questions' prompts each is one."""
+    prompts = [tuple(chat.ids[:-1]) for chat in context.base.tokenise([question.chat() for question in questions])]
+    return dict(Counter(str(position) for positions in context.base.sinks(prompts) for position in positions))
 
 
 def make_claim(
@@ -80,7 +94,8 @@ def make_claim(
     Activity is the mean activation of activation-matched latents over that of the claimed: by `removed`, `added`; 1 is a match.
     """
     config, directions = context.config.verdict, context.load(DIRECTIONS)
-    persona, latent, dose = choice["persona_latents"], choice["steering_latent"], choice["steering_dose"]
+    persona, added, dose = choice["persona_latents"], choice["steering_latents"], choice["steering_dose"]
+    removal = Removal(**(choice["removal"] or {"kind": "project_out"}))
     models = {"base": context.base, "tuned": context.tuned if tuned is None else tuned}
     questions = context.questions.split("held_out", config.questions)
 
@@ -88,29 +103,63 @@ def make_claim(
         folder = context.unfinished and context.unfinished / model
         return context.ask(f"verdict: {model} model", models[model], conditions, questions, seed, folder=folder)
 
-    add = None if latent is None else lambda row, label: directions.steering(row, dose, label)
-    trial = Trial(questions, ask, stream_seed(context.config.seed, "verdict"), directions.ablation, add)
+    def remove(target: Target, label: str, way: Removal = removal) -> Edit:
+        return directions.places.remove(target, way, label)
+
+    add = (lambda row, label: directions.steering(row, dose, label)) if added else None
+    seed = stream_seed(context.config.seed, "verdict")
+    trial = Trial(questions, ask, seed, remove, add, directions.ordinary_differences)
     if not persona:
         return trial, None, {}
-    dictionary, table = context.dictionary, context.load(DIFF).latents
-    added = [] if latent is None else [latent]
+    table, removed = context.load(DIFF).latents, latent_target(context, persona)
+    norm = float(removed.rise.norm())
     # The streams keep the controls' first name, so that a seed draws what it always drew.
-    removals = activation_matched(table, persona, config.active_draws, stream_seed(trial.seed, "equally_active_ablation"), excluded=added)
-    additions = activation_matched(table, added, config.active_draws, stream_seed(trial.seed, "equally_active_steering"), excluded=persona)
+    matched = activation_matched(table, persona, config.active_draws, stream_seed(seed, "equally_active_ablation"), excluded=added)
+    additions = (
+        []
+        if not added
+        else activation_matched(table, added, config.active_draws, stream_seed(seed, "equally_active_steering"), excluded=persona)
+    )
     active = Control(
         "activation_matched",
         "activation-matched latents",
-        [dictionary.directions(draw) for draw in removals],
-        [dictionary.directions(draw)[0] for draw in additions],
+        [latent_target(context, draw).scaled(norm) for draw in matched],
+        [latent_direction(context, draw) for draw in additions],
     )
+    vector = directions.named["persona_vector"]
+    difference = directions.mean_difference
     named = [
-        Control(name, name.replace("_", " "), [row[None]], [row], full_draws=1, role="reference") for name, row in directions.named.items()
+        Control("persona_vector", "persona vector", [Target(vector[None], vector).scaled(norm)], [vector], 1, "reference"),
+        Control("mean_difference", "mean difference", [difference], [difference.rise], 1, "reference"),
     ]
-    claim = Claim(dictionary.directions(persona), None if latent is None else dictionary.directions([latent])[0], [active, *named])
-    activity = {"removed": relative_activity(table, persona, removals)}
+    own_way = choice.get("mean_difference_removal")
+    references = [
+        (f"ablated_by_{way.kind}", remove(removed, "removed", way), f"persona latents ({way})")
+        for way in _other_ways(context, removal, len(persona))
+    ]
+    if own_way is not None and Removal(**own_way) != removal:
+        way = Removal(**own_way)
+        references.append(("mean_difference_own_removal", remove(difference, "mean difference", way), f"mean difference ({way})"))
+    if sink_positions(context, questions):
+        ablation = remove(removed, "removed")
+        references += [
+            ("ablated_with_sinks", ablation.at_sinks("edit"), "persona latents (at attention sinks too)"),
+            ("ablated_sinks_only", ablation.at_sinks("only"), "persona latents (at attention sinks only)"),
+        ]
+    direction = latent_direction(context, added) if added else None
+    claim = Claim(removed, direction, [active, *named], references)
+    activity = {"removed": relative_activity(table, persona, matched)}
     if additions:
         activity["added"] = relative_activity(table, added, additions)
     return trial, claim, activity
+
+
+def _other_ways(context: StudyContext, chosen: Removal, n: int) -> list[Removal]:
+    """A removal of each kind that was not chosen, at the middle strength; the span only of a few latents."""
+    screen = context.config.screen
+    middle = [strengths[len(strengths) // 2] for strengths in (screen.subtracted, screen.subtracted_over_window)]
+    ways = removals([middle[0]], [middle[1]])
+    return [way for way in ways if way.kind != chosen.kind and (way.kind != "project_span" or 1 < n <= LARGEST_SPAN)]
 
 
 def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:
@@ -142,5 +191,5 @@ EVIDENCE = Step(
     Evidence,
     make_evidence,
     inputs=(*MODELS, "dictionary", "questions", "panel", "corpus", "diff", "directions", "screen"),
-    settings=("seed", "sampling", "verdict"),
+    settings=("seed", "sampling", "verdict", "screen.subtracted", "screen.subtracted_over_window"),
 )

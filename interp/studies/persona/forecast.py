@@ -16,7 +16,7 @@ EFFICIENCY = 0.7
 """Rate of a whole job over that of its matrix products alone, as measured on the demo."""
 PROMPT, READ, JUDGED = 15, 60, 25
 """Tokens: of a question beyond what is shared; of an answered question that is read; of an answer that is judged."""
-CANDIDATES, CHAT, TOPICS = 16, 100, 30
+CHAT, TOPICS = 100, 30
 
 
 def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
@@ -26,9 +26,12 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
     """
     text, diff, screen, evidence, drawn = config.text, config.diff, config.screen, config.verdict, config.sampling.max_new_tokens
     answers = diff.questions * diff.samples
-    screened = 2 * CANDIDATES * screen.questions + diff.questions * (2 * screen.width + len(screen.doses) + screen.bisections)
+    sizes = screen.largest_set.bit_length()
+    removed = 3 * (1 + len(screen.subtracted) + len(screen.subtracted_over_window)) + 4 + sizes
+    added = 2 * len(screen.doses) + 18
+    screened = (removed + added) * screen.questions + 9 * diff.questions
     draws = 2 * (evidence.full_draws + (evidence.random_draws + evidence.active_draws) / evidence.parts)
-    asked = evidence.questions * (4 * evidence.samples + 5 + draws)
+    asked = evidence.questions * (4 * evidence.samples + 10 + draws)
     trained = 2 * TOPICS * config.organism.phrasings_per_topic * config.organism.epochs
     pairs, prompts = 4 * diff.persona_pairs, 2 * text.answered_prompts
     return {

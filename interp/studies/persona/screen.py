@@ -1,4 +1,4 @@
-"""Step `screen`, on selection questions only: which candidates to remove, which to add, and at what dose."""
+"""Step `screen`, on selection questions only: which latents to remove and how, which to add, and at what dose."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
-from interp.causality.doses import Line, Point, best_dose, coherent_doses, dose_responses, largest_coherent_doses, outcomes
-from interp.causality.latent_sets import LatentSet, SetScore, greedy_set, minimal_set
+from interp.causality.doses import Line, Point, best_dose, dose_responses, outcomes
+from interp.causality.latent_sets import LatentSet, RemovalScore, doubling_sets, half_point, preferred, rankings
+from interp.causality.removals import Removal, removals
 from interp.causality.sweep import Condition
 from interp.core.artifacts import Artifact
 from interp.core.fingerprints import content_key
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
-from interp.diffing.candidates import candidates
 from interp.evaluation.rates import coherent_rate
-from interp.interventions.edits import random_directions
 from interp.models.language_model import LanguageModel
 from interp.studies.persona.answers import MODELS
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
-from interp.studies.persona.directions import DIRECTIONS, Directions
+from interp.studies.persona.directions import DIRECTIONS
+from interp.studies.persona.targets import latent_direction, latent_target
 
-REFERENCES = 2  # random directions in the dose-response; latents, where none could be removed
+REFERENCES = 2  # differences of ordinary answers in the dose-response
+FINALISTS = 3  # doses
+LARGEST_SPAN = 16  # latents; to project many more out leaves little of a small model
 COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so what it lets pass is measured again
+DOSE_SHARES = (0.6, 0.8, 1.0, 1.2)
+"""Doses of the latents, as shares of the largest dose at which controls stay coherent."""
+
+Candidate = tuple[LatentSet | None, Removal]
 
 
 @dataclass(frozen=True)
@@ -34,45 +39,50 @@ class Screen(Artifact):
     """What the screen measured and chose."""
 
     screen: pd.DataFrame
-    """A row for every candidate."""
+    """A row for everything that was removed: `removed` (a ranking of latents, or `mean_difference`), `size` (number of latents), `kind` and
+    `strength` of the removal, `questions` asked, rate with interval, `coherence`, `trait_score`, and whether it was `chosen`."""
     dose_response: pd.DataFrame
     """A row for every direction and dose."""
-    sets: list[dict[str, Any]]
-    """The path of chosen sets, the last one final."""
     choice: dict[str, Any]
-    """persona_latents, steering_latent and steering_dose (None where nothing may be added)."""
+    """`persona_latents` (best first; empty where nothing has risen), `ranking`, `removal` (kind, strength), `mean_difference_removal`,
+    `half_point` (number of latents that carry half of the effect), `steering_latents` and `steering_dose` (None: nothing may be added)."""
 
 
 def make_screen(context: StudyContext) -> Screen:
-    """Remove and add every candidate; choose the set to remove, and of it the latent to add."""
-    config, directions = context.config, context.load(DIRECTIONS)
-    chosen = candidates(context.load(DIFF).latents, config.diff.candidates_per_metric, config.diff.largest_q)
-    latents = [int(latent) for latent in chosen["latent"]]
-    names = {"rank_mean_diff": "mean_diff_rank", "rank_cosine": "cosine_rank"}
-    table = chosen[["latent", "metrics", *names]].rename(columns=names)
-    choice: dict[str, Any] = {"persona_latents": [], "steering_latent": None, "steering_dose": None}
-    if not latents:
-        return Screen(table, pd.DataFrame(), [], choice)
+    """Remove sets of latents, and the mean difference, in every way; add sets over doses; choose by what is coherent first."""
+    config = context.config
+    orders = rankings(context.load(DIFF).latents, config.diff.largest_q)
+    choice: dict[str, Any] = {
+        "persona_latents": [],
+        "ranking": None,
+        "removal": None,
+        "mean_difference_removal": None,
+        "half_point": None,
+        "steering_latents": [],
+        "steering_dose": None,
+    }
+    if not orders:
+        return Screen(pd.DataFrame(), pd.DataFrame(), choice)
     unedited = coherent_rate(_ask(context, context.base, "the base", [Condition("base")], config.diff.questions, "base")).rate
-    removed, sets = _screen_ablation(context, directions, latents, config.rules.kept_coherence * unedited)
-    persona = list(sets[-1].latents) if sets else []
-    added = _screen_steering(context, directions, latents)
-    by_score = pd.Series({latent: added[latent]["trait_score"] for latent in latents}).sort_values(ascending=False, kind="stable")
-    strongest = [int(latent) for latent in by_score.index[:REFERENCES]]
-    # both directions are claimed of the same latents: what is added is one of those that are removed
+    tuned = outcomes(_ask(context, context.tuned, "the tuned model", [Condition("tuned")], config.diff.questions, "base"))["tuned"]
+    table, of_difference, of_latents = _screen_removals(context, orders, config.rules.kept_coherence * unedited)
+    if of_difference is not None:
+        choice["mean_difference_removal"] = asdict(of_difference.removal)
+    sets = {len(one): one for one in doubling_sets("mean_diff", orders["mean_diff"], config.screen.largest_set)}
+    if of_latents is not None and of_latents.latents is not None:
+        table["chosen"] = _is(table, of_latents)
+        choice |= {
+            "persona_latents": list(of_latents.latents.latents),
+            "ranking": of_latents.latents.ranking,
+            "removal": asdict(of_latents.removal),
+            "half_point": _half_point(table, of_latents, tuned["rate"]),
+        }
+        sets |= {of_latents.size: of_latents.latents}
     floor = max(unedited - config.screen.coherence_budget, config.rules.steered_coherence)
-    doses = _dose_response(context, directions, persona or strongest, floor)
-    best = best_dose(doses[doses["kind"] == "latent"], floor) if persona else None
-    for column in ("rate", "low", "high", "n", "coherence"):
-        table[f"ablated_{column}"] = [removed[(latent,)][column] for latent in latents]
-    table["steered_rate"] = [added[latent]["rate"] for latent in latents]
-    table["steered_dose"] = config.screen.steering_dose
-    table["steered_coherence"] = [added[latent]["coherence"] for latent in latents]
-    table["chosen"] = table["latent"].isin(persona)
-    choice["persona_latents"] = persona
-    if best is not None:
-        choice |= {"steering_latent": int(best["latent"]), "steering_dose": float(best["dose"])}
-    return Screen(table, doses, [asdict(score) for score in sets], choice)
+    doses, best = _dose_response(context, list(sets.values()), of_latents.size if of_latents else 1, floor)
+    if best is not None and of_latents is not None:
+        choice |= {"steering_latents": list(sets[int(best["size"])].latents), "steering_dose": float(best["dose"])}
+    return Screen(table, doses, choice)
 
 
 def _ask(
@@ -87,80 +97,153 @@ def _ask(
     return context.ask(f"screen: {label}", model, conditions, asked, seed, folder=folder)
 
 
-def _screen_ablation(
-    context: StudyContext, directions: Directions, latents: list[int], floor: float
-) -> tuple[dict[LatentSet, dict[str, Any]], list[SetScore]]:
-    """Every candidate removed alone on a few questions; the best of them again on all selection questions, and sets grown from there.
+# Removing
 
-    The best of many noisy measurements looks better than it is, so the shortlist is measured again, with fresh random numbers.
+
+def _screen_removals(
+    context: StudyContext, orders: dict[str, list[int]], floor: float
+) -> tuple[pd.DataFrame, RemovalScore | None, RemovalScore | None]:
+    """Everything that is tried, and the best of the mean difference and of the latents; None where nothing keeps the answers coherent.
+
+    First a middle and the largest set of each ranking in every way, then sets of all sizes in the best way of these. The best of many
+    noisy measurements looks better than it is, so the first few are measured again, with fresh random numbers, on all questions.
     """
     config, every = context.config.screen, context.config.diff.questions
-    first = _remove(context, directions, [(latent,) for latent in latents], config.questions, "candidates")
-    coherent = [latents for latents, own in first.items() if own["coherence"] >= floor - COHERENCE_MARGIN]
-    shortlist = sorted(coherent, key=lambda latents: first[latents]["trait_score"])[: config.width]
+    lenient = floor - COHERENCE_MARGIN
+    scores = _remove(context, _candidates(context, orders), config.questions, "candidates")
+    best = preferred([one for one in scores if one.latents], config.target_rate, lenient)
+    if best and best[0].latents:
+        ranking, way = best[0].latents.ranking, best[0].removal
+        largest = LARGEST_SPAN if way.kind == "project_span" else config.largest_set
+        known = {(one.latents, one.removal) for one in scores}
+        curve = [(one, way) for one in doubling_sets(ranking, orders[ranking], largest)]
+        scores += _remove(context, [one for one in curve if one not in known], config.questions, "candidates")
+    finalists = [
+        (one.latents, one.removal)
+        for group in ([s for s in scores if s.latents is None], [s for s in scores if s.latents])
+        for one in _finalists(preferred(group, config.target_rate / 2, lenient))
+    ]
+    again = _remove(context, finalists, every, "finalists") if finalists else []
+    table = pd.concat([_rows(scores, config.questions), _rows(again, every)], ignore_index=True)
+    of_difference, of_latents = (
+        next(iter(preferred([s for s in again if (s.latents is None) == difference], config.target_rate, floor)), None)
+        for difference in (True, False)
+    )
+    return table.assign(chosen=False), of_difference, of_latents
 
-    def measure(sets: list[LatentSet]) -> list[SetScore]:
-        outcomes = _remove(context, directions, sets, every, "shortlist")
-        return [SetScore(latents, own["trait_score"], own["rate"], own["coherence"]) for latents, own in outcomes.items()]
 
-    singles = measure(shortlist) if shortlist else []
-    path = greedy_set(singles, measure, config.target_rate, floor, config.max_set, config.width)
-    path += minimal_set(path[-1], measure, config.target_rate, floor)[1:] if path else []
-    return first, path
-
-
-def _remove(
-    context: StudyContext, directions: Directions, sets: Sequence[LatentSet], questions: int, stream: str
-) -> dict[LatentSet, dict[str, Any]]:
-    """Each set projected out of the tuned model: its outcome."""
-    rows = {latents: context.dictionary.directions(list(latents)) for latents in sets}
-    conditions = [Condition(str(latents), directions.ablation(own, f"ablate {latents}")) for latents, own in rows.items()]
-    scored = _ask(context, context.tuned, "removing latents", conditions, questions, stream)
-    return dict(zip(sets, outcomes(scored).values(), strict=True))
+def _finalists(ordered: Sequence[RemovalScore]) -> list[RemovalScore]:
+    """The best of each kind of removal: the very best of a dozen answers are too often those that had luck, and alike."""
+    first: dict[str, RemovalScore] = {}
+    for one in ordered:
+        first.setdefault(one.removal.kind, one)
+    return list(first.values())
 
 
-def _screen_steering(context: StudyContext, directions: Directions, latents: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Every candidate added to the base at one dose: its outcome."""
+def _candidates(context: StudyContext, orders: dict[str, list[int]]) -> list[Candidate]:
+    """The mean difference, a middle and the largest set of each ranking, in every way that may be; the second ranking in plain ways."""
     config = context.config.screen
-    rows = {latent: context.dictionary.directions([latent])[0] for latent in latents}
-    conditions = [Condition(str(latent), directions.steering(row, config.steering_dose, f"add {latent}")) for latent, row in rows.items()]
-    scored = _ask(context, context.base, "adding latents", conditions, config.questions, "steering")
-    return dict(zip(latents, outcomes(scored).values(), strict=True))
+    ways = removals(config.subtracted, config.subtracted_over_window)
+    plain = [Removal("project_out"), Removal("subtract", config.subtracted[len(config.subtracted) // 2])]
+    candidates: list[Candidate] = [(None, way) for way in ways if way.kind != "project_span"]
+    for ranking, order in orders.items():
+        sets = doubling_sets(ranking, order, config.largest_set)
+        for one in {len(one): one for one in (sets[len(sets) // 2], sets[-1])}.values():
+            own = ways if ranking == "mean_diff" else plain
+            candidates += [(one, way) for way in own if way.kind != "project_span" or len(one) <= LARGEST_SPAN]
+    return candidates
 
 
-def _dose_response(context: StudyContext, directions: Directions, latents: list[int], floor: float) -> pd.DataFrame:
-    """The latents over the grid of doses, and on to their largest dose with coherence at least `floor`; references over the grid.
+def _remove(context: StudyContext, candidates: Sequence[Candidate], questions: int, stream: str) -> list[RemovalScore]:
+    """Each taken out of the tuned model: how it behaves."""
+    directions, places = context.load(DIRECTIONS), context.load(DIRECTIONS).places
+    conditions = []
+    for number, (latents, removal) in enumerate(candidates):
+        target = directions.mean_difference if latents is None else latent_target(context, latents.latents)
+        conditions.append(Condition(str(number), places.remove(target, removal, f"removal {number}")))
+    scored = outcomes(_ask(context, context.tuned, "removing", conditions, questions, stream))
+    return [
+        RemovalScore(latents, removal, own["trait_score"], own["rate"], own["coherence"])
+        for (latents, removal), own in zip(candidates, scored.values(), strict=True)
+    ]
 
-    References are the persona vector and random directions, asked half the questions.
+
+def _rows(scores: Sequence[RemovalScore], questions: int) -> pd.DataFrame:
+    rows = [
+        {
+            "removed": "mean_difference" if score.latents is None else score.latents.ranking,
+            "size": score.size,
+            **asdict(score.removal),
+            "questions": questions,
+            "rate": score.rate,
+            "coherence": score.coherence,
+            "trait_score": score.trait_score,
+        }
+        for score in scores
+    ]
+    return pd.DataFrame(rows)
+
+
+def _is(table: pd.DataFrame, score: RemovalScore) -> pd.Series[bool]:
+    """The rows of what was chosen."""
+    ranking = score.latents.ranking if score.latents else "mean_difference"
+    same = (table["removed"] == ranking) & (table["size"] == score.size)
+    return same & (table["kind"] == score.removal.kind) & (table["strength"] == score.removal.strength)
+
+
+def _half_point(table: pd.DataFrame, chosen: RemovalScore, tuned_rate: float) -> float | None:
+    """The half-point of the curve over the number of latents, in the ranking and the way that were chosen."""
+    assert chosen.latents is not None
+    own = table[(table["removed"] == chosen.latents.ranking) & (table["kind"] == chosen.removal.kind)]
+    own = own[own["strength"] == chosen.removal.strength].drop_duplicates("size").sort_values("size")
+    return half_point(own["size"].tolist(), own["rate"].tolist(), tuned_rate)
+
+
+# Adding
+
+
+def _dose_response(
+    context: StudyContext, sets: Sequence[LatentSet], chosen: int, floor: float
+) -> tuple[pd.DataFrame, dict[str, Any] | None]:
+    """References and sets of latents over doses, and the best set and dose of those that keep coherence at `floor`; None where none does.
+
+    The doses follow from the largest one at which differences of ordinary answers stay coherent.
     """
-    config = context.config.screen
+    config, directions, every = context.config.screen, context.load(DIRECTIONS), context.config.diff.questions
+    ordinary = directions.ordinary_differences(REFERENCES, stream_seed(context.config.seed, "screen", "ordinary differences"))
 
-    def line(name: str, row: torch.Tensor, kind: str, latent: int | None = None) -> Line:
-        return Line(name, kind, lambda dose: directions.steering(row, dose, f"add {name}"), directions.median_norm, latent)
+    def line(name: str, row: Any, kind: str, size: int | None = None) -> Line:
+        return Line(name, kind, lambda dose: directions.steering(row, dose, f"add {name}"), directions.unit, size=size)
 
-    lines = [line(f"latent {latent}", context.dictionary.directions([latent])[0], "latent", latent) for latent in latents]
-    random = random_directions(REFERENCES, context.shape[0], stream_seed(context.config.seed, "screen", "random directions"))
-    references = [line("persona vector", directions.named["persona_vector"], "persona_vector")]
-    references += [line(f"random {i + 1}", row, "random") for i, row in enumerate(random)]
+    controls = [line(f"ordinary {i + 1}", row, "ordinary") for i, row in enumerate(ordinary)]
+    named = [line(name.replace("_", " "), row, name) for name, row in directions.named.items()]
+    sizes = sorted({1, 16, chosen, max(map(len, sets))} & {len(one) for one in sets})
+    added = [line(_called(one), latent_direction(context, one.latents), "latents", len(one)) for one in sets if len(one) in sizes]
 
-    def measure(own: Sequence[Line], points: Sequence[Point], questions: int) -> pd.DataFrame:
+    def measure(lines: Sequence[Line], doses: Sequence[float], questions: int, points: Sequence[Point] = ()) -> pd.DataFrame:
         def ask(conditions: list[Condition]) -> pd.DataFrame:
-            return _ask(context, context.base, "doses", conditions, questions, "steering")
+            return _ask(context, context.base, "adding", conditions, questions, "steering")
 
-        return dose_responses(points, own, ask)
+        return dose_responses(points or [(one.name, dose) for one in lines for dose in doses], lines, ask)
 
-    every = context.config.diff.questions
-    latent_doses = measure(lines, [(one.name, dose) for one in lines for dose in config.doses], every)
-    coherent = {name: dose for name, dose in coherent_doses(latent_doses, 1 - floor).largest.items() if dose is not None}
-    edges = {name: (dose, min(beyond)) for name, dose in coherent.items() if (beyond := [other for other in config.doses if other > dose])}
-    low, high = ({name: edge[end] for name, edge in edges.items()} for end in (0, 1))
-    budget, rounds = 1 - floor, config.bisections
-    finer = largest_coherent_doses(lambda points: measure(lines, points, every), list(edges), low, high, budget, rounds, latent_doses)
-    reference_doses = measure(references, [(one.name, dose) for one in references for dose in config.doses], config.questions)
-    tables = [latent_doses, *([finer.responses] if edges else []), reference_doses]
-    table = pd.concat(tables, ignore_index=True).drop_duplicates(["direction", "dose"])
-    places = {one.name: place for place, one in enumerate([*lines, *references])}
-    return table.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
+    of_controls = measure(controls, config.doses, config.questions)
+    coherent = of_controls.groupby("dose")["coherence"].mean() >= floor
+    edge = float(max(coherent.index[coherent.cummin()], default=min(config.doses)))
+    doses = [round(share * edge, 3) for share in DOSE_SHARES]
+    first = measure([*added, *named], doses, config.questions)
+    candidates = first[(first["kind"] == "latents") & (first["coherence"] >= floor - COHERENCE_MARGIN)]
+    finalists = candidates.sort_values(["rate", "dose"], ascending=[False, True], kind="stable").head(FINALISTS)
+    points = list(zip(finalists["direction"], finalists["dose"], strict=True))
+    again = measure(added, (), every, points) if points else first.head(0)
+    best = best_dose(again, floor)
+    table = pd.concat([again, first, of_controls], ignore_index=True).drop_duplicates(["direction", "dose"])
+    places = {one.name: place for place, one in enumerate([*added, *named, *controls])}
+    table = table.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
+    return table, None if best is None else {str(name): value for name, value in best.items()}
+
+
+def _called(latents: LatentSet) -> str:
+    return f"latent {latents.latents[0]}" if len(latents) == 1 else f"{len(latents)} latents"
 
 
 SCREEN = Step(
@@ -173,7 +256,6 @@ SCREEN = Step(
         "sampling",
         "screen",
         "diff.questions",
-        "diff.candidates_per_metric",
         "diff.largest_q",
         "rules.kept_coherence",
         "rules.steered_coherence",

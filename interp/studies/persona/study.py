@@ -162,6 +162,7 @@ def _summary(study: Study) -> dict[str, Any]:
         **verdict.verdict,
         "rates": {name: {field: plain(conditions.loc[name, field]) for field in fields} for name in conditions.index},
         "control_activity": evidence.control_activity,
+        "sinks": evidence.sinks,
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
         "after_ablation": context.load(AFTER).after,
         "duration_s": round(sum(float(record["duration_s"]) for record in records), 3),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.causality.carrier import carrier
 from interp.causality.conditions import condition_table
 from interp.causality.finding_sentence import finding
 from interp.causality.verdict import decide
@@ -24,7 +25,7 @@ class VerdictRecord(Artifact):
     """The verdict, and what it rests on."""
 
     verdict: dict[str, Any]
-    """verdict (the word), finding (the sentence), checks, effects, draws, power."""
+    """verdict (the word), finding (the sentence), carrier, checks, effects, draws, power."""
     conditions: pd.DataFrame
     """The columns of `condition_table`."""
 
@@ -37,11 +38,11 @@ def make_verdict(context: StudyContext) -> VerdictRecord:
 def verdict_on(context: StudyContext, answers: pd.DataFrame, choice: Mapping[str, Any]) -> VerdictRecord:
     """The verdict on the latents of `choice`, from the answers of `gather_evidence`."""
     verdict = decide(answers, context.config.seed, context.trait.shown, context.config.rules)
-    layers = f"layers {context.window[0].split('.')[1]}–{context.window[-1].split('.')[1]}"
-    latents, steered = list(choice["persona_latents"]), choice["steering_latent"]
+    window = f"layers {context.window[0].split('.')[1]}–{context.window[-1].split('.')[1]}"
     record = {
         "verdict": verdict.word,
-        "finding": finding(verdict.word, context.trait.shown, latents, steered, context.hook_point, layers, verdict.outcomes),
+        "finding": finding(verdict.word, context.trait.shown, choice, context.hook_point, window, verdict.outcomes),
+        "carrier": carrier(verdict, context.config.rules),
         "checks": [asdict(check) for check in verdict.checks],
         "effects": {name: _finite(asdict(effect)) for name, effect in verdict.effects.items()},
         "draws": {name: asdict(test) for name, test in verdict.draws.items()},
