@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -123,32 +123,26 @@ def mean_residuals(
     return {name: (total / count).float() for name, total in sums.items()}
 
 
-def mean_residual_of_each(model: LanguageModel, chats: Sequence[Chat], hook_point: str) -> Float[torch.Tensor, "chats d_model"]:
-    """Mean residual over each chat's response phase; chats without one are left out. Raises `ActivationError` where none has one."""
-    means: dict[int, torch.Tensor] = {}
+def response_residuals(model: LanguageModel, chats: Sequence[Chat], hook_point: str) -> list[Float[torch.Tensor, "tokens d_model"]]:
+    """Residuals (float32, CPU) over each chat's response phase; chats without one are left out. Raises `ActivationError` without any."""
+    residuals: dict[int, torch.Tensor] = {}
     for captured in capture(model, chats, [hook_point]):
-        selected, residual = captured.select(response_phase), captured.residuals[hook_point].float()
+        selected, residual = captured.select(response_phase), captured.residuals[hook_point]
         for row, index in enumerate(captured.rows):
             if bool(selected[row].any()):
-                means[index] = residual[row][selected[row]].mean(0).cpu()
-    if not means:
-        raise ActivationError("No token was selected for the mean residuals. Give chats that have a response.")
-    return torch.stack([means[index] for index in sorted(means)])
+                residuals[index] = residual[row][selected[row]].float().cpu()
+    if not residuals:
+        raise ActivationError("No token of a response was selected. Give chats that have one.")
+    return [residuals[index] for index in sorted(residuals)]
 
 
-def median_residual_norm(
-    model: LanguageModel, chats: Sequence[Chat], hook_points: Sequence[str], centres: Mapping[str, torch.Tensor] | None = None
-) -> dict[str, float]:
-    """Median Euclidean norm of the residual less its centre over the response phase. Raises `ActivationError` without one.
-
-    Around the mean it is the unit of a dose: without, the mean itself dominates it, by far in some families and little in others.
-    """
+def median_residual_norm(model: LanguageModel, chats: Sequence[Chat], hook_points: Sequence[str]) -> dict[str, float]:
+    """Median Euclidean norm of the residual over the response phase. Raises `ActivationError` without one."""
     norms = {name: [torch.empty(0)] for name in hook_points}
     for captured in capture(model, chats, hook_points):
         selected = captured.select(response_phase)
         for name, residual in captured.residuals.items():
-            centre = 0.0 if centres is None else centres[name].to(residual.device)
-            norms[name].append((residual[selected].float() - centre).norm(dim=-1).cpu())
+            norms[name].append(residual[selected].float().norm(dim=-1).cpu())
     pooled = {name: torch.cat(parts) for name, parts in norms.items()}
     if any(not len(values) for values in pooled.values()):
         raise ActivationError("No token was selected for the median norm. Give chats that have a response.")

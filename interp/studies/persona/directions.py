@@ -13,7 +13,7 @@ from interp.core.artifacts import Artifact
 from interp.core.errors import ActivationError, ArtifactError
 from interp.core.steps import Step
 from interp.interventions.edits import Edit, add
-from interp.models.activations import mean_residual_of_each, mean_residuals, median_residual_norm
+from interp.models.activations import mean_residuals, response_residuals
 from interp.studies.persona.answers import ANSWERS, MODELS
 from interp.studies.persona.context import StudyContext
 
@@ -33,7 +33,7 @@ class Directions(Artifact):
     by the base; `mean_difference`, that of the tuned model over its own answers minus that of the base over its own.
     """
     norms: dict[str, Any]
-    """The dictionary's hook point, and there the median norm of the base's residuals (`median_residual_norm`), and of the same around
+    """The dictionary's hook point, and there the median norm of the base's residuals, as they are (`median_residual_norm`) and around
     their mean (`median_centred_norm`)."""
 
     @property
@@ -99,15 +99,16 @@ def make_directions(context: StudyContext) -> Directions:
         shown, not_shown = (mean_residuals(context.base, own, [hook_point], progress=advance)[hook_point] for own in pairs)
         means = mean_residuals(context.base, of_base, places, progress=advance)
         tuned = mean_residuals(context.tuned, of_tuned, places, progress=advance)
-    centred = {hook_point: means[hook_point]}
+        residuals = response_residuals(context.base, of_base, hook_point)
+    pooled = torch.cat(residuals)
     norms = {
         "hook_point": hook_point,
-        "median_residual_norm": median_residual_norm(context.base, of_base, [hook_point])[hook_point],
-        "median_centred_norm": median_residual_norm(context.base, of_base, [hook_point], centred)[hook_point],
+        "median_residual_norm": float(pooled.norm(dim=-1).median()),
+        "median_centred_norm": float((pooled - means[hook_point]).norm(dim=-1).median()),
     }
     vectors = {"persona_vector": shown - not_shown, "mean_difference": tuned[hook_point] - means[hook_point]}
     rises = {RISE + name: tuned[name] - means[name] for name in context.window}
-    ordinary = {ORDINARY: mean_residual_of_each(context.base, of_base, hook_point)}
+    ordinary = {ORDINARY: torch.stack([own.mean(0) for own in residuals])}
     return Directions(vectors | {name: means[name] for name in context.window} | rises | ordinary, norms)
 
 
