@@ -33,12 +33,17 @@ def arm(
     replicate: int = 0,
     asked: tuple[str, ...] | None = None,
     samples: int | None = None,
+    title: str | None = None,
 ) -> Condition:
-    """One condition of a trial; a control has many, which differ in `replicate` (from 1) and in what was drawn."""
+    """One condition of a trial; a control has many, which differ in `replicate` (from 1) and in what was drawn.
+
+    `title` is what is done, in words; by default that `directions` are added or removed.
+    """
     added = edit is not None and edit.phase == "response"
     kind = "none" if edit is None else "subtract" if edit.kind == "add" and not added else edit.kind
-    done = "" if edit is None else f", {directions} {'added' if added else 'removed'}"
-    values = (condition, model, role, replicate, kind, directions, f"{model.capitalize()}{done}")
+    done = title or f"{directions} {'added' if added else 'removed'}"
+    shown = model.capitalize() if edit is None else f"{model.capitalize()}, {done}"
+    values = (condition, model, role, replicate, kind, directions, shown)
     return Condition(f"{condition} {replicate}", edit, asked, samples, dict(zip(COLUMNS, values, strict=True)))
 
 

@@ -52,7 +52,7 @@ class Claim:
     controls: Sequence[Control] = ()
     """What is removed and added beside, and must not do the same; differences of ordinary answers are always among them."""
     references: Sequence[tuple[str, Edit, str]] = ()
-    """Further edits of the tuned model that are shown beside: the name of the condition, the edit, and what is removed, in words."""
+    """Further edits of the tuned model that are shown beside: the name of the condition, the edit, and what it does, in words."""
 
 
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
@@ -67,10 +67,10 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
             arm("ablated", "tuned", "treatment", trial.remove(claim.removed, "removed"), "persona latents", samples=config.samples),
             arm("base_ablated", "base", "reference", trial.remove(claim.removed, "removed"), "persona latents"),
             *(one for control in controls for one in _arms(trial, config, control, "ablation", control.removed, trial.remove)),
-            *(arm(name, "tuned", "reference", edit, words) for name, edit, words in claim.references),
+            *(arm(name, "tuned", "reference", edit, title=words) for name, edit, words in claim.references),
         ]
         if claim.added is not None and trial.add is not None:
-            arms += [arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latent", samples=config.samples)]
+            arms += [arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latents", samples=config.samples)]
             arms += [one for control in controls for one in _arms(trial, config, control, "steering", control.added, trial.add)]
     seed = stream_seed(trial.seed, "answers")
     tables = [trial.ask(name, [one for one in arms if one.columns["model"] == name], seed) for name in ("base", "tuned")]
@@ -87,7 +87,7 @@ def _random_control(trial: Trial, claim: Claim, config: EvidenceConfig) -> Contr
 
     removed = [Target(rows, rows[0]).scaled(norm) for rows in drawn(n, RANDOM[0])]
     added = [rows[0] for rows in drawn(1, RANDOM[1])]
-    return Control("random", "differences of ordinary answers", removed, added, config.full_draws)
+    return Control("random", "ordinary differences", removed, added, config.full_draws)
 
 
 def _arms(

@@ -23,14 +23,14 @@ def finding(verdict: str, word: str, choice: Mapping[str, Any], hook_point: str,
     ablated, control = outcomes["ablated"], outcomes["random_ablation"]
     removal = (
         f"{_removing(choice['removal'], len(latents) > 1, hook_point, window)} takes {word} answers from {rate_text(tuned)} to "
-        f"{rate_text(ablated)}, the same with differences of ordinary answers to {rate_text(control)}"
+        f"{rate_text(ablated)}, the same with ordinary differences to {rate_text(control)}"
     )
     steering = ""
     if "steered" in outcomes:
         added = ("them" if len(latents) > 1 else "it") if steered == latents else called(steered)
         steering = (
             f"; adding {added} to the base raises them from {rate_text(base)} "
-            f"to {rate_text(outcomes['steered'])}, differences of ordinary answers to {rate_text(outcomes['random_steering'])}"
+            f"to {rate_text(outcomes['steered'])}, ordinary differences to {rate_text(outcomes['random_steering'])}"
         )
     elif verdict == CONTRIBUTES:
         steering = "; nothing was added to the base, so that it is sufficient was not tested"

@@ -12,11 +12,12 @@ from interp.core.vocabulary import RemovalKind
 from interp.interventions.edits import Edit, project_out, shift
 
 KINDS: dict[RemovalKind, str] = {
-    "project_out": "direction of the rise projected out",
-    "project_span": "every direction projected out",
-    "subtract": "the rise subtracted",
-    "subtract_window": "the rise subtracted at each layer of the window",
+    "project_out": "rise projected out",
+    "project_span": "each projected out",
+    "subtract": "rise subtracted",
+    "subtract_window": "rise subtracted at every layer",
 }
+"""In words; a rise is subtracted at the dictionary's layer, or at every layer of the window."""
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def necessity_checks(
         _draw_check("necessary beyond single draws", "take out as much", draws, rules),
         Check(
             "controls leave the persona",
-            f"With differences of ordinary answers removed the rate stays at {rate_text(random)}: {points(left)} beyond "
+            f"With ordinary differences removed the rate stays at {rate_text(random)}: {points(left)} beyond "
             f"{percent(rules.control_rate)} of the tuned model's {rate_text(tuned)}, above 0.",
             left.low > 0,
         ),
@@ -162,7 +162,7 @@ def sufficiency_checks(
         Check(
             "far beyond random directions",
             f"From the base's {rate_text(base)} the latents raise the rate by {points(difference((1, steered), (-1, base)))}, "
-            f"differences of ordinary answers by {points(difference((1, random), (-1, base)))}: surely more than {ratio:g} times as much.",
+            f"ordinary differences by {points(difference((1, random), (-1, base)))}: surely more than {ratio:g} times as much.",
             beyond.low > 0,
         ),
         Check(
@@ -176,7 +176,7 @@ def sufficiency_checks(
 def _draw_check(name: str, does: str, test: DrawTest, rules: VerdictThresholds) -> Check:
     return Check(
         name,
-        f"By what {test.draws} single differences of ordinary answers do, one more would {does} with probability {test.p:.3f}, "
+        f"By what {test.draws} single ordinary differences do, one more would {does} with probability {test.p:.3f}, "
         f"at most {rules.rank_p:g}.",
         test.p <= rules.rank_p,
     )

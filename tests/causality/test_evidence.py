@@ -27,7 +27,6 @@ from interp.models.sampling import SamplingConfig
 from tests.helpers.tiny import D_MODEL, QUESTIONS, greedy, tiny_model
 
 HOOK = "blocks.1.hook_resid_post"
-ORDINARY = "differences of ordinary answers"
 
 
 def asked() -> list[Question]:
@@ -104,15 +103,15 @@ def test_what_a_condition_is_stands_in_columns() -> None:
         "tuned": ("tuned", "baseline", "none", "", "Tuned"),
         "ablated": ("tuned", "treatment", "project_out", "persona latents", "Tuned, persona latents removed"),
         "base_ablated": ("base", "reference", "project_out", "persona latents", "Base, persona latents removed"),
-        "steered": ("base", "treatment", "add", "persona latent", "Base, persona latent added"),
+        "steered": ("base", "treatment", "add", "persona latents", "Base, persona latents added"),
         "random_ablation": (
             "tuned",
             "control",
             "project_out",
-            "differences of ordinary answers",
-            "Tuned, differences of ordinary answers removed",
+            "ordinary differences",
+            "Tuned, ordinary differences removed",
         ),
-        "random_steering": ("base", "control", "add", "differences of ordinary answers", "Base, differences of ordinary answers added"),
+        "random_steering": ("base", "control", "add", "ordinary differences", "Base, ordinary differences added"),
         "activation_matched_ablation": (
             "tuned",
             "control",
@@ -133,7 +132,7 @@ def test_what_a_condition_is_stands_in_columns() -> None:
         "activation_matched_ablation": 4,
         "activation_matched_steering": 4,
     }
-    assert "Tuned, differences of ordinary answers removed, draw 7" in set(table["title"])
+    assert "Tuned, ordinary differences removed, draw 7" in set(table["title"])
 
 
 def test_a_new_control_is_one_line_and_takes_part_in_the_verdict() -> None:

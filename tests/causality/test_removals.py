@@ -65,9 +65,9 @@ def test_nothing_to_take_out_is_refused() -> None:
 
 def test_ways_are_listed_plainest_first() -> None:
     assert [str(removal) for removal in removals([1.0, 2.5], [0.1])] == [
-        "direction of the rise projected out",
-        "every direction projected out",
-        "1 × the rise subtracted",
-        "2.5 × the rise subtracted",
-        "0.1 × the rise subtracted at each layer of the window",
+        "rise projected out",
+        "each projected out",
+        "1 × rise subtracted",
+        "2.5 × rise subtracted",
+        "0.1 × rise subtracted at every layer",
     ]

@@ -227,9 +227,7 @@ def test_statements_hold_their_numbers() -> None:
         "sufficient against activation-matched latents": ["steered", "activation_matched_steering"],
     }.items():
         assert all(shown(GOOD[condition]) in checks[name] for condition in mentioned), name
-    assert all(
-        figure in checks["necessary beyond single draws"] for figure in ("32 single differences of ordinary answers", "0.030", "0.05")
-    )
+    assert all(figure in checks["necessary beyond single draws"] for figure in ("32 single ordinary differences", "0.030", "0.05"))
     assert "0.061" in checks["sufficient beyond single draws"]
     assert "93 points" in checks["persona present"]
     assert all(figure in checks["coherence kept"] for figure in ("90 %", "80 %", "98 %"))

@@ -134,17 +134,17 @@ def make_claim(
     ]
     own_way = choice.get("mean_difference_removal")
     references = [
-        (f"ablated_by_{way.kind}", remove(removed, "removed", way), f"persona latents ({way})")
+        (f"ablated_by_{way.kind}", remove(removed, "removed", way), f"latents, {way}")
         for way in _other_ways(context, removal, len(persona))
     ]
     if own_way is not None and Removal(**own_way) != removal:
         way = Removal(**own_way)
-        references.append(("mean_difference_own_removal", remove(difference, "mean difference", way), f"mean difference ({way})"))
+        references.append(("mean_difference_own_removal", remove(difference, "mean difference", way), f"mean difference, {way}"))
     if sink_positions(context, questions):
         ablation = remove(removed, "removed")
         references += [
-            ("ablated_with_sinks", ablation.at_sinks("edit"), "persona latents (at attention sinks too)"),
-            ("ablated_sinks_only", ablation.at_sinks("only"), "persona latents (at attention sinks only)"),
+            ("ablated_with_sinks", ablation.at_sinks("edit"), "latents removed at sinks too"),
+            ("ablated_sinks_only", ablation.at_sinks("only"), "latents removed at sinks only"),
         ]
     direction = latent_direction(context, added) if added else None
     claim = Claim(removed, direction, [active, *named], references)
