@@ -138,21 +138,21 @@ class Edit:
 
 
 def add(
-    direction: Float[torch.Tensor, " d_model"], median_norms: Mapping[str, float], dose: float, phase: Phase = "response", label: str = ""
+    direction: Float[torch.Tensor, " d_model"], units: Mapping[str, float], dose: float, phase: Phase = "response", label: str = ""
 ) -> Edit:
-    """Add `direction` at every hook point of `median_norms`, with norm `dose` × the median residual norm there.
+    """Add `direction` at every hook point of `units`, with norm `dose` × the unit there (a typical residual norm: see `Edit.dose`).
 
-    Raises `EditError` for a zero direction, dose or median norm, or a bad phase: it would change nothing.
+    Raises `EditError` for a zero direction, dose or unit, or a bad phase: it would change nothing.
     """
-    _check(direction[None], list(median_norms), phase)
+    _check(direction[None], list(units), phase)
     if not 0 < dose < math.inf:
         raise EditError(f"A dose of {dose} cannot be added. Give a positive dose; flip the direction to subtract it.")
-    for name, norm in median_norms.items():
+    for name, norm in units.items():
         if not 0 < norm < math.inf:
-            raise EditError(f"The median norm at {name} is {norm}, so a dose means nothing there. Measure it on chats with a response.")
+            raise EditError(f"The unit of doses at {name} is {norm}, so a dose means nothing there. Measure it on chats with a response.")
     unit = direction.float() / direction.float().norm()
-    vectors = torch.stack([unit * (dose * norm) for norm in median_norms.values()])[:, None]
-    return Edit("add", tuple(median_norms), vectors, torch.zeros(len(median_norms), len(direction)), phase, dose, label)
+    vectors = torch.stack([unit * (dose * norm) for norm in units.values()])[:, None]
+    return Edit("add", tuple(units), vectors, torch.zeros(len(units), len(direction)), phase, dose, label)
 
 
 def shift(vectors: Mapping[str, Float[torch.Tensor, " d_model"]], strength: float, phase: Phase = "all", label: str = "") -> Edit:

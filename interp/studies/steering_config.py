@@ -168,7 +168,7 @@ class SweepConfig(StepConfig):
     directions: list[DirectionName] = Field(default_factory=list)
     """More directions: persona_vector, mean_difference or random:SEED."""
     doses: list[float] = Field(min_length=1)
-    """Norms over the median residual norm; with bisect the lowest and the highest."""
+    """Norms over the unit of doses; with bisect the lowest and the highest."""
     budget: float = Field(default=0.1, ge=0, lt=1)
     """Share of incoherent answers that is allowed."""
     bisect: bool = False
@@ -210,7 +210,7 @@ class VerdictConfig(StepConfig):
     steer_latent: int | None = Field(default=None, ge=0)
     """Latent that is added to the base."""
     dose: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Its norm over the median residual norm."""
+    """Its norm over the unit of doses, the median norm of the base's residuals around their mean."""
     transfer: str | None = None
     """A second fine-tune of the base (hub id, folder or adapter): do the same latents switch it off?"""
 
@@ -233,7 +233,7 @@ class ExportConfig(Everywhere):
     steer_latent: int | None = Field(default=None, ge=0)
     """Or: a latent to add to the base, at every token."""
     dose: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Its norm over the median residual norm."""
+    """Its norm over the unit of doses, the median norm of the base's residuals around their mean."""
     to: Path | None = None
     """Folder of the edited model; must be new."""
     gguf: Path | None = None

@@ -15,7 +15,7 @@ class ReadingConfig(StepConfig):
     """What is read with which models."""
 
     base: str | None = None
-    """Base model: hub id, folder, GGUF file or embedded:smollm2."""
+    """Base model: hub id, folder, GGUF file, embedded:smollm2 or embedded:gemma3."""
     tuned: str | None = None
     """Fine-tuned model: hub id, folder, or LoRA adapter over the base, which then shares the base's weights."""
     text: list[str] = Field(default=["corpus"], min_length=1)
@@ -48,7 +48,7 @@ class CaptureConfig(ReadingConfig):
     """Residuals of one or two models, kept on disk."""
 
     base: str
-    """Base model: hub id, folder, GGUF file or embedded:smollm2."""
+    """Base model: hub id, folder, GGUF file, embedded:smollm2 or embedded:gemma3."""
     shard_rows: int = Field(default=65_536, ge=1)
     """Tokens in a file; that many are shuffled with each other."""
 
