@@ -34,6 +34,8 @@ LABELS = 290
 """Room for the conditions' titles left of the rates, in pixels."""
 MANY = 20
 """Persona latents, from which on they are drawn small and without intervals."""
+NAMED = 6
+"""Persona latents that are named in the figure, the best ones."""
 MARKS = {"baseline": ("circle", 9), "treatment": ("diamond", 11), "reference": ("square-open", 9), "control": ("diamond-open", 9)}
 """Symbol and size by a condition's role."""
 
@@ -164,7 +166,7 @@ def latents_chart(latents: pd.DataFrame, chosen: Sequence[int]) -> Chart:
     figure.update_layout(
         xaxis=axis("cosine of decoder row with the persona vector", range=x_range, **zero),
         yaxis=axis("mean activation difference, tuned − base", range=y_range, **zero),
-        annotations=_latent_labels(latents[picked], x_range, y_range, height=348),
+        annotations=_latent_labels(latents[latents["latent"].isin(chosen[:NAMED])], x_range, y_range, height=348),
     )
     label = f"Mean activation difference against cosine with the persona vector, {len(latents)} latents; tables list the leading ones."
     return Chart(figure, label, {"height": 340}, zoom=True)

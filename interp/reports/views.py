@@ -121,7 +121,7 @@ def dose_panels(dose_response: pd.DataFrame, steering: int) -> list[DosePanel]:
         if kind not in ("latents", "ordinary")
     ]
     if ordinary:
-        panels.append(DosePanel("dose-ordinary", "Differences of ordinary answers", ordinary, {}, "control"))
+        panels.append(DosePanel("dose-ordinary", "Ordinary differences", ordinary, {}, "control"))
     return panels
 
 
