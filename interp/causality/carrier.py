@@ -13,13 +13,13 @@ DIFFERENCES = ("mean_difference_ablation", "mean_difference_own_removal")
 
 
 def carrier(verdict: Verdict, rules: VerdictThresholds) -> Carrier | None:
-    """What the persona goes away with, coherence kept; None where nothing was removed or no persona is there.
+    """What the persona goes away with, coherence kept; None where no latent was removed, no persona is there, or too few answers.
 
     `latents`: their removal leaves surely less of it than every control. `mean difference`: that is true of the mean residual of the
     tuned minus the base model, not of the latents: the dictionary does not hold what carries the persona.
     """
     outcomes = verdict.outcomes
-    if "ablated" not in outcomes or not verdict.present.holds:
+    if "ablated" not in outcomes or not verdict.present.holds or not verdict.enough.holds:
         return None
     controls = [outcomes[name] for name in ("random_ablation", "activation_matched_ablation") if name in outcomes]
 

@@ -51,8 +51,8 @@ class Claim:
     added: Float[torch.Tensor, " d_model"] | None
     controls: Sequence[Control] = ()
     """What is removed and added beside, and must not do the same; differences of ordinary answers are always among them."""
-    references: Sequence[tuple[str, Edit, str]] = ()
-    """Further edits of the tuned model that are shown beside: the name of the condition, the edit, and what it does, in words."""
+    references: Sequence[Condition] = ()
+    """Further edits of the tuned model that are shown beside."""
 
 
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
             arm("ablated", "tuned", "treatment", trial.remove(claim.removed, "removed"), "persona latents", samples=config.samples),
             arm("base_ablated", "base", "reference", trial.remove(claim.removed, "removed"), "persona latents"),
             *(one for control in controls for one in _arms(trial, config, control, "ablation", control.removed, trial.remove)),
-            *(arm(name, "tuned", "reference", edit, title=words) for name, edit, words in claim.references),
+            *claim.references,
         ]
         if claim.added is not None and trial.add is not None:
             arms += [arm("steered", "base", "treatment", trial.add(claim.added, "added"), "persona latents", samples=config.samples)]

@@ -23,17 +23,19 @@ class LatentSet:
         return len(self.latents)
 
 
-def rankings(latents: pd.DataFrame, largest_q: float) -> dict[str, list[int]]:
+def rankings(latents: pd.DataFrame, largest_q: float, norms: Sequence[float] | None = None) -> dict[str, list[int]]:
     """Orders of the latents that are surely more active in the tuned model (q ≤ `largest_q`), best first.
 
-    `mean_diff`: by rise in mean activation. `along_persona`: by rise times the decoder row's cosine with the persona vector, among those
-    where it is positive: what a fine-tune says most often is not always what makes it say so. Left out where no persona vector was given.
+    `norms` are those of the decoder rows, by which activations compare; by default all alike. `mean_diff`: by rise in mean activation.
+    `along_persona`: by rise times the decoder row's cosine with the persona vector, among those where it is positive: what a fine-tune
+    says most often is not always what makes it say so. Left out where no persona vector was given.
     """
-    risen = latents[(latents["q_value"] <= largest_q) & (latents["mean_diff"] > 0)]
-    scores = {"mean_diff": risen["mean_diff"]}
-    if "cosine_persona" in risen:
-        along = risen[risen["cosine_persona"] > 0]
-        scores["along_persona"] = along["mean_diff"] * along["cosine_persona"]
+    length = 1.0 if norms is None else latents["latent"].map(dict(enumerate(norms)))
+    rises = (latents["mean_diff"] * length)[(latents["q_value"] <= largest_q) & (latents["mean_diff"] > 0)]
+    scores = {"mean_diff": rises}
+    if "cosine_persona" in latents:
+        along = rises * latents["cosine_persona"].loc[rises.index]
+        scores["along_persona"] = along[along > 0]
     orders = {name: score.sort_values(ascending=False, kind="stable").index for name, score in scores.items() if len(score)}
     return {name: [int(latent) for latent in latents.loc[order, "latent"]] for name, order in orders.items()}
 
@@ -78,12 +80,12 @@ def preferred(scores: Sequence[RemovalScore], target_rate: float, coherence_floo
 def half_point(sizes: Sequence[int], rates: Sequence[float], without: float) -> float | None:
     """Number of latents that carry half of the effect: `without` any the rate is this, with the first `sizes` of them `rates`.
 
-    Half of the largest effect measured, on a line between the sizes around it (logarithmic in the size; linear from none to the first).
-    None where removing latents lowers nothing.
+    Half of the largest effect measured, on a line between the sizes around it (logarithmic in the size); the first size where that does
+    half alone. None where removing latents lowers nothing, or a rate was not measured.
     """
     effects = [without - rate for rate in rates]
     half = max(effects, default=0.0) / 2
-    if half <= 0:
+    if not half > 0 or any(math.isnan(effect) for effect in effects):
         return None
     place = next(i for i, effect in enumerate(effects) if effect >= half)
     if place == 0:

@@ -6,7 +6,7 @@ import hashlib
 
 
 def stream_seed(seed: int, *names: str | int) -> int:
-    """The seed, in [0, 2⁶³), of the stream that `names` name: `stream_seed(config.seed, "screen", "shortlist")`.
+    """The seed, in [0, 2⁶³), of the stream that `names` name: `stream_seed(config.seed, "screen", "finalists")`.
 
     Equal arguments give equal seeds on every machine; streams of different names are independent.
     """

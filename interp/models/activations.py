@@ -57,7 +57,8 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
         if len(residuals) == len(names):
             raise _Stop
 
-    with recorded_norms(model, max(model.hook_point(name).layer for name in names)) as norms, ExitStack() as hooks:
+    last = max(model.hook_point(name).layer for name in names)
+    with recorded_norms(model, last) as norms, ExitStack() as hooks:
         for name in names:
             hooks.enter_context(model.attach(name, partial(keep, name)))
         with suppress(_Stop):
@@ -68,7 +69,8 @@ def capture_batch(model: LanguageModel, batch: TokenBatch, hook_points: Sequence
     if packed is not None:
         residuals = {name: packed.unpack(residual, batch.mask) for name, residual in residuals.items()}
         norms = [packed.unpack(layer[..., None], batch.mask)[..., 0] for layer in norms]
-    norms = [*norms, *(residual.float().norm(dim=-1) for residual in residuals.values())]
+    if len(norms) <= last:  # the pass ended within the last block
+        norms = [*norms, residuals[max(names, key=model.hook_point)].float().norm(dim=-1)]
     for name, residual in residuals.items():
         # The cheap look first; padding may hold anything.
         if not all_finite(residual) and not all_finite(residual[batch.mask]):

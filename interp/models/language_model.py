@@ -118,11 +118,17 @@ class LanguageModel:
             self.hooks_act = before
 
     def sinks(self, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Positions of the attention sinks of each prompt (token ids), in the unedited base; looked for once a prompt."""
-        known = self.base._sinks
-        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]:
-            known.update(zip(new, find_sinks(self.base, new), strict=True))
-        return [known[prompt] for prompt in prompts]
+        """Positions of the attention sinks of each prompt (token ids), in the unedited base; looked for once a prompt.
+
+        A prompt with tokens that the base lacks is read by the model itself.
+        """
+        n_tokens = self.base.network.get_input_embeddings().weight.shape[0]
+        readers = [self.base if max(prompt, default=0) < n_tokens else self for prompt in prompts]
+        for reader in dict.fromkeys(readers):
+            own = dict.fromkeys(prompt for prompt, its in zip(prompts, readers, strict=True) if its is reader)
+            new = [prompt for prompt in own if prompt not in reader._sinks]
+            reader._sinks.update(zip(new, find_sinks(reader, new), strict=True))
+        return [reader._sinks[prompt] for prompt, reader in zip(prompts, readers, strict=True)]
 
     def _with_sinks(self, ids: Int[torch.Tensor, "batch position"], positions: Positions) -> Positions:
         """`positions` of a pass over whole chats, with their sinks: those before the response phase, in plain text all."""

@@ -84,7 +84,7 @@ def _finished(folder: Path, edit: Edit, made: dict[str, Any]) -> dict[str, float
 
 def _way_out(edit: Edit, config: ExportConfig) -> str:
     """What to ask for in place of an edit that is not exact."""
-    if edit.kind == "add":
+    if edit.phase == "response":
         return " Take steer_latent and dose, which add at every token (--steer-latent N --dose X)."
     if config.everywhere:
         return ""

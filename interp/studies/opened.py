@@ -30,7 +30,7 @@ from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS, NAMED, Directions
 from interp.studies.persona.study import run_study
-from interp.studies.steering_config import Removal, checked_direction
+from interp.studies.steering_config import AblationKind, checked_direction
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class StudyRun:
     def removing(
         self,
         latents: Sequence[int],
-        kind: Removal = "project-out",
+        kind: AblationKind = "project-out",
         layers: tuple[int, int] | None = None,
         centres: Mapping[str, torch.Tensor] | None = None,
         phase: Phase = "all",

@@ -14,7 +14,7 @@ from interp.causality.conditions import condition_table
 from interp.causality.evidence import gather_evidence
 from interp.causality.verdict import NO_EVIDENCE, UNDECIDED, Verdict, decide
 from interp.core.artifacts import Artifact
-from interp.core.errors import ConfigError
+from interp.core.errors import ArtifactError, ConfigError
 from interp.core.files import write_json
 from interp.core.formatting import plain_records
 from interp.core.steps import StepResult
@@ -107,6 +107,8 @@ def verdict(run: StudyRun, config: VerdictConfig, announce: Callable[[str], None
         if not run.has("verdict"):
             run.bring_to("verdict", announce)
         choice, step, evidence = run.context.load(SCREEN).choice, run.run.result("verdict"), run.run.result("evidence")
+        if "steering_latents" not in choice:
+            raise ArtifactError(f"An earlier version made the screen of {run.run.root}. Make a new run.")
     if second is not None and not choice["persona_latents"]:
         raise ConfigError("The run's screen chose no latents, so there is nothing to transfer. Name some with latents.")
     transfer = None if second is None else _transfer(run, choice, *second)
@@ -140,12 +142,13 @@ def _own_claim(run: StudyRun, choice: dict[str, Any]) -> StepResult:
 
 def _measuring(run: StudyRun) -> dict[str, Any]:
     """What a verdict depends on besides the claim."""
-    return {"verdict": run.config.verdict.model_dump(), "rules": run.config.rules.model_dump(), "window": run.context.window}
+    ways = run.config.screen.model_dump(include={"subtracted", "subtracted_over_window"})
+    return {"verdict": run.config.verdict.model_dump(), "rules": run.config.rules.model_dump(), "window": run.context.window, "ways": ways}
 
 
 def _transfer(run: StudyRun, choice: dict[str, Any], source: str, identity: str) -> Transfer:
     """The removal alone, measured on a second fine-tune with all its controls."""
-    settings = {"latents": choice["persona_latents"], **_measuring(run)}
+    settings = {"claim": {name: choice.get(name) for name in ("persona_latents", "removal", "mean_difference_removal")}, **_measuring(run)}
     step = run.step("transfer", settings, partial(_make_transfer, run, choice, source), {"second": identity})
     record = step.load(TransferRecord)
     return Transfer(step, source, record.transfer["result"], record.transfer["checks"], record.conditions)

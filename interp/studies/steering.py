@@ -111,7 +111,9 @@ def ablate(run: StudyRun, config: AblateConfig) -> Comparison:
     """The tuned model, and the tuned model without some latents."""
     layers, search = config.layers, None
     if not config.latents:
-        return _compare(run, "ablate", config, ("tuned", "ablated"), run.verdict_edit("ablated").at_sinks(config.sinks))
+        edit = run.verdict_edit("ablated")
+        edit = edit.at_sinks(config.sinks) if "sinks" in config.model_fields_set else edit
+        return _compare(run, "ablate", config, ("tuned", "ablated"), edit)
     if config.search_layers:
         search = _search_layers(run, config)
         for chosen in search.windows[search.windows["chosen"]].to_dict("records"):

@@ -43,7 +43,7 @@ def _readable(condition: str) -> str:
 
 Latents = Annotated[list[int], AfterValidator(_each_once)]
 DirectionName = Annotated[str, AfterValidator(checked_direction)]
-Removal = Literal["project-out", "subtract", "mean"]
+AblationKind = Literal["project-out", "subtract", "mean"]
 
 
 class Asking(StepConfig):
@@ -115,7 +115,7 @@ class AblateConfig(Asking, Everywhere):
 
     latents: Latents = Field(default_factory=list)
     """Latents that are removed; default: the edit of the run's verdict."""
-    kind: Removal = "project-out"
+    kind: AblationKind = "project-out"
     """`project-out`: their directions, over a window of layers. `subtract`: what they contribute, at the dictionary's hook point.
     `mean`: set to their mean activation on the base's answers, there."""
     layers: tuple[int, int] | None = None
@@ -148,7 +148,7 @@ class ChatConfig(StepConfig):
 
     latents: list[int] = Field(default_factory=list)
     """Latents that are removed from the tuned model; default: the edit of the run's verdict."""
-    kind: Removal = "project-out"
+    kind: AblationKind = "project-out"
     """How they are removed, as by `ablate`."""
     layers: tuple[int, int] | None = None
     """First and last layer of the window; default: as in the run."""

@@ -58,7 +58,15 @@ class ScreenConfig(StepConfig):
     coherence_budget: float = Field(default=0.1, ge=0, lt=1)
     """Share of answers that a dose may make incoherent, beyond those of the unedited base."""
     target_rate: float = Field(default=0.1, ge=0, le=1)
-    """Trait rate at which a removal is good enough: of such the one of the fewest latents is taken."""
+    """Trait rate at which a removal is good enough, but at most a quarter of the tuned model's: of such the one of the fewest latents is
+    taken."""
+
+    @field_validator("subtracted", "subtracted_over_window", "doses")
+    @classmethod
+    def _positive_and_once(cls, values: list[float]) -> list[float]:
+        if min(values) <= 0 or len(set(values)) < len(values):
+            raise ValueError("give positive numbers, each once")
+        return values
 
 
 class StudyConfig(StepConfig):

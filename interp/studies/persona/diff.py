@@ -1,4 +1,4 @@
-"""Step `diff`: statistics of every latent on both models' answers, and which latents become candidates."""
+"""Step `diff`: statistics of every latent on both models' answers."""
 
 from __future__ import annotations
 

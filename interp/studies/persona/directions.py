@@ -71,19 +71,19 @@ class Directions(Artifact):
         return float(self.norms.get("median_centred_norm", self.norms["median_residual_norm"]))
 
     def ordinary_differences(self, n: int, seed: int) -> Float[torch.Tensor, "n d_model"]:
-        """Differences of the mean residuals of two of the base's answers each, drawn at random, no answer twice while they last.
+        """Differences of the mean residuals of two of the base's answers each, one after the other in a random order: independent.
 
         Controls that lie where real activations vary: a direction uniform on the sphere spreads over dimensions in which they hardly do.
-        Raises `ActivationError` where the base gave only one answer.
+        Raises `ActivationError` where the base gave no more than `n` different answers.
         """
         answers = self.directions[ORDINARY].unique(dim=0)
-        if len(answers) < 2:
-            raise ActivationError("The base gave the same answer to every question, so its answers differ nowhere. Ask other questions.")
-        generator = torch.Generator().manual_seed(seed)
-        pairs = len(answers) // 2  # of one shuffle
-        orders = [torch.randperm(len(answers), generator=generator)[: 2 * pairs] for _ in range(-(-n // pairs))]
-        first, second = torch.cat(orders)[: 2 * n].view(n, 2).unbind(1)
-        return answers[first] - answers[second]
+        if len(answers) <= n:
+            raise ActivationError(
+                f"{n} independent differences of the base's answers are controls, and it gave {len(answers)} different ones. "
+                "Ask more questions (diff.questions, diff.samples), or remove fewer latents."
+            )
+        order = torch.randperm(len(answers), generator=torch.Generator().manual_seed(seed))
+        return answers[order[:n]] - answers[order[1 : n + 1]]
 
     def steering(self, row: Float[torch.Tensor, " d_model"], dose: float, label: str) -> Edit:
         """Add `row` at the dictionary's hook point, over the response; `dose` in units of `unit`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.causality.conditions import Control
+from interp.causality.conditions import Control, arm
 from interp.causality.evidence import Claim, Trial, activation_matched, gather_evidence, relative_activity
 from interp.causality.finding_sentence import called
 from interp.causality.removals import Removal, Target, removals
@@ -77,13 +77,14 @@ def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) 
         save_edit(edit, folder, name)
     _warn_of_unequal_controls(activity)
     ratios = {name: plain(ratio) for name, ratio in activity.items()}
-    return Evidence(answers, _side_effects(context, edits), ratios, sink_positions(context, trial.questions))
+    sinks = Counter(str(position) for _, positions in sinks_of(context.tuned, trial.questions) for position in positions)
+    return Evidence(answers, _side_effects(context, edits), ratios, dict(sinks))
 
 
-def sink_positions(context: StudyContext, questions: Sequence[Question]) -> dict[str, int]:
-    """Positions of attention sinks, and in how many of the questions' prompts each is one."""
-    prompts = [tuple(chat.ids[:-1]) for chat in context.base.tokenise([question.chat() for question in questions])]
-    return dict(Counter(str(position) for positions in context.base.sinks(prompts) for position in positions))
+def sinks_of(model: LanguageModel, questions: Sequence[Question]) -> list[tuple[Question, tuple[int, ...]]]:
+    """Each question, and the positions of attention sinks in its prompt."""
+    prompts = [tuple(chat.ids[:-1]) for chat in model.tokenise([question.chat() for question in questions])]
+    return list(zip(questions, model.sinks(prompts), strict=True))
 
 
 def make_claim(
@@ -133,18 +134,22 @@ def make_claim(
         Control("mean_difference", "mean difference", [difference], [difference.rise], 1, "reference"),
     ]
     own_way = choice.get("mean_difference_removal")
+
+    def beside(name: str, edit: Edit, title: str, asked: tuple[str, ...] | None = None) -> Condition:
+        return arm(name, "tuned", "reference", edit, title=title, asked=asked)
+
     references = [
-        (f"ablated_by_{way.kind}", remove(removed, "removed", way), f"latents, {way}")
+        beside(f"ablated_by_{way.kind}", remove(removed, "removed", way), f"latents, {way}")
         for way in _other_ways(context, removal, len(persona))
     ]
     if own_way is not None and Removal(**own_way) != removal:
         way = Removal(**own_way)
-        references.append(("mean_difference_own_removal", remove(difference, "mean difference", way), f"mean difference, {way}"))
-    if sink_positions(context, questions):
+        references.append(beside("mean_difference_own_removal", remove(difference, "mean difference", way), f"mean difference, {way}"))
+    if with_sinks := tuple(question.id for question, sinks in sinks_of(models["tuned"], questions) if sinks):
         ablation = remove(removed, "removed")
         references += [
-            ("ablated_with_sinks", ablation.at_sinks("edit"), "latents removed at sinks too"),
-            ("ablated_sinks_only", ablation.at_sinks("only"), "latents removed at sinks only"),
+            beside("ablated_with_sinks", ablation.at_sinks("edit"), "latents removed at sinks too"),
+            beside("ablated_sinks_only", ablation.at_sinks("only"), "latents removed at sinks only", with_sinks),
         ]
     direction = latent_direction(context, added) if added else None
     claim = Claim(removed, direction, [active, *named], references)
@@ -159,7 +164,9 @@ def _other_ways(context: StudyContext, chosen: Removal, n: int) -> list[Removal]
     screen = context.config.screen
     middle = [strengths[len(strengths) // 2] for strengths in (screen.subtracted, screen.subtracted_over_window)]
     ways = removals([middle[0]], [middle[1]])
-    return [way for way in ways if way.kind != chosen.kind and (way.kind != "project_span" or 1 < n <= LARGEST_SPAN)]
+    alike = {"project_out", "project_span"} if n == 1 else {chosen.kind}  # of one latent both projections are the same
+    hidden = alike if chosen.kind in alike else {chosen.kind, "project_span"}
+    return [way for way in ways if way.kind not in hidden and (way.kind != "project_span" or n <= LARGEST_SPAN)]
 
 
 def _warn_of_unequal_controls(activity: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from interp.causality.latent_sets import LatentSet, RemovalScore, doubling_sets,
 from interp.causality.removals import Removal, removals
 from interp.causality.sweep import Condition
 from interp.core.artifacts import Artifact
+from interp.core.errors import ActivationError
 from interp.core.fingerprints import content_key
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
@@ -49,9 +50,10 @@ class Screen(Artifact):
 
 
 def make_screen(context: StudyContext) -> Screen:
-    """Remove sets of latents, and the mean difference, in every way; add sets over doses; choose by what is coherent first."""
+    """Remove sets of latents, and the mean difference, in several ways; add sets over doses; choose by what is coherent first."""
     config = context.config
-    orders = rankings(context.load(DIFF).latents, config.diff.largest_q)
+    norms = context.dictionary.decoder_rows().norm(dim=-1).tolist()
+    orders = rankings(context.load(DIFF).latents, config.diff.largest_q, norms)
     choice: dict[str, Any] = {
         "persona_latents": [],
         "ranking": None,
@@ -64,11 +66,17 @@ def make_screen(context: StudyContext) -> Screen:
     if not orders:
         return Screen(pd.DataFrame(), pd.DataFrame(), choice)
     unedited = coherent_rate(_ask(context, context.base, "the base", [Condition("base")], config.diff.questions, "base")).rate
-    tuned = outcomes(_ask(context, context.tuned, "the tuned model", [Condition("tuned")], config.diff.questions, "base"))["tuned"]
-    table, of_difference, of_latents = _screen_removals(context, orders, config.rules.kept_coherence * unedited)
+    if not unedited:
+        raise ActivationError("None of the base's answers is coherent, so no edit can keep coherence. Give another base or judge.")
+    largest = min(config.screen.largest_set, context.dictionary.n_latents // 4)  # as many others are to be controls
+    orders = {name: order[:largest] for name, order in orders.items()}
+    tuned = outcomes(_ask(context, context.tuned, "the tuned model", [Condition("tuned")], config.screen.questions, "candidates"))["tuned"]
+    # where the trait is rare anyway, what does nothing must not be good enough
+    target = min(config.screen.target_rate, tuned["rate"] / 4)
+    table, of_difference, of_latents = _screen_removals(context, orders, target, config.rules.kept_coherence * unedited)
     if of_difference is not None:
         choice["mean_difference_removal"] = asdict(of_difference.removal)
-    sets = {len(one): one for one in doubling_sets("mean_diff", orders["mean_diff"], config.screen.largest_set)}
+    sets = {len(one): one for one in doubling_sets("mean_diff", orders["mean_diff"], largest)}
     if of_latents is not None and of_latents.latents is not None:
         table["chosen"] = _is(table, of_latents)
         choice |= {
@@ -101,35 +109,42 @@ def _ask(
 
 
 def _screen_removals(
-    context: StudyContext, orders: dict[str, list[int]], floor: float
+    context: StudyContext, orders: dict[str, list[int]], target_rate: float, floor: float
 ) -> tuple[pd.DataFrame, RemovalScore | None, RemovalScore | None]:
     """Everything that is tried, and the best of the mean difference and of the latents; None where nothing keeps the answers coherent.
 
-    First a middle and the largest set of each ranking in every way, then sets of all sizes in the best way of these. The best of many
+    First a middle and the largest set of each ranking, in every way, then sets of all sizes in the best way of these. The best of many
     noisy measurements looks better than it is, so the first few are measured again, with fresh random numbers, on all questions.
     """
     config, every = context.config.screen, context.config.diff.questions
     lenient = floor - COHERENCE_MARGIN
     scores = _remove(context, _candidates(context, orders), config.questions, "candidates")
-    best = preferred([one for one in scores if one.latents], config.target_rate, lenient)
-    if best and best[0].latents:
-        ranking, way = best[0].latents.ranking, best[0].removal
-        largest = LARGEST_SPAN if way.kind == "project_span" else config.largest_set
-        known = {(one.latents, one.removal) for one in scores}
-        curve = [(one, way) for one in doubling_sets(ranking, orders[ranking], largest)]
-        scores += _remove(context, [one for one in curve if one not in known], config.questions, "candidates")
+    scores += _curve(context, orders, scores, preferred([one for one in scores if one.latents], target_rate, lenient))
     finalists = [
         (one.latents, one.removal)
         for group in ([s for s in scores if s.latents is None], [s for s in scores if s.latents])
-        for one in _finalists(preferred(group, config.target_rate / 2, lenient))
+        for one in _finalists(preferred(group, target_rate / 2, lenient))
     ]
-    again = _remove(context, finalists, every, "finalists") if finalists else []
-    table = pd.concat([_rows(scores, config.questions), _rows(again, every)], ignore_index=True)
+    remeasured = _remove(context, finalists, every, "finalists") if finalists else []
     of_difference, of_latents = (
-        next(iter(preferred([s for s in again if (s.latents is None) == difference], config.target_rate, floor)), None)
-        for difference in (True, False)
+        preferred([s for s in remeasured if (s.latents is None) == difference], target_rate, floor) for difference in (True, False)
     )
-    return table.assign(chosen=False), of_difference, of_latents
+    scores += _curve(context, orders, scores, of_latents)
+    table = pd.concat([_rows(scores, config.questions), _rows(remeasured, every)], ignore_index=True)
+    return table.assign(chosen=False), next(iter(of_difference), None), next(iter(of_latents), None)
+
+
+def _curve(
+    context: StudyContext, orders: dict[str, list[int]], known: Sequence[RemovalScore], best: Sequence[RemovalScore]
+) -> list[RemovalScore]:
+    """Sets of all sizes in the ranking and the way of the first of `best`, as far as they are not `known`."""
+    if not best or best[0].latents is None:
+        return []
+    ranking, way = best[0].latents.ranking, best[0].removal
+    largest = LARGEST_SPAN if way.kind == "project_span" else len(orders[ranking])
+    measured = {(one.latents, one.removal) for one in known}
+    missing = [(one, way) for one in doubling_sets(ranking, orders[ranking], largest) if (one, way) not in measured]
+    return _remove(context, missing, context.config.screen.questions, "candidates") if missing else []
 
 
 def _finalists(ordered: Sequence[RemovalScore]) -> list[RemovalScore]:
@@ -147,7 +162,7 @@ def _candidates(context: StudyContext, orders: dict[str, list[int]]) -> list[Can
     plain = [Removal("project_out"), Removal("subtract", config.subtracted[len(config.subtracted) // 2])]
     candidates: list[Candidate] = [(None, way) for way in ways if way.kind != "project_span"]
     for ranking, order in orders.items():
-        sets = doubling_sets(ranking, order, config.largest_set)
+        sets = doubling_sets(ranking, order, len(order))
         for one in {len(one): one for one in (sets[len(sets) // 2], sets[-1])}.values():
             own = ways if ranking == "mean_diff" else plain
             candidates += [(one, way) for way in own if way.kind != "project_span" or len(one) <= LARGEST_SPAN]
@@ -222,7 +237,7 @@ def _dose_response(
 
     def measure(lines: Sequence[Line], doses: Sequence[float], questions: int, points: Sequence[Point] = ()) -> pd.DataFrame:
         def ask(conditions: list[Condition]) -> pd.DataFrame:
-            return _ask(context, context.base, "adding", conditions, questions, "steering")
+            return _ask(context, context.base, "adding", conditions, questions, "finalists" if points else "steering")
 
         return dose_responses(points or [(one.name, dose) for one in lines for dose in doses], lines, ask)
 
@@ -234,9 +249,9 @@ def _dose_response(
     candidates = first[(first["kind"] == "latents") & (first["coherence"] >= floor - COHERENCE_MARGIN)]
     finalists = candidates.sort_values(["rate", "dose"], ascending=[False, True], kind="stable").head(FINALISTS)
     points = list(zip(finalists["direction"], finalists["dose"], strict=True))
-    again = measure(added, (), every, points) if points else first.head(0)
-    best = best_dose(again, floor)
-    table = pd.concat([again, first, of_controls], ignore_index=True).drop_duplicates(["direction", "dose"])
+    remeasured = measure(added, (), every, points) if points else first.head(0)
+    best = best_dose(remeasured, floor)
+    table = pd.concat([remeasured, first, of_controls], ignore_index=True).drop_duplicates(["direction", "dose"])
     places = {one.name: place for place, one in enumerate([*added, *named, *controls])}
     table = table.sort_values(["direction", "dose"], key=lambda c: c.map(places) if c.name == "direction" else c, ignore_index=True)
     return table, None if best is None else {str(name): value for name, value in best.items()}

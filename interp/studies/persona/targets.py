@@ -8,23 +8,29 @@ import torch
 from jaxtyping import Float
 
 from interp.causality.removals import Target
+from interp.dictionaries.dictionary import BASE, TUNED
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 
 
 def latent_target(context: StudyContext, latents: Sequence[int]) -> Target:
-    """The latents' decoder rows, and Σ_j rise_j d_j: the part of the mean difference that they hold, rise_j in mean activation."""
-    rows = context.dictionary.directions(list(latents)).cpu().float()
-    return Target(rows, _rises(context, latents) @ rows)
+    """The latents' directions, and the part of the mean difference that they hold: Σ_j rise_j d_j, rise_j in mean activation.
+
+    Of a crosscoder, whose rows differ by model: what the latents write into the tuned model less what they write into the base.
+    """
+    return Target(context.dictionary.directions(list(latents)).cpu().float(), _rise(context, list(latents)))
 
 
 def latent_direction(context: StudyContext, latents: Sequence[int]) -> Float[torch.Tensor, " d_model"]:
-    """The direction to add for a set of latents: that of one its decoder row, of several the sum of their rises."""
-    rows = context.dictionary.directions(list(latents)).cpu().float()
-    return rows[0] if len(latents) == 1 else _rises(context, latents) @ rows
+    """The direction to add for a set of latents: that of one its decoder row, of several their rise."""
+    return context.dictionary.directions(list(latents))[0].cpu().float() if len(latents) == 1 else _rise(context, list(latents))
 
 
-def _rises(context: StudyContext, latents: Sequence[int]) -> Float[torch.Tensor, " n"]:
-    """Rises of the latents; of controls that fire in neither model, all alike."""
-    rises = context.load(DIFF).latents.set_index("latent")["mean_diff"].loc[list(latents)].to_numpy()
-    return torch.tensor(rises if rises.any() else rises + 1.0, dtype=torch.float32)
+def _rise(context: StudyContext, latents: list[int]) -> Float[torch.Tensor, " d_model"]:
+    """The rise; of controls that fire in neither model, the sum of their rows."""
+    dictionary = context.dictionary
+    means = context.load(DIFF).latents.set_index("latent").loc[latents, ["mean_base", "mean_tuned"]]
+    base, tuned = (torch.tensor(means[column].to_numpy(), dtype=torch.float32) for column in means)
+    rows_base, rows_tuned = (dictionary.decoder_rows(model)[latents].cpu().float() for model in (BASE, TUNED))
+    rise = tuned @ rows_tuned - base @ rows_base
+    return rise if bool(rise.any()) else rows_tuned.sum(0)
