@@ -51,6 +51,8 @@ class Claim:
     added: Float[torch.Tensor, " d_model"] | None
     controls: Sequence[Control] = ()
     """What is removed and added beside, and must not do the same; differences of ordinary answers are always among them."""
+    n_directions: int | None = None
+    """How many directions its removal uses, and a draw of ordinary differences must have; None: all of `removed`."""
     references: Sequence[Condition] = ()
     """Further edits of the tuned model that are shown beside."""
 
@@ -79,8 +81,8 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
 
 
 def _random_control(trial: Trial, claim: Claim, config: EvidenceConfig) -> Control:
-    """As many differences of ordinary activations as the claim removes directions, and one as it adds one."""
-    n, norm = len(claim.removed.directions), float(claim.removed.rise.norm())
+    """As many differences of ordinary activations as the claim's removal uses directions, and one as it adds one."""
+    n, norm = claim.n_directions or len(claim.removed.directions), float(claim.removed.rise.norm())
 
     def drawn(count: int, stream: str) -> list[Directions]:
         return [trial.differences(count, stream_seed(trial.seed, stream, draw)) for draw in range(config.random_draws)]

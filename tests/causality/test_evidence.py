@@ -144,6 +144,19 @@ def test_a_new_control_is_one_line_and_takes_part_in_the_verdict() -> None:
     assert {"ablated_vs_opposite_ablation", "steered_vs_opposite_steering"} <= set(verdict.effects)
 
 
+def test_draws_have_as_many_directions_as_the_removal_uses() -> None:
+    """A set of latents that goes as one direction takes one difference a draw, however many latents it has."""
+    for n_directions, expected in ((1, {1}), (None, {1, 2})):  # added is one direction in any case
+        drawn: set[int] = set()
+
+        def differences(n: int, seed: int, drawn: set[int] = drawn) -> torch.Tensor:
+            drawn.add(n)
+            return random_directions(n, D_MODEL, seed)
+
+        gather_evidence(replace(trial_of(), differences=differences), replace(claim_of(), n_directions=n_directions), CONFIG)
+        assert drawn == expected
+
+
 def test_a_condition_of_the_evidence_is_the_edited_model_alone() -> None:
     trial, claim, tuned = trial_of(), claim_of(), tiny_model(1)
     answers = gather_evidence(trial, claim, CONFIG)

@@ -104,8 +104,10 @@ def make_claim(
         folder = context.unfinished and context.unfinished / model
         return context.ask(f"verdict: {model} model", models[model], conditions, questions, seed, folder=folder)
 
+    places = directions.places
+
     def remove(target: Target, label: str, way: Removal = removal) -> Edit:
-        return directions.places.remove(target, way, label)
+        return places.remove(target, way, label)
 
     add = (lambda row, label: directions.steering(row, dose, label)) if added else None
     seed = stream_seed(context.config.seed, "verdict")
@@ -152,7 +154,8 @@ def make_claim(
             beside("ablated_sinks_only", ablation.at_sinks("only"), "latents removed at sinks only", with_sinks),
         ]
     direction = latent_direction(context, added) if added else None
-    claim = Claim(removed, direction, [active, *named], references)
+    n_directions = len(persona) if removal.kind == "project_span" else 1  # all others take the one direction of the rise
+    claim = Claim(removed, direction, [active, *named], n_directions, references)
     activity = {"removed": relative_activity(table, persona, matched)}
     if additions:
         activity["added"] = relative_activity(table, added, additions)

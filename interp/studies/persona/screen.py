@@ -171,7 +171,8 @@ def _candidates(context: StudyContext, orders: dict[str, list[int]]) -> list[Can
 
 def _remove(context: StudyContext, candidates: Sequence[Candidate], questions: int, stream: str) -> list[RemovalScore]:
     """Each taken out of the tuned model: how it behaves."""
-    directions, places = context.load(DIRECTIONS), context.load(DIRECTIONS).places
+    directions = context.load(DIRECTIONS)
+    places = directions.places
     conditions = []
     for number, (latents, removal) in enumerate(candidates):
         target = directions.mean_difference if latents is None else latent_target(context, latents.latents)
