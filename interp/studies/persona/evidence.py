@@ -114,7 +114,8 @@ def make_claim(
     trial = Trial(questions, ask, seed, remove, add, directions.ordinary_differences)
     if not persona:
         return trial, None, {}
-    table, removed = context.load(DIFF).latents, latent_target(context, persona)
+    dictionary, table = context.dictionary, context.load(DIFF).latents
+    removed = latent_target(dictionary, table, persona)
     norm = float(removed.rise.norm())
     # The streams keep the controls' first name, so that a seed draws what it always drew.
     matched = activation_matched(table, persona, config.active_draws, stream_seed(seed, "equally_active_ablation"), excluded=added)
@@ -126,8 +127,8 @@ def make_claim(
     active = Control(
         "activation_matched",
         "activation-matched latents",
-        [latent_target(context, draw).scaled(norm) for draw in matched],
-        [latent_direction(context, draw) for draw in additions],
+        [latent_target(dictionary, table, draw).scaled(norm) for draw in matched],
+        [latent_direction(dictionary, table, draw) for draw in additions],
     )
     vector = directions.named["persona_vector"]
     difference = directions.mean_difference
@@ -153,7 +154,7 @@ def make_claim(
             beside("ablated_with_sinks", ablation.at_sinks("edit"), "latents removed at sinks too"),
             beside("ablated_sinks_only", ablation.at_sinks("only"), "latents removed at sinks only", with_sinks),
         ]
-    direction = latent_direction(context, added) if added else None
+    direction = latent_direction(dictionary, table, added) if added else None
     n_directions = len(persona) if removal.kind == "project_span" else 1  # all others take the one direction of the rise
     claim = Claim(removed, direction, [active, *named], n_directions, references)
     activity = {"removed": relative_activity(table, persona, matched)}

@@ -171,11 +171,11 @@ def _candidates(context: StudyContext, orders: dict[str, list[int]]) -> list[Can
 
 def _remove(context: StudyContext, candidates: Sequence[Candidate], questions: int, stream: str) -> list[RemovalScore]:
     """Each taken out of the tuned model: how it behaves."""
-    directions = context.load(DIRECTIONS)
+    directions, table = context.load(DIRECTIONS), context.load(DIFF).latents
     places = directions.places
     conditions = []
     for number, (latents, removal) in enumerate(candidates):
-        target = directions.mean_difference if latents is None else latent_target(context, latents.latents)
+        target = directions.mean_difference if latents is None else latent_target(context.dictionary, table, latents.latents)
         conditions.append(Condition(str(number), places.remove(target, removal, f"removal {number}")))
     scored = outcomes(_ask(context, context.tuned, "removing", conditions, questions, stream))
     return [
@@ -234,7 +234,10 @@ def _dose_response(
     controls = [line(f"ordinary {i + 1}", row, "ordinary") for i, row in enumerate(ordinary)]
     named = [line(name.replace("_", " "), row, name) for name, row in directions.named.items()]
     sizes = sorted({1, 16, chosen, max(map(len, sets))} & {len(one) for one in sets})
-    added = [line(_called(one), latent_direction(context, one.latents), "latents", len(one)) for one in sets if len(one) in sizes]
+    dictionary, latents = context.dictionary, context.load(DIFF).latents
+    added = [
+        line(_called(one), latent_direction(dictionary, latents, one.latents), "latents", len(one)) for one in sets if len(one) in sizes
+    ]
 
     def measure(lines: Sequence[Line], doses: Sequence[float], questions: int, points: Sequence[Point] = ()) -> pd.DataFrame:
         def ask(conditions: list[Condition]) -> pd.DataFrame:
