@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from interp.core.files import file_sha256
+from interp.traits import DEFAULT_TRAIT
+from interp.traits import __file__ as traits_file
 from tests.helpers.tiny import tiny_folder
 
 STEPS = ("texts", "residuals", "dictionary", "answers", "directions", "diff", "screen", "evidence", "verdict", "after", "cards", "judges")
@@ -51,10 +55,19 @@ def tables(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_sha256(p) for p in found}
 
 
+def intelligible_trait(folder: Path) -> Path:
+    """The default trait with no judge of coherence, by which no answer of a random model would pass."""
+    shutil.copytree(Path(traits_file).parent / DEFAULT_TRAIT, folder)
+    settings = yaml.safe_load((folder / "trait.yaml").read_text())
+    (folder / "trait.yaml").write_text(yaml.safe_dump(settings | {"coherence": {"spec": "none"}}))
+    return folder
+
+
 @pytest.mark.slow
 def test_killed_in_every_step_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     base, tuned = tiny_folder(tmp_path / "base", seed=0), tiny_folder(tmp_path / "tuned", seed=1)
     settings: dict[str, object] = {
+        "trait": str(intelligible_trait(tmp_path / "trait")),
         "base": str(base),
         "tuned": str(tuned),
         "text": {"corpus_chats": 40, "answered_prompts": 8, "answer_tokens": 8},

@@ -251,13 +251,15 @@ def compile_all() -> None:
 
 
 def in_another_process(tmp_path: Path, what: str, **environment: str) -> str:
-    """Run this file as a script, and return what it prints."""
+    """Run this file as a program, and return what it prints."""
     if find_spec("triton") is None:
         if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
             pytest.fail("triton is not installed; `make setup` installs it on Linux x86_64")
         pytest.skip("triton is not installed, and is not part of the set-up on this platform")
     settings = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run([sys.executable, __file__, what], env=settings, capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, "-m", "tests.sparse.test_sparse_ops_cuda", what]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=settings, cwd=root, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

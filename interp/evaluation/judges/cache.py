@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from interp.evaluation.judges.base import Judge, Judgement
 
 FILE = "judgements.sqlite"
 ROWS = 64  # answers a judge is given at once: what a kill can lose of a judge that makes all at once
+WAIT_S, RETRY_S = 30.0, 0.05  # for another process that writes
 GIVE_UP = 8  # answers in a row that a judge left unjudged, all for a reason that may pass
 TABLE = """CREATE TABLE IF NOT EXISTS scores
     (key BLOB PRIMARY KEY, trait_score REAL, coherence REAL, reason TEXT NOT NULL) WITHOUT ROWID"""
@@ -71,9 +73,9 @@ class JudgementCache:
         except OSError as error:
             raise ArtifactError(f"Cannot make {self.path.parent}: {reason_of(error)}. Choose another folder.") from error
         try:
-            with closing(sqlite3.connect(self.path, timeout=30.0)) as database:
+            with closing(sqlite3.connect(self.path, timeout=WAIT_S)) as database:
                 # A killed process loses nothing in this mode, and a commit costs next to nothing; only a power failure may lose the last.
-                database.execute("PRAGMA journal_mode=WAL")
+                _write_ahead(database)
                 database.execute("PRAGMA synchronous=NORMAL")
                 database.execute(TABLE)
                 yield database
@@ -81,6 +83,18 @@ class JudgementCache:
             raise ArtifactError(
                 f"The judgements in {self.path} cannot be used: {reason_of(error)}. Free some space, or move the file away."
             ) from error
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log. SQLite's own time-out does not hold for that: while another process switches it fails at once."""
+    for _ in range(int(WAIT_S / RETRY_S)):
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            time.sleep(RETRY_S)
+        else:
+            return
+    database.execute("PRAGMA journal_mode=WAL")
 
 
 def _read(database: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Judgement]:
