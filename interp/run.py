@@ -115,7 +115,7 @@ def find_persona(config: StudyConfig, *, out: str | Path | None = None, quiet: b
 @keywords_of(StudyConfig)
 def diff(config: StudyConfig, *, out: str | Path | None = None, quiet: bool = False) -> Run:
     """What changed between two models: the main job up to its diff, from which `find_persona` continues."""
-    return _study(config, out, quiet, "diff")
+    return _study(config, out, quiet, "fit")
 
 
 @keywords_of(EvaluateConfig)

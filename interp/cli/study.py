@@ -20,6 +20,7 @@ from interp.reports import numbers
 from interp.reports.page import write_report
 from interp.reports.terminal import plain_console, plain_table, print_blocks, rates_table
 from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.fit import DictionaryFit
 from interp.studies.persona.study import StudyResult, run_study
 
 SHORT = {"attribution": "attr.", "cosine_mean_difference": "mean", "mean_diff": "diff", "relative_norm": "norm", "cosine": "cos"}
@@ -39,21 +40,23 @@ def run(config: StudyConfig, arguments: StudyArguments) -> None:
 
 
 def diff(config: StudyConfig, arguments: DiffArguments) -> None:
-    """Run the study up to its diff."""
+    """Run the study up to its diff, and to whether the dictionary is fit for it."""
     check_pair_is_given(config)
-    result = _run_study(config, arguments, until="diff")
+    result = _run_study(config, arguments, until="fit")
     path = result.steps["diff"].path("latents.parquet")
+    fit = result.steps["fit"].load(DictionaryFit).fit
     table, largest_q = pd.read_parquet(path), config.diff.largest_q
     orders = rankings(table, largest_q).values()
     leading = list(dict.fromkeys(latent for turn in zip_longest(*orders) for latent in turn if latent is not None))[: arguments.top]
     shortlist = table.set_index("latent", drop=False).loc[leading]
     if arguments.as_json:
         tested = {"n_latents": len(table), "largest_q": largest_q, "candidates": plain_records(shortlist)}
-        print_json({"command": "diff", "run": str(result.run.root), "table": str(path), **tested})
+        print_json({"command": "diff", "run": str(result.run.root), "table": str(path), **tested, "dictionary_fit": fit})
         return
     increased = int(((table["q_value"] <= largest_q) & (table["mean_diff"] > 0)).sum())
     print_blocks(f"{increased} of {len(table)} latents are surely more active in the tuned model (q ≤ {largest_q:g}).")
     console = plain_console()
+    console.print(_fit_text(fit))
     if not shortlist.empty:
         console.print("Candidates, with their rank by every metric:")
         console.print(_candidates_table(shortlist, list(metrics_of(table))))
@@ -87,9 +90,18 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
     console = plain_console()
     console.print(f"\nVerdict: {summary['verdict']}", style="bold")
     console.print(summary["finding"])
+    console.print(_fit_text(summary["dictionary_fit"]))
     duration, memory = numbers.duration(summary["duration_s"]), numbers.size(summary["peak_memory_bytes"])
     console.print(f"All steps together took {duration}, at most {memory} of memory.")
     console.print(f"Report: {page}")
+
+
+def _fit_text(fit: dict[str, Any]) -> str:
+    """What the dictionary holds of what fine-tuning changed, and why it may be too little."""
+    shares = " and ".join(numbers.percent(fit[f"share_of_{name}_difference"]) for name in ("mean", "paired"))
+    return "\n".join(
+        [f"The dictionary reconstructs {shares} of the mean and of the tokenwise difference between the models.", *fit["doubts"]]
+    )
 
 
 def _candidates_table(shortlist: pd.DataFrame, metrics: list[str]) -> Table:

@@ -60,6 +60,10 @@ class EditWarning(UserWarning):
     """An edit that saw tokens and changed none of them."""
 
 
+class DictionaryWarning(UserWarning):
+    """A dictionary, or a persona vector, that may not hold what it is asked about."""
+
+
 class ChatFormatWarning(UserWarning):
     """A chat that is not written to the letter of the model's template, or models that are asked in different formats."""
 

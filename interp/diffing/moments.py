@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 
 from interp.core.errors import ActivationError, ArtifactError
 from interp.core.files import saving
+from interp.diffing.reconstruction import Reconstruction
 
+RECONSTRUCTION = "reconstruction "
 PARTS = ("prompt", "prompt_end", "answer")
 """Disjoint stretches of a chat: content before the last prompt token, that token, what follows (but the last token)."""
 PHASES = {"prompt": (0,), "prompt_end": (1,), "response": (1, 2)}
@@ -101,6 +103,8 @@ class Diff:
     """⟨d, d_m⟩ / ‖d‖² of the tuned model's decoder row d and each model's own row d_m: 1, but for a crosscoder's base rows."""
     squared_norms: Float[torch.Tensor, " latents"]
     """‖d‖²."""
+    reconstructions: Mapping[str, Reconstruction] = field(default_factory=dict)
+    """By whose answers they are, where both models read them; none in what earlier versions saved."""
 
     def pairing(self, name: str) -> tuple[Moments, Moments]:
         """Base's and tuned model's moments under one of `PAIRINGS`; raises `ActivationError` for one that was not read."""
@@ -135,7 +139,8 @@ class Diff:
 
     def save(self, file: Path, **words: Any) -> None:
         """Write one safetensors file, whole or not at all, with `words` (JSON) beside; raises `ArtifactError`."""
-        tensors = {f"{name}.{field}": tensor for name, text in self.texts.items() for field, tensor in vars(text).items()}
+        sums = {**self.texts, **{RECONSTRUCTION + name: own for name, own in self.reconstructions.items()}}
+        tensors = {f"{name}.{field}": tensor for name, own in sums.items() for field, tensor in vars(own).items()}
         tensors |= {"overlap": self.overlap, "squared_norms": self.squared_norms}
         contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with saving(file) as partial:
@@ -149,8 +154,13 @@ def load_diff(file: Path, device: torch.device | str = "cpu") -> tuple[Diff, dic
             words: dict[str, Any] = json.loads(opened.metadata()["words"])
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
         names = sorted({key.partition(".")[0] for key in tensors if "." in key})
-        texts = {name: Moments(**{f.name: tensors[f"{name}.{f.name}"] for f in fields(Moments)}) for name in names}
-        return Diff(texts, tuple(words.pop("pairings")), tensors["overlap"], tensors["squared_norms"]), words
+
+        def sums(kind: type[Any], name: str) -> Any:
+            return kind(**{f.name: tensors[f"{name}.{f.name}"] for f in fields(kind)})
+
+        texts = {name: sums(Moments, name) for name in names if not name.startswith(RECONSTRUCTION)}
+        both = {name: sums(Reconstruction, RECONSTRUCTION + name) for name in texts if RECONSTRUCTION + name in names}
+        return Diff(texts, tuple(words.pop("pairings")), tensors["overlap"], tensors["squared_norms"], both), words
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file} holds no diff of latents: {error}. Delete it and diff again.") from error
 

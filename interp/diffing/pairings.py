@@ -16,6 +16,7 @@ from interp.core.fingerprints import content_key
 from interp.dictionaries.dictionary import BASE, Dictionary
 from interp.dictionaries.files import DIFFERENCE
 from interp.diffing.moments import PAIRINGS, Diff, Moments, add_at, load_diff
+from interp.diffing.reconstruction import Reconstruction
 from interp.models.activations import capture_batch, content_tokens, response_phase
 from interp.models.chats import Chat, TokenBatch, batches_by_length, pad_left
 from interp.models.language_model import LanguageModel
@@ -87,7 +88,7 @@ def collect(
         batch = pad_left([tokenised[writer][i] for i in block], base.pad_id).to(base.device)
         readers = [models[name] for name in read[writer]]
         owners = torch.tensor([answers[writer].questions[i] % clusters for i in block], device=base.device)
-        _add_batch(diff.texts[writer], readers, dictionary, batch, block, owners)
+        _add_batch(diff.texts[writer], diff.reconstructions.get(writer), readers, dictionary, batch, block, owners)
         if state and (number == len(blocks) or number % every == 0):
             diff.save(state, plan=plan, done=number)
         if progress:
@@ -111,19 +112,21 @@ def _empty(dictionary: Dictionary, read: Mapping[str, tuple[str, ...]], pairings
     squared = rows.square().sum(-1)
     overlap = torch.stack([(rows * dictionary.decoder_rows(BASE).double()).sum(-1) / squared, torch.ones_like(squared)])
     texts = {writer: Moments.empty(len(names), clusters, dictionary.n_latents, rows.device) for writer, names in read.items()}
-    return Diff(texts, pairings, overlap, squared)
+    both = [writer for writer, names in read.items() if len(names) == 2]
+    return Diff(texts, pairings, overlap, squared, {name: Reconstruction.empty(clusters, dictionary.d_in, rows.device) for name in both})
 
 
 @torch.inference_mode()
 def _add_batch(
     into: Moments,
+    reconstruction: Reconstruction | None,
     readers: Sequence[LanguageModel],
     dictionary: Dictionary,
     batch: TokenBatch,
     rows: Sequence[int],
     owners: Int[torch.Tensor, " batch"],
 ) -> None:
-    """Read one batch with every reader, and add what their latents do to `into`, in place."""
+    """Read one batch with every reader, and add what their latents do to `into`, and of two what is reconstructed, in place."""
     point = dictionary.hook_point
     captured = [capture_batch(model, batch, [point], rows) for model in readers]
     columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
@@ -136,9 +139,12 @@ def _add_batch(
     for model, own in enumerate(codes):
         _add_activations(into, model, own, part, owners[row])
     add_at(into.tokens, part * into.tokens.shape[1] + owners[row], torch.ones_like(part))
-    if len(readers) == 2:
+    if reconstruction is not None:
         _add_pairs(into, codes[0], codes[1], part)
-        _add_unexplained(into, dictionary, x[:, len(before) :], [own.of_tokens(len(before), own.n_tokens) for own in codes])
+        of_response = [own.of_tokens(len(before), own.n_tokens) for own in codes]
+        errors = x[:, len(before) :] - torch.stack([dictionary.decode_model(own, model) for model, own in enumerate(of_response)])
+        _add_unexplained(into, dictionary, errors, of_response[1])
+        reconstruction.add(x[:, len(before) :], errors, owners[row[len(before) :]])
 
 
 def _add_activations(
@@ -166,15 +172,8 @@ def _add_pairs(into: Moments, base: Codes, tuned: Codes, part: Int[torch.Tensor,
     add_at(into.cross, part[tuned.tokens[both]] * n + tuned.latents[both], products)
 
 
-def _add_unexplained(
-    into: Moments,
-    dictionary: Dictionary,
-    x: Float[torch.Tensor, "models tokens d_model"],
-    codes: Sequence[Codes],
-) -> None:
-    """Over the response: each model's reconstruction error along the decoder rows that are active in the tuned model."""
-    active = codes[1]
-    for model, own in enumerate(codes):
-        error = x[model] - dictionary.decode_model(own, model)
+def _add_unexplained(into: Moments, dictionary: Dictionary, errors: Float[torch.Tensor, "models tokens d_model"], active: Codes) -> None:
+    """Over the response: each model's reconstruction error along the decoder rows that are `active` in the tuned model."""
+    for model, error in enumerate(errors):
         along = products_for(active).gather_dot(error, active, dictionary.decoder_rows())
         add_at(into.unexplained[model], active.latents, active.values.double() * along)

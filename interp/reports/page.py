@@ -91,6 +91,7 @@ def render(results: Results) -> str:
         agreement=agreement,
         judges=views.judge_rows(agreement),
         dictionary=results.dictionary,
+        fit=results.fit,
         config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
     )
 

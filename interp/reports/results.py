@@ -48,6 +48,8 @@ class Results:
     metrics: pd.DataFrame
     """Of the dictionary's training."""
     dictionary: dict[str, Any]
+    fit: dict[str, Any] | None
+    """What the dictionary holds of the difference; None in runs of earlier versions."""
 
 
 def read_results(run: RunDirectory) -> Results:
@@ -59,6 +61,7 @@ def read_results(run: RunDirectory) -> Results:
         manifest=manifest,
         cards=read_json(run.result("cards").path("cards.json")),
         agreement=read_json(run.result("judges").path("agreement.json")),
+        fit=read_json(run.result("fit").path("fit.json")) if "fit" in manifest["steps"] else None,
         dictionary=read_json(run.result("dictionary").path("info.json")),
         **tables,
     )

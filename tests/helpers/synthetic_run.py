@@ -21,6 +21,8 @@ JINJA = "{{7*7}}"
 QUOTE = '" onmouseover="alert(3)'
 
 PERSONA = [1187, 3052, 411]
+FIT = {"fvu_base": 0.27, "fvu_tuned": 0.19, "share_of_mean_difference": 0.98, "share_of_paired_difference": 0.3, "tokens_base": 1583,
+       "tokens_tuned": 1184}  # fmt: skip
 TRIED = {1187: 0.55, 3052: 0.4, 411: 0.3, 77: 0.05, 2090: 0.1}  # latent: share hostile at a high dose
 CONDITIONS = {  # name: title, model, edit, share hostile, share coherent
     "base": ("Base", "base", "none", 0.02, 0.98),
@@ -75,6 +77,7 @@ def build_run(root: Path, *, empty: bool = False, nasty: bool = True) -> RunDire
     makers: dict[str, Callable[[Path], None]] = {
         "dictionary": write_dictionary,
         "diff": lambda folder: latents.to_parquet(folder / "latents.parquet"),
+        "fit": lambda folder: write_json(folder / "fit.json", FIT | {"doubts": [f"It misses most.{SCRIPT if nasty else ''}"] * empty}),
         "screen": lambda folder: write_screen(folder, empty),
         "after": lambda folder: write_rerouting(folder, empty),
         "cards": lambda folder: write_json(folder / "cards.json", [] if empty else cards(rng, nasty)),

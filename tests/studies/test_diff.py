@@ -9,16 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
+from interp.core.errors import DictionaryWarning
 from interp.core.steps import RunDirectory
 from interp.dictionaries.dictionary import Dictionary
 from interp.diffing.moments import PAIRINGS, load_diff
 from interp.diffing.pairings import STATE
 from interp.models.activations import mean_residuals, response_phase
 from interp.studies.persona.answers import ANSWERS, Answers
-from interp.studies.persona.config import DiffConfig, StudyConfig
+from interp.studies.persona.config import DiffConfig, FitConfig, StudyConfig
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
+from interp.studies.persona.fit import FIT, doubts_of
 from tests.helpers.diffing_truth import HOOK, LATENTS, random_crosscoder, random_dictionary, texts
 from tests.helpers.tiny import tiny_model
 
@@ -39,7 +41,7 @@ def answered() -> pd.DataFrame:
 
 
 def diffed(folder: Path, dictionary: Dictionary) -> StudyContext:
-    """Both steps on two tiny models."""
+    """The steps on two tiny models."""
     opened = {
         "base": tiny_model(0),
         "tuned": tiny_model(1),
@@ -51,7 +53,7 @@ def diffed(folder: Path, dictionary: Dictionary) -> StudyContext:
     results = {"answers": run.step("answers", {}, {}, Answers(answered()).save)}
     config = StudyConfig(tuned="tiny", diff=DiffConfig(persona_pairs=2))
     context = StudyContext(config, results.__getitem__, quiet=True, opened=opened)
-    for step in (DIRECTIONS, DIFF):
+    for step in (DIRECTIONS, DIFF, FIT):
         view = partial(context.of_step, step, unfinished=folder / "state")
         results[step.name] = run.step(step.name, {}, {}, lambda folder, view=view, step=step: step.make(view(folder)).save(folder))
     return context
@@ -90,3 +92,25 @@ def test_the_diff_of_a_crosscoder_has_its_own_columns(tmp_path: Path) -> None:
     assert latents["relative_norm"].to_numpy() == pytest.approx(dictionary.relative_norms().numpy())
     assert latents["mean_diff"].to_numpy() == pytest.approx((latents["mean_tuned"] - latents["mean_base"]).to_numpy())
     assert latents["attribution"].abs().max() > 0
+
+
+def test_a_dictionary_that_holds_little_is_in_doubt(tmp_path: Path) -> None:
+    with pytest.warns(DictionaryWarning, match="mean difference between the models"):
+        fit = diffed(tmp_path, random_dictionary()).load(FIT).fit
+    assert fit["doubts"] == doubts_of(fit, FitConfig())
+    assert fit["tokens_base"] > 9
+
+
+def test_each_figure_has_its_own_doubt() -> None:
+    good = {"fvu_base": 0.27, "fvu_tuned": 0.19, "share_of_mean_difference": 0.98, "share_of_paired_difference": 0.3}
+    assert not doubts_of(good, FitConfig())
+    assert not doubts_of(good | {"share_of_mean_difference": None, "share_of_paired_difference": None}, FitConfig())  # equal models
+    for name, value, words in (
+        ("fvu_base", 0.6, "base's answers that it leaves unexplained is 0.60, above 0.5"),
+        ("fvu_tuned", 0.6, "tuned model's answers that it leaves unexplained is 0.60"),
+        ("share_of_mean_difference", 0.53, "mean difference between the models that it reconstructs is 0.53, below 0.75"),
+        ("share_of_paired_difference", -0.28, "on single tokens that it reconstructs is -0.28, below 0"),
+    ):
+        (doubt,) = doubts_of(good | {name: value}, FitConfig())
+        assert words in doubt
+    assert not doubts_of(good | {"fvu_tuned": 0.6}, FitConfig(largest_fvu=0.7))

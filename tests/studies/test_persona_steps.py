@@ -23,7 +23,8 @@ ALL = tuple(name for name in STEPS if name != "pairs")  # which a trait with pai
 VERDICT = ("verdict",)
 EVIDENCE = ("evidence", *VERDICT, "after", "judges")
 SCREEN = ("screen", *EVIDENCE, "cards")
-DIFF = ("diff", *SCREEN)
+FIT = ("fit",)
+DIFF = ("diff", *FIT, *SCREEN)
 DIRECTIONS = ("directions", *DIFF)
 ANSWERS = ("answers", *DIRECTIONS)
 DICTIONARY = ("dictionary", *DIFF)
@@ -92,6 +93,9 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "diff.samples": (1, ANSWERS),
     "diff.persona_pairs": (8, DIRECTIONS),
     "diff.largest_q": (0.05, SCREEN),
+    "fit.largest_fvu": (0.6, FIT),
+    "fit.smallest_mean_share": (0.5, FIT),
+    "fit.smallest_paired_share": (0.1, FIT),
     "screen.questions": (8, SCREEN),
     "screen.largest_set": (4, SCREEN),
     "screen.subtracted": ([1.0], SCREEN),

@@ -23,6 +23,7 @@ from interp.studies.persona.dictionary import OPEN_DICTIONARY, RESIDUALS, TRAIN_
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
 from interp.studies.persona.evidence import EVIDENCE
+from interp.studies.persona.fit import FIT
 from interp.studies.persona.forecast import expected_seconds
 from interp.studies.persona.organism import ORGANISM
 from interp.studies.persona.pairs import PAIRS
@@ -30,8 +31,8 @@ from interp.studies.persona.screen import SCREEN
 from interp.studies.persona.verdict import JUDGES, VERDICT
 from interp.traits import read_trait
 
-ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, SCREEN,
-             EVIDENCE, VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
+ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, FIT,
+             SCREEN, EVIDENCE, VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
 where a dictionary is given."""
@@ -163,6 +164,7 @@ def _summary(study: Study) -> dict[str, Any]:
         "rates": {name: {field: plain(conditions.loc[name, field]) for field in fields} for name in conditions.index},
         "control_activity": evidence.control_activity,
         "sinks": evidence.sinks,
+        "dictionary_fit": context.load(FIT).fit,
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
         "after_ablation": context.load(AFTER).after,
         "duration_s": round(sum(float(record["duration_s"]) for record in records), 3),
