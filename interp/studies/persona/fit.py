@@ -19,6 +19,7 @@ from interp.studies.persona.diff import DIFF
 
 HIDDEN = "More is hidden from its latents than they show."
 NO_LATENT = "A persona may lie where no latent is."
+REMEDY = "Try another layer (hook_point), or a dictionary trained on more text of both models."
 SPURIOUS = "Its latents differ where the models do not."
 
 
@@ -69,7 +70,7 @@ def doubts_of(fit: Mapping[str, float | None], limits: FitConfig) -> list[str]:
     ]
     return [
         f"The dictionary may not hold what fine-tuning changed: the share of {what} is {value:.2f}, "
-        f"{'above' if most else 'below'} {limit:g}. {meaning} Try another layer (hook_point), or a dictionary trained on more text of both models."
+        f"{'above' if most else 'below'} {limit:g}. {meaning} {REMEDY}"
         for what, name, limit, most, meaning in rules
         if (value := fit[name]) is not None and (value > limit if most else value < limit)
     ]
