@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from interp.models.chats import Chat
     from interp.models.language_model import LanguageModel
     from interp.models.sources import open_model
-    from interp.run import Run, ablate, compare, diff, evaluate, find_persona, load_run, steer, sweep, train_sae
+    from interp.run import Run, ablate, compare, diff, evaluate, find_persona, find_persona_over_seeds, load_run, steer, sweep, train_sae
     from interp.traits import Trait, read_trait
 
 _WHERE = {
@@ -36,15 +36,27 @@ _WHERE = {
     "interp.models.chats": ("Chat",),
     "interp.models.language_model": ("LanguageModel",),
     "interp.models.sources": ("open_model",),
-    "interp.run": ("Run", "ablate", "compare", "diff", "evaluate", "find_persona", "load_run", "steer", "sweep", "train_sae"),
+    "interp.run": (
+        "Run",
+        "ablate",
+        "compare",
+        "diff",
+        "evaluate",
+        "find_persona",
+        "find_persona_over_seeds",
+        "load_run",
+        "steer",
+        "sweep",
+        "train_sae",
+    ),
     "interp.traits": ("Trait", "read_trait"),
-}
+}  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "Chat", "Edit", "LanguageModel", "Run", "Trait", "ablate", "add", "compare", "diff", "edited", "evaluate", "find_persona", "generate",
-    "load_dictionary", "load_run", "load_sae", "open_model", "open_pair", "project_out", "read_trait", "steer", "sweep", "token_latents",
-    "train_sae",
+    "Chat", "Edit", "LanguageModel", "Run", "Trait", "ablate", "add", "compare", "diff", "edited", "evaluate", "find_persona",
+    "find_persona_over_seeds", "generate", "load_dictionary", "load_run", "load_sae", "open_model", "open_pair", "project_out",
+    "read_trait", "steer", "sweep", "token_latents", "train_sae",
 ]  # fmt: skip
 
 

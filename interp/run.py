@@ -22,6 +22,7 @@ from interp.studies.evaluation import Evaluation
 from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
 from interp.studies.opened import StudyRun
 from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.seeds import SeedsResult, run_seeds
 from interp.studies.persona.study import run_study
 from interp.studies.steering_config import AblateConfig, ExportConfig, SteerConfig, SweepConfig, VerdictConfig
 from interp.studies.training_config import TrainingConfig
@@ -110,6 +111,13 @@ def _study(config: StudyConfig, out: str | Path | None, quiet: bool, until: str 
 def find_persona(config: StudyConfig, *, out: str | Path | None = None, quiet: bool = False) -> Run:
     """The main job on a pair of models, resumed where it stopped; `out` is the run directory, artifacts/runs/NAME by default."""
     return _study(config, out, quiet, None)
+
+
+@keywords_of(StudyConfig)
+def find_persona_over_seeds(config: StudyConfig, *, seeds: int, out: str | Path | None = None, quiet: bool = False) -> SeedsResult:
+    """`find_persona` with the seeds `seed`, `seed` + 1, …, each in a run directory of its own below `out`, and one summary of all."""
+    announce: Callable[[str], None] = (lambda line: None) if quiet else print
+    return run_seeds(config, seeds, RUNS / config.name if out is None else Path(out), quiet, announce)
 
 
 @keywords_of(StudyConfig)

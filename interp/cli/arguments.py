@@ -64,6 +64,13 @@ class StudyArguments(Output):
         return self.out or Path("artifacts/runs") / name
 
 
+class RunArguments(StudyArguments):
+    """A run of the main job to its end."""
+
+    seeds: int | None = Field(default=None, ge=1)
+    """Repeat the whole run with this many seeds, from --seed on, each in a folder of its own, and merge them: spread and agreement."""
+
+
 class DiffArguments(StudyArguments):
     """The diff."""
 
@@ -75,7 +82,7 @@ class ReportArguments(Output):
     """A report."""
 
     folder: Path
-    """A finished run directory."""
+    """A finished run directory, or one of several seeds."""
 
 
 class ConfigArguments(Output):

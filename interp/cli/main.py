@@ -39,8 +39,8 @@ app = Group(
     context_settings={"max_content_width": 110},
     commands=[
         Command("demo", "The main job on the embedded model: make an organism with a persona, find it, prove it, switch it off.",
-                "interp.cli.study:run", STUDY, "StudyArguments", fixed={"name": "demo"}, without=["tuned"]),
-        Command("run", "The main job on your own pair of models.", "interp.cli.study:run_pair", STUDY, "StudyArguments"),
+                "interp.cli.study:run", STUDY, "RunArguments", fixed={"name": "demo"}, without=["tuned"]),
+        Command("run", "The main job on your own pair of models.", "interp.cli.study:run_pair", STUDY, "RunArguments"),
         Command("diff", "Which latents changed between two models; the first part of 'run', which continues from there.",
                 "interp.cli.study:diff", STUDY, "DiffArguments"),
         Command("report", "Write report.html of a finished run again, from its saved results alone.",

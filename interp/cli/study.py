@@ -11,32 +11,41 @@ import pandas as pd
 from rich.table import Table
 
 from interp.causality.latent_sets import rankings
-from interp.cli.arguments import DiffArguments, ReportArguments, StudyArguments, print_json
+from interp.cli.arguments import DiffArguments, ReportArguments, RunArguments, StudyArguments, print_json
 from interp.core.errors import ConfigError
 from interp.core.formatting import plain_records
 from interp.core.steps import RunDirectory
 from interp.diffing.rankings import metrics_of
 from interp.reports import numbers
 from interp.reports.page import write_report
+from interp.reports.seeds_page import write_seeds_page
+from interp.reports.seeds_terminal import show_seeds
 from interp.reports.terminal import plain_console, plain_table, print_blocks, rates_table
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.fit import DictionaryFit
+from interp.studies.persona.seeds import SEEDS_FILE, run_seeds
 from interp.studies.persona.study import StudyResult, run_study
 
 SHORT = {"attribution": "attr.", "cosine_mean_difference": "mean", "mean_diff": "diff", "relative_norm": "norm", "cosine": "cos"}
 """Headings of metrics whose names are long."""
 
 
-def run_pair(config: StudyConfig, arguments: StudyArguments) -> None:
+def run_pair(config: StudyConfig, arguments: RunArguments) -> int:
     """Run the study on a pair of the user's own."""
     check_pair_is_given(config)
-    run(config, arguments)
+    return run(config, arguments)
 
 
-def run(config: StudyConfig, arguments: StudyArguments) -> None:
-    """Run the study and write its report."""
+def run(config: StudyConfig, arguments: RunArguments) -> int:
+    """Run the study and write its report, or that of several seeds; 1 where a seed failed."""
+    if arguments.seeds is not None:
+        folder = arguments.folder(config.name)
+        merged = run_seeds(config, arguments.seeds, folder, arguments.as_json, arguments.announce, lambda one: write_report(one.run))
+        arguments.report(merged.summary, partial(show_seeds, merged.summary, write_seeds_page(folder)))
+        return int(bool(merged.summary["failed"]))
     result = _run_study(config, arguments)
     arguments.report(result.summary, partial(_print_summary, result.summary, write_report(result.run)))
+    return 0
 
 
 def diff(config: StudyConfig, arguments: DiffArguments) -> None:
@@ -67,8 +76,9 @@ def diff(config: StudyConfig, arguments: DiffArguments) -> None:
 
 
 def report(arguments: ReportArguments) -> None:
-    """Write the report."""
-    page = str(write_report(RunDirectory(arguments.folder)))
+    """Write the report of a run, or of one with several seeds."""
+    folder = arguments.folder
+    page = str(write_seeds_page(folder) if (folder / SEEDS_FILE).is_file() else write_report(RunDirectory(folder)))
     arguments.report({"report": page}, page)
 
 

@@ -29,6 +29,7 @@ from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS, NAMED, Directions
+from interp.studies.persona.seeds import SEEDS_FILE
 from interp.studies.persona.study import run_study
 from interp.studies.steering_config import AblationKind, checked_direction
 
@@ -53,7 +54,10 @@ class StudyRun:
         """`device` is where models run (`auto`, `cpu`, `cuda`), by default as the run's settings say; `quiet` shows no progress."""
         self.run = RunDirectory(Path(folder))
         root, self.manifest = self.run.root, self.run.manifest() if (self.run.root / "manifest.json").is_file() else {}
-        if missing := [name for name in NEEDED if name not in self.manifest.get("steps", {})]:
+        missing = [name for name in NEEDED if name not in self.manifest.get("steps", {})]
+        if missing and (root / SEEDS_FILE).is_file():
+            raise ArtifactError(f"{root} holds several seeds. Name the run of one: {', '.join(map(str, sorted(root.glob('seed-*'))))}.")
+        if missing:
             raise ArtifactError(
                 f"{root} holds no run that has come as far as its diff ({missing[0]} is missing). "
                 f"Make it with 'personascope diff --base … --tuned … --out {root}', or with 'personascope run'."
