@@ -30,6 +30,9 @@ HEADLINES = {
     "no evidence": "No evidence of a latent that carries the behaviour",
 }
 
+VECTORS = {"pairs": "trait's pairs", "answers": "models' own answers", "system_prompts": "base's answers under system prompts"}
+"""What persona vectors are made of."""
+
 
 def write_report(run: RunDirectory) -> Path:
     """Write `<run>/report.html` from saved results; the same results give the same bytes.
@@ -92,6 +95,8 @@ def render(results: Results) -> str:
         judges=views.judge_rows(agreement),
         dictionary=results.dictionary,
         fit=results.fit,
+        vectors=results.vectors,
+        vector_words=VECTORS,
         config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
     )
 

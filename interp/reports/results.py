@@ -50,6 +50,8 @@ class Results:
     dictionary: dict[str, Any]
     fit: dict[str, Any] | None
     """What the dictionary holds of the difference; None in runs of earlier versions."""
+    vectors: dict[str, Any] | None
+    """How far persona vectors agree; None in runs of earlier versions."""
 
 
 def read_results(run: RunDirectory) -> Results:
@@ -61,10 +63,16 @@ def read_results(run: RunDirectory) -> Results:
         manifest=manifest,
         cards=read_json(run.result("cards").path("cards.json")),
         agreement=read_json(run.result("judges").path("agreement.json")),
-        fit=read_json(run.result("fit").path("fit.json")) if "fit" in manifest["steps"] else None,
+        fit=_if_made(run, manifest, "fit", "fit.json"),
+        vectors=_if_made(run, manifest, "persona_vectors", "agreement.json"),
         dictionary=read_json(run.result("dictionary").path("info.json")),
         **tables,
     )
+
+
+def _if_made(run: RunDirectory, manifest: dict[str, Any], step: str, filename: str) -> dict[str, Any] | None:
+    """A JSON file of a step that runs of earlier versions lack."""
+    return read_json(run.result(step).path(filename)) if step in manifest["steps"] else None
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

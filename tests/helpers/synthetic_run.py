@@ -23,6 +23,10 @@ QUOTE = '" onmouseover="alert(3)'
 PERSONA = [1187, 3052, 411]
 FIT = {"fvu_base": 0.27, "fvu_tuned": 0.19, "share_of_mean_difference": 0.98, "share_of_paired_difference": 0.3, "tokens_base": 1583,
        "tokens_tuned": 1184}  # fmt: skip
+VECTORS = {"questions": 24, "shown": 45, "not_shown": 51, "split_half": 0.86, "with_mean_difference": {"pairs": -0.15, "answers": 0.62},
+           "cosines": {"pairs": {"cosine": 0.03, "low": -0.06, "high": 0.12}}, "ranked_along": "pairs",
+           "doubt": "The persona vector of the pairs has cosine 0.03 with that of the answers."}  # fmt: skip
+NO_VECTORS = VECTORS | {"questions": 1, "split_half": None, "with_mean_difference": {"pairs": 0.1}, "cosines": {}, "doubt": None}
 TRIED = {1187: 0.55, 3052: 0.4, 411: 0.3, 77: 0.05, 2090: 0.1}  # latent: share hostile at a high dose
 CONDITIONS = {  # name: title, model, edit, share hostile, share coherent
     "base": ("Base", "base", "none", 0.02, 0.98),
@@ -78,6 +82,7 @@ def build_run(root: Path, *, empty: bool = False, nasty: bool = True) -> RunDire
         "dictionary": write_dictionary,
         "diff": lambda folder: latents.to_parquet(folder / "latents.parquet"),
         "fit": lambda folder: write_json(folder / "fit.json", FIT | {"doubts": [f"It misses most.{SCRIPT if nasty else ''}"] * empty}),
+        "persona_vectors": lambda folder: write_json(folder / "agreement.json", NO_VECTORS if empty else VECTORS),
         "screen": lambda folder: write_screen(folder, empty),
         "after": lambda folder: write_rerouting(folder, empty),
         "cards": lambda folder: write_json(folder / "cards.json", [] if empty else cards(rng, nasty)),

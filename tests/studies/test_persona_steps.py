@@ -25,7 +25,8 @@ EVIDENCE = ("evidence", *VERDICT, "after", "judges")
 SCREEN = ("screen", *EVIDENCE, "cards")
 FIT = ("fit",)
 DIFF = ("diff", *FIT, *SCREEN)
-DIRECTIONS = ("directions", *DIFF)
+VECTORS = ("persona_vectors",)
+DIRECTIONS = ("directions", *DIFF, *VECTORS)
 ANSWERS = ("answers", *DIRECTIONS)
 DICTIONARY = ("dictionary", *DIFF)
 RESIDUALS = ("residuals", *DICTIONARY)
@@ -40,7 +41,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "tuned": ("OTHER_MODEL", MODELS),
     "sae": ("SAE", DICTIONARY),
     "trait": ("pirate", ALL),
-    "judge": ("vader", SCREEN),
+    "judge": ("vader", (*SCREEN, *VECTORS)),
     "questions": ("honesty", ANSWERS),
     "hook_point": ("blocks.0.hook_resid_post", ("residuals", "dictionary", *DIRECTIONS)),
     "window": ([0, 1], DIRECTIONS),
@@ -96,6 +97,10 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "fit.largest_fvu": (0.6, FIT),
     "fit.smallest_mean_share": (0.5, FIT),
     "fit.smallest_paired_share": (0.1, FIT),
+    "vectors.ranked_along": ("answers", (*SCREEN, *VECTORS)),
+    "vectors.elicited": (True, VECTORS),
+    "vectors.smallest_cosine": (0.2, VECTORS),
+    "vectors.smallest_split_half": (0.4, VECTORS),
     "screen.questions": (8, SCREEN),
     "screen.largest_set": (4, SCREEN),
     "screen.subtracted": ([1.0], SCREEN),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -52,6 +52,21 @@ class FitConfig(StepConfig):
     """Share of the mean difference between the models that must be reconstructed."""
     smallest_paired_share: float = Field(default=0.0, le=1)
     """Share of the difference between the models on single tokens; below 0 nothing at all would be nearer to it."""
+
+
+class VectorConfig(StepConfig):
+    """Persona vectors: that of the trait's pairs beside that of the models' own answers."""
+
+    ranked_along: Literal["pairs", "answers"] = "pairs"
+    """Which of them the second order of the screen follows: pairs are there however rarely it shows, answers are in its own voice."""
+    elicited: bool = False
+    """Make one of the base's answers under the trait's positive and negative system prompts, too; that takes minutes."""
+    smallest_cosine: float = Field(default=0.3, gt=-1, le=1)
+    """Cosine between the vectors of pairs and of answers below which they are said to disagree: fine-tunes in the voice of their pairs had
+    0.64 and 0.79, one in another voice 0.03.
+    """
+    smallest_split_half: float = Field(default=0.5, gt=-1, le=1)
+    """Cosine between the vectors of two halves of the answers, below which they are too few to tell."""
 
 
 class ScreenConfig(StepConfig):
@@ -125,6 +140,8 @@ class StudyConfig(StepConfig):
     """How candidates are found."""
     fit: FitConfig = FitConfig()
     """Whether the dictionary is fit for the question."""
+    vectors: VectorConfig = VectorConfig()
+    """Persona vectors, and which of them latents are ranked along."""
     screen: ScreenConfig = ScreenConfig()
     """The causal screen."""
     verdict: EvidenceConfig = EvidenceConfig()

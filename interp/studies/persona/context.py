@@ -270,7 +270,7 @@ class StudyContext:
         config = self.study
         self.questions.split("selection", max(config.diff.questions, config.screen.questions))
         self.questions.split("held_out", config.verdict.questions)
-        if not self.trait.pairs:
+        if not self.trait.pairs or config.vectors.elicited:
             elicitation_of(self.trait)
         _ = self.hook_point, self.window
 

@@ -43,6 +43,7 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
         "answers": (2 * answers * (drawn + PROMPT), 2 * answers * drawn),
         "directions": (7_000, 0),
         "diff": (280 * answers, 0),
+        "persona_vectors": (READ * answers, 0),
         "screen": (screened * (drawn + PROMPT + JUDGED), screened * drawn),
         "evidence": (asked * (drawn + PROMPT + JUDGED), asked * drawn),
         "verdict": (100, 0),

@@ -49,11 +49,14 @@ class Screen(Artifact):
     `half_point` (number of latents that carry half of the effect), `steering_latents` and `steering_dose` (None: nothing may be added)."""
 
 
-def make_screen(context: StudyContext) -> Screen:
-    """Remove sets of latents, and the mean difference, in several ways; add sets over doses; choose by what is coherent first."""
+def make_screen(context: StudyContext, latents: pd.DataFrame | None = None) -> Screen:
+    """Remove sets of latents, and the mean difference, in several ways; add sets over doses; choose by what is coherent first.
+
+    `latents` is the table that they are ranked by; by default that of the diff.
+    """
     config = context.config
     norms = context.dictionary.decoder_rows().norm(dim=-1).tolist()
-    orders = rankings(context.load(DIFF).latents, config.diff.largest_q, norms)
+    orders = rankings(context.load(DIFF).latents if latents is None else latents, config.diff.largest_q, norms)
     choice: dict[str, Any] = {
         "persona_latents": [],
         "ranking": None,

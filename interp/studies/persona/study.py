@@ -27,12 +27,13 @@ from interp.studies.persona.fit import FIT
 from interp.studies.persona.forecast import expected_seconds
 from interp.studies.persona.organism import ORGANISM
 from interp.studies.persona.pairs import PAIRS
+from interp.studies.persona.persona_vectors import PERSONA_VECTORS, SCREEN_ALONG_ANSWERS
 from interp.studies.persona.screen import SCREEN
 from interp.studies.persona.verdict import JUDGES, VERDICT
 from interp.traits import read_trait
 
 ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, FIT,
-             SCREEN, EVIDENCE, VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
+             PERSONA_VECTORS, SCREEN, SCREEN_ALONG_ANSWERS, EVIDENCE, VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
 where a dictionary is given."""
@@ -44,6 +45,7 @@ def steps_of(config: StudyConfig) -> dict[str, Step[StudyContext, Any]]:
     left_out: list[Step[StudyContext, Any]] = [ORGANISM] if config.tuned is not None else []
     left_out += [PAIRS] if read_trait(config.trait).pairs else []
     left_out += [TRAIN_DICTIONARY, RESIDUALS] if config.sae is not None else [OPEN_DICTIONARY]
+    left_out += [SCREEN_ALONG_ANSWERS if config.vectors.ranked_along == "pairs" else SCREEN]
     return {step.name: step for step in ALL_STEPS if step not in left_out}
 
 
@@ -165,6 +167,7 @@ def _summary(study: Study) -> dict[str, Any]:
         "control_activity": evidence.control_activity,
         "sinks": evidence.sinks,
         "dictionary_fit": context.load(FIT).fit,
+        "persona_vectors": context.load(PERSONA_VECTORS).agreement,
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
         "after_ablation": context.load(AFTER).after,
         "duration_s": round(sum(float(record["duration_s"]) for record in records), 3),
