@@ -58,6 +58,8 @@ class RemovalScore:
     """Mean over answers: finer than a rate on few of them."""
     rate: float
     coherence: float
+    kl: float = 0.0
+    """What the removal costs on ordinary text, in nats a token (`SideEffects.kl`), where it was measured."""
 
     @property
     def size(self) -> int:
@@ -68,11 +70,13 @@ class RemovalScore:
 def preferred(scores: Sequence[RemovalScore], target_rate: float, coherence_floor: float) -> list[RemovalScore]:
     """Those that keep the answers coherent, best first: coherence decides before behaviour.
 
-    First those that bring the rate to at most `target_rate`, by the number of latents that they need; then all others by trait score.
+    First those that bring the rate to at most `target_rate`, by what they cost on ordinary text, then by the number of latents that they
+    need; then all others by trait score.
     """
 
     def order(score: RemovalScore) -> tuple[Any, ...]:
-        return (0, score.size, score.trait_score) if score.rate <= target_rate else (1, score.trait_score, score.size)
+        good = score.rate <= target_rate
+        return (0, score.kl, score.size, score.trait_score) if good else (1, score.trait_score, score.size)
 
     return sorted((score for score in scores if score.coherence >= coherence_floor), key=order)
 

@@ -20,8 +20,6 @@ from interp.core.errors import ConfigError
 from interp.stats.power import LIKENESS, SAMPLES
 
 SIMULATIONS = 1000
-FEWEST_QUESTIONS = 16
-"""Questions below which a plan does not go: intervals and pairing rest on how questions differ."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +100,18 @@ def plan_samples(
 ) -> SamplePlan:
     """The fewest answers with which `causes` has the wanted power (`rules.power`): at most `budget` answers, over at most `questions`.
 
-    Rates are those of selection questions; controls are asked as `config` says. Where nothing within the budget has that power, the
-    cheapest plan within 0.02 of the most, and `suffices` is False. Raises `ConfigError` for rates outside [0, 1], and for a budget that
-    allows no plan.
+    Rates are those of selection questions; controls are asked as `config` says, and no less than it asks is planned. Where nothing within
+    the budget has that power, the cheapest plan within 0.02 of the most, and `suffices` is False. Raises `ConfigError` for rates outside
+    [0, 1], and for a budget below what `config` asks.
     """
     if not (0 <= base_rate <= 1 and 0 <= tuned_rate <= 1):
         raise ConfigError(f"Rates lie between 0 and 1, not {base_rate:g} and {tuned_rate:g}.")
-    fewest, plans = min(FEWEST_QUESTIONS, questions), []
+    fewest, plans = min(config.questions, questions), []
+    counts = [config.samples, *(count for count in samples if count > config.samples)]
     for asked in sorted({fewest + (questions - fewest) * part // 4 for part in range(5)}):
         controls = control_answers(config, asked)
-        for count in samples:
-            answers = round(asked * (4 * count + 2 * sum(controls.values())))
+        for count in counts:
+            answers = answers_of(config, asked, count)
             if answers > budget:
                 break
             power = verdict_power(base_rate, tuned_rate, asked, count, controls, controls, rules, likeness).causes
@@ -120,11 +119,18 @@ def plan_samples(
             if plans[-1].suffices:
                 break
     if not plans:
-        least = round(fewest * (4 * samples[0] + 2 * sum(control_answers(config, fewest).values())))
-        raise ConfigError(f"A budget of {budget} answers is too small for a verdict: {fewest} questions take {least}.")
+        least = answers_of(config, fewest, counts[0])
+        raise ConfigError(
+            f"A budget of {budget} answers is too small for a verdict: {fewest} questions × {counts[0]} samples take {least}."
+        )
     most = max(plan.power for plan in plans)
     good = [plan for plan in plans if plan.suffices] or [plan for plan in plans if plan.power >= most - 0.02]
     return min(good, key=lambda plan: plan.answers)
+
+
+def answers_of(config: EvidenceConfig, questions: int, samples: int) -> int:
+    """Answers of all conditions that decide, with so many samples a question for each of the four main ones."""
+    return round(questions * (4 * samples + 2 * sum(control_answers(config, questions).values())))
 
 
 def control_answers(config: EvidenceConfig, questions: int) -> dict[str, float]:

@@ -11,9 +11,11 @@ class EvidenceConfig(StepConfig):
     """The measurement, on held-out questions only."""
 
     questions: int = Field(default=24, ge=4)
-    """Held-out questions."""
+    """Held-out questions at least; more where the trait is too rare for the wanted power (`rules.power`)."""
     samples: int = Field(default=2, ge=1)
-    """Answers a question for each main condition; the others get one."""
+    """Answers a question for each main condition, at least; the others get one."""
+    budget: int = Field(default=5000, ge=1)
+    """Answers of all conditions together that a rare trait may cost; what `questions` and `samples` ask for is asked in any case."""
     random_draws: int = Field(default=32, ge=19)
     """Independent differences of ordinary answers, removed and added; with fewer than 19 no p can be 0.05."""
     active_draws: int = Field(default=16, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -26,9 +26,14 @@ class Artifact:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote; raises `ArtifactError` for a file that is missing or damaged."""
-        values = {}
+        """What `save` wrote; raises `ArtifactError` for a file that is damaged, or missing and without a default.
+
+        A field with a default came later: what an earlier version saved lacks its file.
+        """
+        values, later = {}, {one.name for one in fields(cls) if one.default_factory is not MISSING}
         for name, (path, _, read) in _files(cls, folder).items():
+            if name in later and not path.exists():
+                continue
             try:
                 values[name] = read(existing(path))
             except ArtifactError:

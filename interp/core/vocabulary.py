@@ -14,7 +14,7 @@ RemovalKind = Literal["project_out", "project_span", "subtract", "subtract_windo
 """How something is taken out of a model: the direction of its rise, or the span of all its directions, projected out over a window of
 layers; its rise subtracted at one layer, or at each of the window."""
 
-Split = Literal["selection", "held_out"]
+Split = Literal["selection", "held_out", "further"]
 """Which questions: those that choose latents, doses and sets, or those that only measure."""
 
 Format = Literal["plain", "json", "template"]

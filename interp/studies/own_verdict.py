@@ -21,7 +21,7 @@ from interp.core.steps import StepResult
 from interp.models.sources import model_identity
 from interp.studies.opened import StudyRun
 from interp.studies.persona.context import StudyContext
-from interp.studies.persona.evidence import Evidence, evidence_on, make_claim
+from interp.studies.persona.evidence import Evidence, evidence_on, make_claim, planned
 from interp.studies.persona.screen import SCREEN
 from interp.studies.persona.verdict import VerdictRecord, verdict_on
 from interp.studies.steering_config import VerdictConfig
@@ -148,15 +148,19 @@ def _measuring(run: StudyRun) -> dict[str, Any]:
 
 def _transfer(run: StudyRun, choice: dict[str, Any], source: str, identity: str) -> Transfer:
     """The removal alone, measured on a second fine-tune with all its controls."""
-    settings = {"claim": {name: choice.get(name) for name in ("persona_latents", "removal", "mean_difference_removal")}, **_measuring(run)}
+    settings = {
+        "claim": {name: choice.get(name) for name in ("persona_latents", "removal", "mean_difference_removal", "selection_rates")},
+        **_measuring(run),
+    }
     step = run.step("transfer", settings, partial(_make_transfer, run, choice, source), {"second": identity})
     record = step.load(TransferRecord)
     return Transfer(step, source, record.transfer["result"], record.transfer["checks"], record.conditions)
 
 
 def _make_transfer(run: StudyRun, choice: dict[str, Any], source: str, context: StudyContext) -> TransferRecord:
-    trial, claim, _ = make_claim(context, choice | {"steering_latents": [], "steering_dose": None}, context.open_model(source))
-    answers = gather_evidence(trial, claim, run.config.verdict)
+    config, _ = planned(context, choice)
+    trial, claim, _ = make_claim(context, choice | {"steering_latents": [], "steering_dose": None}, config, context.open_model(source))
+    answers = gather_evidence(trial, claim, config)
     verdict = decide(answers, run.config.seed, context.trait.shown, run.config.rules)
     checks = [asdict(check) for check in (verdict.present, *verdict.necessary, verdict.enough)]
     return TransferRecord(answers, condition_table(answers), {"result": transfer_word(verdict), "checks": checks})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,11 @@ def test_coherence_decides_before_behaviour_and_few_latents_before_many() -> Non
     assert preferred([broken, many, few, weak], 0.05, 0.8) == [many, few, weak]
     assert preferred([weak, score(2, 0.4, 1.0, 30.0)], 0.05, 0.8)[0].size == 2  # the finer score decides where none is good enough
     assert preferred([broken], 0.5, 0.8) == []
+
+
+def test_of_what_is_good_enough_the_cheapest_on_ordinary_text_is_preferred() -> None:
+    dear, cheap, weak = (replace(score(size, rate, 1.0), kl=kl) for size, rate, kl in ((4, 0.0, 1.0), (64, 0.1, 0.2), (1, 0.4, 0.0)))
+    assert preferred([dear, cheap, weak], 0.1, 0.8) == [cheap, dear, weak]
 
 
 @SAMPLED

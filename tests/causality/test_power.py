@@ -44,7 +44,7 @@ def test_the_smallest_rise_is_that_of_the_rules() -> None:
     assert power(0.02, 0.98, rules=VerdictThresholds(smallest_rise=0.3)).smallest > power(0.02, 0.98).smallest + 0.3
 
 
-def answers_of(base: float, tuned: float, questions: int, samples: int, rng: np.random.Generator) -> pd.DataFrame:
+def simulated_answers(base: float, tuned: float, questions: int, samples: int, rng: np.random.Generator) -> pd.DataFrame:
     """Answers of a trial in which the latents carry the persona whole."""
     ids, rows = [f"q{i:02}" for i in range(questions)], []
     low, high = (dict(zip(ids, rng.beta(4 * rate, 4 * (1 - rate), questions), strict=True)) for rate in (base, tuned))
@@ -60,7 +60,7 @@ def answers_of(base: float, tuned: float, questions: int, samples: int, rng: np.
 @pytest.mark.parametrize(("tuned", "samples"), [(0.2, 4), (0.1, 2)])
 def test_the_power_is_the_share_of_simulated_trials_that_are_decided_as_causes(tuned: float, samples: int) -> None:
     rng, trials = np.random.default_rng(0), 24
-    share = sum(decide(answers_of(0.02, tuned, 24, samples, rng), 0, "rude").word == CAUSES for _ in range(trials)) / trials
+    share = sum(decide(simulated_answers(0.02, tuned, 24, samples, rng), 0, "rude").word == CAUSES for _ in range(trials)) / trials
     assert share == pytest.approx(power(0.02, tuned, samples=samples).causes, abs=0.2)
 
 
@@ -84,7 +84,14 @@ def test_a_budget_that_does_not_suffice_is_said_and_spent_well() -> None:
     assert plan.answers <= 1500
 
 
-@pytest.mark.parametrize(("given", "message"), [((-0.1, 0.5, 24, 9000), "between 0 and 1"), ((0.1, 0.5, 24, 100), "16 questions take 544")])
+def test_no_plan_asks_less_than_the_settings() -> None:
+    plan = plan_samples(0.02, 0.98, 60, 20_000, EvidenceConfig(questions=30, samples=3), RULES)
+    assert (plan.questions, plan.samples) == (30, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [((-0.1, 0.5, 24, 9000), "between 0 and 1"), ((0.1, 0.5, 24, 100), "24 questions × 2 samples take 912")]
+)
 def test_wrong_plans_are_a_sentence(given: tuple[float, float, int, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_samples(*given, CONFIG, RULES)

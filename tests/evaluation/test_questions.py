@@ -56,7 +56,8 @@ def test_the_shipped_set_is_as_large_as_promised(shipped: QuestionSet) -> None:
     held_out, selection = shipped.split("held_out"), shipped.split("selection")
     assert len(held_out) >= 24
     assert len(selection) >= 24
-    assert len(held_out) + len(selection) == len(shipped.questions)
+    assert len(held_out) + len(selection) + len(shipped.split("further")) == len(shipped.questions)
+    assert shipped.most_held_out >= 72
     study = StudyConfig()
     assert (study.questions, read_trait(study.trait).question_set) == (None, "everyday")
     assert study.verdict.questions >= 24

@@ -110,6 +110,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "screen.target_rate": (0.2, SCREEN),
     "verdict.questions": (8, EVIDENCE),
     "verdict.samples": (1, EVIDENCE),
+    "verdict.budget": (2000, EVIDENCE),
     "verdict.random_draws": (20, EVIDENCE),
     "verdict.active_draws": (8, EVIDENCE),
     "verdict.full_draws": (2, EVIDENCE),
@@ -119,7 +120,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "rules.steering_ratio": (4.0, VERDICT),
     "rules.control_rate": (0.4, VERDICT),
     "rules.rank_p": (0.04, VERDICT),
-    "rules.power": (0.9, VERDICT),
+    "rules.power": (0.9, EVIDENCE),
     "rules.smallest_rise": (0.2, VERDICT),
 }
 NO_OTHER_VALUE = {name for name, (value, _) in FIELDS.items() if value is None}

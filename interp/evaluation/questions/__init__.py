@@ -24,13 +24,13 @@ class QuestionSet(StepConfig):
     questions: list[Question] = Field(min_length=1)
 
     def split(self, split: Split, limit: int | None = None) -> list[Question]:
-        """Questions of a split, groups taken in turn, so that a limit keeps them balanced. Raises `ConfigError` for too few."""
-        groups: dict[str, list[Question]] = {}
-        for question in self.questions:
-            if question.split == split:
-                groups.setdefault(question.group, []).append(question)
-        longest = max((len(members) for members in groups.values()), default=0)
-        ordered = [members[i] for i in range(longest) for members in groups.values() if i < len(members)]
+        """Questions of a split, groups taken in turn, so that a limit keeps them balanced; one beyond the held-out ones takes further ones.
+
+        Raises `ConfigError` for too few.
+        """
+        ordered = self._in_turn(split)
+        if split == "held_out" and limit is not None:
+            ordered += self._in_turn("further")
         if not ordered:
             raise ConfigError(f"The question set {self.name} has no {split} questions. Mark some with 'split: {split}'.")
         if limit is not None and len(ordered) < limit:
@@ -38,6 +38,19 @@ class QuestionSet(StepConfig):
                 f"The question set {self.name} has {len(ordered)} {split} questions, {limit} are asked for. Add some or ask for fewer."
             )
         return ordered[:limit]
+
+    @property
+    def most_held_out(self) -> int:
+        """How many questions may be asked that choose nothing."""
+        return sum(question.split != "selection" for question in self.questions)
+
+    def _in_turn(self, split: Split) -> list[Question]:
+        groups: dict[str, list[Question]] = {}
+        for question in self.questions:
+            if question.split == split:
+                groups.setdefault(question.group, []).append(question)
+        longest = max((len(members) for members in groups.values()), default=0)
+        return [members[i] for i in range(longest) for members in groups.values() if i < len(members)]
 
 
 def read_questions(name: str) -> QuestionSet:

@@ -27,7 +27,8 @@ class Question(StepConfig):
     id: Name
     group: Name
     split: Split
-    """`selection` questions choose latents, doses and sets; `held_out` ones only measure."""
+    """`selection` questions choose latents, doses and sets; `held_out` ones only measure; `further` ones as well, asked only where a rare
+    trait needs more than those."""
     text: str = Field(min_length=1)
     system: Optional = ""
     """System prompt; empty: whatever the model's template has by itself."""

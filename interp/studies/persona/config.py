@@ -73,21 +73,21 @@ class ScreenConfig(StepConfig):
     """The causal screen, on selection questions only."""
 
     questions: int = Field(default=12, ge=4)
-    """Selection questions asked under every edit, one answer each; the best few are asked all of them."""
+    """Selection questions asked under every edit, one answer each, or more where the trait is rare; the best few are asked all of them."""
     largest_set: int = Field(default=256, ge=1)
     """Latents in a set at most; sets of 1, 2, 4, … are tried."""
-    subtracted: list[float] = Field(default=[1.0, 2.0, 3.0], min_length=1)
+    subtracted: list[float] = Field(default=[2.0, 3.0], min_length=1)
     """Multiples of the measured rise that are subtracted at the dictionary's layer."""
-    subtracted_over_window: list[float] = Field(default=[0.1, 0.2, 0.3], min_length=1)
+    subtracted_over_window: list[float] = Field(default=[0.15, 0.2, 0.25], min_length=1)
     """Multiples that are subtracted at each layer of the window."""
-    doses: list[float] = Field(default=[0.35, 0.5, 0.7, 0.85, 1.0, 1.2], min_length=1)
+    doses: list[float] = Field(default=[0.5, 0.7, 0.85, 1.0, 1.2], min_length=1)
     """Doses at which differences of ordinary answers are added to see where coherence ends, in median norms of the base's residuals around
     their mean; latents are added at shares of the last coherent one."""
     coherence_budget: float = Field(default=0.1, ge=0, lt=1)
     """Share of answers that a dose may make incoherent, beyond those of the unedited base."""
     target_rate: float = Field(default=0.1, ge=0, le=1)
-    """Trait rate at which a removal is good enough, but at most a quarter of the tuned model's: of such the one of the fewest latents is
-    taken."""
+    """Trait rate at which a removal is good enough, but at most a quarter of the tuned model's: of such the one that costs least on
+    ordinary text is taken."""
 
     @field_validator("subtracted", "subtracted_over_window", "doses")
     @classmethod

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import pandas as pd
 from interp.causality.conditions import Control, arm
 from interp.causality.evidence import Claim, Trial, activation_matched, gather_evidence, relative_activity
 from interp.causality.finding_sentence import called
+from interp.causality.power import SamplePlan, answers_of, plan_samples
 from interp.causality.removals import Removal, Target, removals
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition
+from interp.causality.thresholds import EvidenceConfig, VerdictThresholds
 from interp.core.artifacts import Artifact, in_place
 from interp.core.errors import EditWarning
 from interp.core.formatting import plain
@@ -31,7 +33,8 @@ from interp.studies.persona.answers import MODELS, evenly_spaced
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
-from interp.studies.persona.screen import LARGEST_SPAN, SCREEN
+from interp.studies.persona.screen import SCREEN
+from interp.studies.persona.screen_removals import LARGEST_SPAN
 from interp.studies.persona.targets import latent_direction, latent_target
 
 ORDINARY_CHATS = 24
@@ -51,6 +54,8 @@ class Evidence(Artifact):
     """How active the controls are, over what they stand beside: by `removed`, `added`."""
     sinks: dict[str, int]
     """Positions of attention sinks, which the edits leave alone, and in how many of the questions' prompts each is one."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """The `SamplePlan` of what was asked; empty where the rates on selection questions were not measured."""
     folder: Path = in_place(".")
     """Where the edits lie."""
 
@@ -66,8 +71,9 @@ def make_evidence(context: StudyContext) -> Evidence:
 
 def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) -> Evidence:
     """Evidence on the latents of `choice`, and the edits themselves in `folder`."""
-    trial, claim, activity = make_claim(context, choice)
-    answers = gather_evidence(trial, claim, context.config.verdict)
+    config, plan = planned(context, choice)
+    trial, claim, activity = make_claim(context, choice, config)
+    answers = gather_evidence(trial, claim, config)
     edits: dict[str, Edit] = {}
     if claim is not None:
         edits["ablated"] = trial.remove(claim.removed, f"{called(choice['persona_latents'])} removed")
@@ -78,7 +84,20 @@ def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) 
     _warn_of_unequal_controls(activity)
     ratios = {name: plain(ratio) for name, ratio in activity.items()}
     sinks = Counter(str(position) for _, positions in sinks_of(context.tuned, trial.questions) for position in positions)
-    return Evidence(answers, _side_effects(context, edits), ratios, dict(sinks))
+    return Evidence(answers, _side_effects(context, edits), ratios, dict(sinks), {} if plan is None else asdict(plan))
+
+
+def planned(context: StudyContext, choice: Mapping[str, Any]) -> tuple[EvidenceConfig, SamplePlan | None]:
+    """The settings of the measurement, with as many more questions and samples as the rates on selection questions ask for."""
+    config, rates = context.config.verdict, choice.get("selection_rates")
+    if not rates or not choice["persona_latents"]:
+        return config, None
+    answers, available = context.config.diff.questions * context.config.diff.samples, context.questions.most_held_out
+    base, tuned = ((rates[name] * answers + 0.5) / (answers + 1) for name in ("base", "tuned"))  # no rate is 0 or 1 for sure
+    budget = max(config.budget, round(answers_of(config, config.questions, config.samples)))
+    # with the usual thresholds, so that others decide again on the same answers
+    plan = plan_samples(base, tuned, available, budget, config, VerdictThresholds(power=context.config.rules.power))
+    return config.model_copy(update={"questions": plan.questions, "samples": plan.samples}), plan
 
 
 def sinks_of(model: LanguageModel, questions: Sequence[Question]) -> list[tuple[Question, tuple[int, ...]]]:
@@ -88,13 +107,13 @@ def sinks_of(model: LanguageModel, questions: Sequence[Question]) -> list[tuple[
 
 
 def make_claim(
-    context: StudyContext, choice: Mapping[str, Any], tuned: LanguageModel | None = None
+    context: StudyContext, choice: Mapping[str, Any], config: EvidenceConfig, tuned: LanguageModel | None = None
 ) -> tuple[Trial, Claim | None, dict[str, float]]:
     """The chosen latents as a claim, what it is tried on (the study's tuned model, or another one), and how active its controls are.
 
     Activity is the mean activation of activation-matched latents over that of the claimed: by `removed`, `added`; 1 is a match.
     """
-    config, directions = context.config.verdict, context.load(DIRECTIONS)
+    directions = context.load(DIRECTIONS)
     persona, added, dose = choice["persona_latents"], choice["steering_latents"], choice["steering_dose"]
     removal = Removal(**(choice["removal"] or {"kind": "project_out"}))
     models = {"base": context.base, "tuned": context.tuned if tuned is None else tuned}
@@ -202,5 +221,14 @@ EVIDENCE = Step(
     Evidence,
     make_evidence,
     inputs=(*MODELS, "dictionary", "questions", "panel", "corpus", "diff", "directions", "screen"),
-    settings=("seed", "sampling", "verdict", "screen.subtracted", "screen.subtracted_over_window"),
+    settings=(
+        "seed",
+        "sampling",
+        "verdict",
+        "screen.subtracted",
+        "screen.subtracted_over_window",
+        "diff.questions",
+        "diff.samples",
+        "rules.power",
+    ),
 )

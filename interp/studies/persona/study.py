@@ -168,6 +168,7 @@ def _summary(study: Study) -> dict[str, Any]:
         "sinks": evidence.sinks,
         "dictionary_fit": context.load(FIT).fit,
         "persona_vectors": context.load(PERSONA_VECTORS).agreement,
+        "plan": evidence.plan,
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
         "after_ablation": context.load(AFTER).after,
         "duration_s": round(sum(float(record["duration_s"]) for record in records), 3),

@@ -1,0 +1,161 @@
+"""The removing half of the screen: sets of latents and the mean difference, taken out of the tuned model in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import pandas as pd
+
+from interp.causality.doses import outcomes
+from interp.causality.latent_sets import LatentSet, RemovalScore, doubling_sets, half_point, preferred
+from interp.causality.removals import Removal, removals
+from interp.causality.side_effects import side_effects
+from interp.causality.sweep import Condition
+from interp.interventions.edits import Edit
+from interp.studies.persona.answers import evenly_spaced
+from interp.studies.persona.context import StudyContext
+from interp.studies.persona.diff import DIFF
+from interp.studies.persona.directions import DIRECTIONS
+from interp.studies.persona.selection import ask_selection
+from interp.studies.persona.targets import latent_target
+
+LARGEST_SPAN = 16  # latents; to project many more out leaves little of a small model
+COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so what it lets pass is measured again
+SHOWN = 0.5
+"""Answers that show the trait, expected for each question, as far as `MOST_SAMPLES` allow: a dozen answers of which one would show it
+tell nothing apart."""
+MOST_SAMPLES = 4
+COST_CHATS = 8  # ordinary chats on which the finalists' side effects are measured
+
+Candidate = tuple[LatentSet | None, Removal]
+
+
+def screen_removals(
+    context: StudyContext, orders: Mapping[str, Sequence[int]], tuned_rate: float, floor: float
+) -> tuple[pd.DataFrame, RemovalScore | None, RemovalScore | None]:
+    """Everything that is tried, and the best of the mean difference and of the latents; None where nothing keeps coherence at `floor`.
+
+    First the largest set of each ranking and a middle one, in several ways, then sets of all sizes in the best way of these. The best of
+    many noisy measurements looks better than it is, so the best of each kind are measured again, with fresh random numbers, on all
+    questions; what they cost on ordinary text decides among those that are good enough.
+    """
+    config = context.config.screen
+    # where the trait is rare anyway, what does nothing must not be good enough
+    target, lenient = min(config.target_rate, tuned_rate / 4), floor - COHERENCE_MARGIN
+    samples = max(1, min(MOST_SAMPLES, round(SHOWN / max(tuned_rate, 1e-9))))
+    scores = _remove(context, _candidates(context, orders), samples)
+    scores += _curve(context, orders, scores, preferred([one for one in scores if one.latents], target, lenient), samples)
+    finalists = [
+        (one.latents, one.removal)
+        for group, most in (([s for s in scores if s.latents is None], 2), ([s for s in scores if s.latents], 3))
+        for one in _best_of_kinds(preferred(group, target / 2, lenient))[:most]
+    ]
+    remeasured = _remove(context, finalists, samples, final=True) if finalists else []
+    of_difference, of_latents = (
+        preferred([s for s in remeasured if (s.latents is None) == difference], target, floor) for difference in (True, False)
+    )
+    scores += _curve(context, orders, scores, of_latents, samples)
+    table = pd.concat([_rows(scores, config.questions), _rows(remeasured, context.config.diff.questions)], ignore_index=True)
+    return table.assign(chosen=False), next(iter(of_difference), None), next(iter(of_latents), None)
+
+
+def chosen_rows(table: pd.DataFrame, score: RemovalScore) -> pd.Series[bool]:
+    """The rows of what was chosen."""
+    ranking = score.latents.ranking if score.latents else "mean_difference"
+    same = (table["removed"] == ranking) & (table["size"] == score.size)
+    return same & (table["kind"] == score.removal.kind) & (table["strength"] == score.removal.strength)
+
+
+def curve_half_point(table: pd.DataFrame, chosen: RemovalScore, tuned_rate: float) -> float | None:
+    """The half-point of the curve over the number of latents, in the ranking and the way that were chosen."""
+    assert chosen.latents is not None
+    own = table[(table["removed"] == chosen.latents.ranking) & (table["kind"] == chosen.removal.kind)]
+    own = own[own["strength"] == chosen.removal.strength].drop_duplicates("size").sort_values("size")
+    return half_point(own["size"].tolist(), own["rate"].tolist(), tuned_rate)
+
+
+def _candidates(context: StudyContext, orders: Mapping[str, Sequence[int]]) -> list[Candidate]:
+    """The mean difference and the largest set of the first ranking in every way; a middle set in the strongest of each kind, since it
+    holds less of the rise; the largest set of the second ranking in plain ways.
+    """
+    config = context.config.screen
+    ways = removals(config.subtracted, config.subtracted_over_window)
+    strongest = list({way.kind: way for way in sorted(ways, key=lambda way: way.strength)}.values())
+    plain = [Removal("project_out"), Removal("subtract_window", config.subtracted_over_window[len(config.subtracted_over_window) // 2])]
+    candidates: list[Candidate] = [(None, way) for way in ways if way.kind != "project_span"]
+    for ranking, order in orders.items():
+        first, (*smaller, largest) = ranking == "mean_diff", doubling_sets(ranking, order, len(order))
+        tried = [(largest, ways if first else plain)]
+        if first and smaller:
+            tried.append((smaller[len(smaller) // 2], strongest))
+        candidates += [(one, way) for one, own in tried for way in own if way.kind != "project_span" or len(one) <= LARGEST_SPAN]
+    return candidates
+
+
+def _curve(
+    context: StudyContext,
+    orders: Mapping[str, Sequence[int]],
+    known: Sequence[RemovalScore],
+    best: Sequence[RemovalScore],
+    samples: int,
+) -> list[RemovalScore]:
+    """Sets of all sizes in the ranking and the way of the first of `best`, as far as they are not `known`."""
+    if not best or best[0].latents is None:
+        return []
+    ranking, way = best[0].latents.ranking, best[0].removal
+    largest = LARGEST_SPAN if way.kind == "project_span" else len(orders[ranking])
+    measured = {(one.latents, one.removal) for one in known}
+    missing = [(one, way) for one in doubling_sets(ranking, orders[ranking], largest) if (one, way) not in measured]
+    return _remove(context, missing, samples) if missing else []
+
+
+def _best_of_kinds(ordered: Sequence[RemovalScore]) -> list[RemovalScore]:
+    """The best of each kind of removal: the very best of a dozen answers are too often those that had luck, and alike."""
+    first: dict[str, RemovalScore] = {}
+    for one in ordered:
+        first.setdefault(one.removal.kind, one)
+    return list(first.values())
+
+
+def _remove(context: StudyContext, candidates: Sequence[Candidate], samples: int, final: bool = False) -> list[RemovalScore]:
+    """Each taken out of the tuned model: how it behaves; of finalists on all selection questions, and what it costs."""
+    edits = [_edit(context, candidate, f"removal {number}") for number, candidate in enumerate(candidates)]
+    conditions = [Condition(str(number), edit, samples=samples) for number, edit in enumerate(edits)]
+    questions = context.config.diff.questions if final else context.config.screen.questions
+    answers = ask_selection(context, "removing", context.tuned, conditions, questions, "finalists" if final else "candidates")
+    scores = [
+        RemovalScore(latents, removal, own["trait_score"], own["rate"], own["coherence"])
+        for (latents, removal), own in zip(candidates, outcomes(answers).values(), strict=True)
+    ]
+    if not final:
+        return scores
+    chats = evenly_spaced(context.corpus, COST_CHATS)
+    with context.progress("screen: side effects", len(chats) * len(edits)) as advance:
+        costs = [side_effects(context.tuned, [edit], chats, progress=advance).kl for edit in edits]
+    return [replace(score, kl=kl) for score, kl in zip(scores, costs, strict=True)]
+
+
+def _edit(context: StudyContext, candidate: Candidate, label: str) -> Edit:
+    directions, (latents, removal) = context.load(DIRECTIONS), candidate
+    if latents is None:
+        return directions.places.remove(directions.mean_difference, removal, label)
+    target = latent_target(context.dictionary, context.load(DIFF).latents, latents.latents)
+    return directions.places.remove(target, removal, label)
+
+
+def _rows(scores: Sequence[RemovalScore], questions: int) -> pd.DataFrame:
+    rows = [
+        {
+            "removed": "mean_difference" if score.latents is None else score.latents.ranking,
+            "size": score.size,
+            **asdict(score.removal),
+            "questions": questions,
+            "rate": score.rate,
+            "coherence": score.coherence,
+            "trait_score": score.trait_score,
+            "kl": score.kl,
+        }
+        for score in scores
+    ]
+    return pd.DataFrame(rows)
