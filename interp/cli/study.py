@@ -100,6 +100,8 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
     console = plain_console()
     console.print(f"\nVerdict: {summary['verdict']}", style="bold")
     console.print(summary["finding"])
+    if summary.get("beyond_baselines"):
+        console.print(summary["beyond_baselines"])
     console.print(_fit_text(summary["dictionary_fit"]))
     duration, memory = numbers.duration(summary["duration_s"]), numbers.size(summary["peak_memory_bytes"])
     console.print(f"All steps together took {duration}, at most {memory} of memory.")

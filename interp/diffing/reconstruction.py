@@ -82,5 +82,20 @@ def dictionary_fit(base_text: Reconstruction, tuned_text: Reconstruction) -> dic
     }
 
 
+def principal_directions(base_text: Reconstruction, tuned_text: Reconstruction, n: int) -> Float[torch.Tensor, "n d_model"]:
+    """The first principal directions of the differences between the models, by question: orthonormal, largest first, at most as many as
+    there are questions.
+
+    A difference is the tuned model's mean residual over its answers less the base's over its own. Their second moment is taken around zero,
+    so that what all questions share counts most (as in Zou et al. 2023, arXiv:2310.01405, where the sign of a difference is random).
+    Each points the way that the models differ on average.
+    """
+    differences = tuned_text.question_means(TUNED) - base_text.question_means(BASE)
+    differences = differences[differences.isfinite().all(1)]
+    directions = torch.linalg.svd(differences, full_matrices=False).Vh[:n]
+    signs = torch.where(directions @ differences.mean(0) < 0, -1.0, 1.0)
+    return (signs[:, None] * directions).float()
+
+
 def _ratio(part: torch.Tensor | float, whole: torch.Tensor | float) -> float:
     return float(part) / float(whole) if float(whole) > 0 else float("nan")

@@ -115,7 +115,7 @@ def show_verdict(result: VerdictResult) -> None:
             table.add_row(row["condition"].replace("_", " "), *(f"{row[name]:.3f}" for name in ("kl", "loss_before", "loss_after")))
         print_blocks(table)
     console.print(f"\nVerdict: {result.verdict}", style="bold")
-    console.print(f"{result.finding}\nSaved in {result.step.folder}")
+    console.print("\n".join(filter(None, [result.finding, result.beyond_baselines, f"Saved in {result.step.folder}"])))
     if (transfer := result.transfer) is not None:
         console.print(f"\nThe same latents removed from {transfer.tuned}", style="bold")
         console.print(rates_table(_pooled(transfer.conditions), result.shown))

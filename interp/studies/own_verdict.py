@@ -70,6 +70,8 @@ class VerdictResult:
     """A row for every condition, and one for every draw of a control."""
     side_effects: pd.DataFrame
     transfer: Transfer | None
+    beyond_baselines: str | None
+    """What the latents do that no baseline does; None in runs of earlier versions."""
     shown: str
     """The trait's word for answers that show it."""
 
@@ -122,6 +124,7 @@ def verdict(run: StudyRun, config: VerdictConfig, announce: Callable[[str], None
         conditions=record.conditions,
         side_effects=evidence.load(Evidence).side_effects,
         transfer=transfer,
+        beyond_baselines=record.verdict.get("beyond_baselines"),
         shown=run.context.trait.shown,
     )
 

@@ -12,7 +12,7 @@ from interp.dictionaries.crosscoders import Crosscoder
 from interp.dictionaries.sae import SAE
 from interp.diffing.moments import load_diff
 from interp.diffing.pairings import collect
-from interp.diffing.reconstruction import Reconstruction, dictionary_fit
+from interp.diffing.reconstruction import Reconstruction, dictionary_fit, principal_directions
 from tests.helpers.diffing_truth import as_answers, dense_read, random_crosscoder, random_dictionary, texts
 from tests.helpers.tiny import tiny_model
 
@@ -80,3 +80,20 @@ def test_equal_models_differ_in_nothing_that_could_be_held() -> None:
 def test_one_model_alone_on_a_text_reconstructs_no_difference() -> None:
     diff = collect(tiny_model(0), tiny_model(1), random_dictionary(), WRITTEN, ["on_policy"])
     assert not diff.reconstructions
+
+
+def test_principal_directions_are_those_of_the_differences_by_question() -> None:
+    """Six questions, whose differences are 5 along one axis and, with either sign, 2 along another."""
+    base, tuned = torch.zeros(2, 6, 4), torch.zeros(2, 6, 4)
+    tuned[1, :, 2] = -5
+    tuned[1, :, 0] = torch.tensor([2.0, -2.0] * 3)
+    read = []
+    for x in (base, tuned):
+        read.append(Reconstruction.empty(6, 4))
+        read[-1].add(x + 7, x, torch.arange(6))
+    first = principal_directions(*read, 1)
+    assert first[0].tolist() == pytest.approx([0, 0, -1, 0], abs=1e-6)  # the way that the tuned model went
+    assert principal_directions(*read, 2)[1].abs().tolist() == pytest.approx([1, 0, 0, 0], abs=1e-6)
+    assert principal_directions(*read, 9).shape == (4, 4)
+    scaled = principal_directions(*read, 2)
+    torch.testing.assert_close(scaled @ scaled.T, torch.eye(2), atol=1e-6, rtol=0)

@@ -36,6 +36,9 @@ def test_a_claim_of_ones_own_is_measured_with_all_controls(run: Run, folder: Pat
     found = run.verdict(latents=[4], steer_latent=4, dose=1.0, transfer=str(folder.parent / "other"))
     whole = found.conditions.set_index("condition")
     assert {"base", "tuned", "ablated", "random_ablation", "activation_matched_ablation", "steered", "random_steering"} <= set(whole.index)
+    assert {f"{name}_{edit}" for name in ("mean_difference", "principal_directions") for edit in ("ablation", "steering")} <= set(
+        whole.index
+    )
     assert found.verdict in ("causes", "contributes", "correlates", "no evidence", "undecided")
     assert (found.latents, found.steering_latents, found.dose) == ([4], [4], 1.0)
     assert load_edit(found.step.folder, "ablated").key == run.removing([4]).key

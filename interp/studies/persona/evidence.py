@@ -25,6 +25,7 @@ from interp.core.errors import EditWarning
 from interp.core.formatting import plain
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
+from interp.diffing.moments import load_diff
 from interp.evaluation.questions import Question
 from interp.interventions.edits import Edit
 from interp.interventions.saved import load_edit, save_edit
@@ -35,7 +36,7 @@ from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
 from interp.studies.persona.screen import SCREEN
 from interp.studies.persona.screen_removals import LARGEST_SPAN
-from interp.studies.persona.targets import latent_direction, latent_target
+from interp.studies.persona.targets import latent_direction, latent_target, principal_target
 
 ORDINARY_CHATS = 24
 MATCHED_RATIO = (0.5, 2.0)
@@ -155,6 +156,11 @@ def make_claim(
         Control("persona_vector", "persona vector", [Target(vector[None], vector).scaled(norm)], [vector], 1, "reference"),
         Control("mean_difference", "mean difference", [difference], [difference.rise], 1, "reference"),
     ]
+    n_directions = len(persona) if removal.kind == "project_span" else 1  # all others take the one direction of the rise
+    principal = principal_target(load_diff(context.load(DIFF).moments)[0], n_directions, difference.rise)
+    if principal is not None:
+        words = f"{n_directions} principal directions" if n_directions > 1 else "principal direction"
+        named.append(Control("principal_directions", words, [principal], [principal.rise], 1, "reference"))
     own_way = choice.get("mean_difference_removal")
 
     def beside(name: str, edit: Edit, title: str, asked: tuple[str, ...] | None = None) -> Condition:
@@ -174,7 +180,6 @@ def make_claim(
             beside("ablated_sinks_only", ablation.at_sinks("only"), "latents removed at sinks only", with_sinks),
         ]
     direction = latent_direction(dictionary, table, added) if added else None
-    n_directions = len(persona) if removal.kind == "project_span" else 1  # all others take the one direction of the rise
     claim = Claim(removed, direction, [active, *named], n_directions, references)
     activity = {"removed": relative_activity(table, persona, matched)}
     if additions:

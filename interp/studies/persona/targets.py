@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 from interp.causality.removals import Target
 from interp.dictionaries.dictionary import BASE, TUNED, Dictionary
+from interp.diffing.moments import Diff
+from interp.diffing.reconstruction import principal_directions
 
 
 def latent_target(dictionary: Dictionary, table: pd.DataFrame, latents: Sequence[int]) -> Target:
@@ -19,6 +21,16 @@ def latent_target(dictionary: Dictionary, table: pd.DataFrame, latents: Sequence
     latents write into the tuned model less what they write into the base.
     """
     return Target(dictionary.directions(list(latents)).cpu().float(), _rise(dictionary, table, list(latents)))
+
+
+def principal_target(diff: Diff, n: int, difference: Float[torch.Tensor, " d_model"]) -> Target | None:
+    """The first `n` principal directions of the differences between the models by question, and the part of the mean `difference` that they
+    hold; None of a diff of an earlier version, which lacks them.
+    """
+    if not {"base", "tuned"} <= set(diff.reconstructions):
+        return None
+    directions = principal_directions(diff.reconstructions["base"], diff.reconstructions["tuned"], n).cpu()
+    return Target(directions, directions.T @ (directions @ difference))
 
 
 def latent_direction(dictionary: Dictionary, table: pd.DataFrame, latents: Sequence[int]) -> Float[torch.Tensor, " d_model"]:

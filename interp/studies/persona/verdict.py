@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.causality.baselines import beyond_baselines
 from interp.causality.carrier import carrier
 from interp.causality.conditions import condition_table
 from interp.causality.finding_sentence import finding
@@ -25,7 +26,7 @@ class VerdictRecord(Artifact):
     """The verdict, and what it rests on."""
 
     verdict: dict[str, Any]
-    """verdict (the word), finding (the sentence), carrier, checks, effects, draws, power."""
+    """verdict (the word), finding (the sentence), carrier, beyond_baselines (in words), checks, effects, draws, power."""
     conditions: pd.DataFrame
     """The columns of `condition_table`."""
 
@@ -43,6 +44,7 @@ def verdict_on(context: StudyContext, answers: pd.DataFrame, choice: Mapping[str
         "verdict": verdict.word,
         "finding": finding(verdict.word, context.trait.shown, choice, context.hook_point, window, verdict.outcomes),
         "carrier": carrier(verdict, context.config.rules),
+        "beyond_baselines": beyond_baselines(verdict.outcomes, context.config.rules, context.trait.shown),
         "checks": [asdict(check) for check in verdict.checks],
         "effects": {name: _finite(asdict(effect)) for name, effect in verdict.effects.items()},
         "draws": {name: asdict(test) for name, test in verdict.draws.items()},
