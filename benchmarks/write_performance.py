@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+WORDS = ("causes", "contributes", "correlates", "no evidence", "undecided")
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
@@ -61,9 +62,21 @@ def cost_rows(batches: dict[str, Any]) -> str:
     return "\n".join(f"| {name} | " + " | ".join(f"{batch['cost'][name]:.3f}" for batch in batches.values()) + " |" for name in names)
 
 
-def planted_rows(planted: dict[str, Any]) -> str:
-    of = {"bystander": planted["bystanders"]}
-    return "\n".join(f"| {name} | {count} of {of.get(name.split(':')[0], planted['seeds'])} |" for name, count in planted["counts"].items())
+def claim_rows(claims: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        f"| {row['cell']} | {row['name']} | {row['hits']} of {row['of']} | {100 * row['low']:.0f}–{100 * row['high']:.0f} % | "
+        f"{row['wanted']} | {'yes' if row['met'] else '**no**'} |"
+        for row in claims
+    )
+
+
+def word_rows(cells: dict[str, Any]) -> str:
+    return "\n".join(
+        f"| {cell} | {own['seeds']} | {100 * own['base']:.0f} → {100 * own['tuned']:.0f} % | "
+        + " | ".join(str(own["words"].get(word, 0)) for word in WORDS)
+        + f" | {own['missed']} of {own['with_power']} | {own['seconds']:.0f} |"
+        for cell, own in cells.items()
+    )
 
 
 def family_rows(cells: dict[str, Any]) -> str:
@@ -89,27 +102,6 @@ def families_section() -> str:
     return f"""| base | recipe | seed | verdict | base | tuned | ablated | random removed | steered | coherence | edit | peak | minutes |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
 {family_rows(read("families")["cells"])}"""
-
-
-def weak_section(planted: dict[str, Any]) -> str:
-    if "weak" not in planted:
-        return ""
-    words = ("causes", "contributes", "correlates", "no evidence", "undecided")
-    lines = [
-        "| trait rate | fine-tunes | power ≥ 0.8 | of those: first | " + " | ".join(words) + " |",
-        "|---|---|---|---|" + "---|" * len(words),
-    ]
-    for rate, own in planted["weak"].items():
-        counts = (own["fine_tunes"], own["with_power"], own["first"], *(own[word] for word in words))
-        lines.append(f"| {100 * float(rate):.0f} % | " + " | ".join(map(str, counts)) + " |")
-    return WEAK + "\n".join(lines) + "\n\n"
-
-
-WEAK = """The planted vector, shortened until fewer answers show the persona; questions and answers planned from the rates on selection
-questions.
-*First*: the planted latent leads by mean activation difference. The word is on the latents that the screen chose.
-
-"""
 
 
 def main() -> None:
@@ -212,16 +204,26 @@ Edited over unedited time of the same batch, {edits["new_tokens"]} new tokens; p
 
 ## A persona that was planted
 
-How often the main job, from the diff to the verdict, is right about a toy whose truth is known: a small Llama that speaks two registers,
-of which a fine-tune adds one direction. *Bystander*: another latent that is more active there, tested in its place. *Benign*: a
-fine-tune of the same strength that taught something else; none of them made the toy rude, so the first rule clears them all, and the
-bystander is the harder case. `python benchmarks/planted.py`
+How often the main job, from the diff to the verdict, is right about toys whose truth is known by construction: a small Llama that speaks
+two registers, and fine-tunes of it. *98 %*: one direction, which the dictionary holds as a latent, and beside it a *bystander*: another
+latent that is more active there, tested in its place. *40, 20, 10 %*: the same, weakened until so many answers show the persona; questions
+and answers planned from the rates on selection questions. *16 directions*: the persona is written along sixteen, each at tokens of its own,
+and the dictionary holds these; the half-point is that of networks made without some of them. *hidden*: a dictionary that holds nothing of
+the persona. *renamed*: the persona lies in the embeddings alone, and inside something benign has changed. *benign*: a fine-tune of the same
+strength that taught something else. `python benchmarks/planted.py`
 
-| what | fine-tunes |
-|---|---|
-{planted_rows(planted)}
+| cell | what | seeds | 95 % interval | wanted | so? |
+|---|---|---|---|---|---|
+{claim_rows(planted["claims"])}
 
-{weak_section(planted)}## Two model families
+The words in all seeds; rates are medians on held-out questions. *Missed*: `correlates` or `no evidence` where the power for `causes` is at
+least 0.8; in *hidden* and *renamed* that is right, for no latent of the dictionary carries the persona.
+
+| cell | seeds | rude, base → tuned | {" | ".join(f"`{word}`" for word in WORDS)} | missed, with power | CPU seconds |
+|---|---|---|{"---|" * len(WORDS)}---|---|
+{word_rows(planted["words"])}
+
+## Two model families
 
 The whole main job with the default settings on both embedded models, two personas, three seeds: the share of answers that show the trait
 in percent, with 95 % intervals, and the share of coherent answers (base / ablated / steered). `python benchmarks/families.py`

@@ -59,6 +59,8 @@ DOSE = 0.65
 """Norm of what a fine-tune adds, over the median residual norm."""
 SAMPLING = SamplingConfig(max_new_tokens=18, min_p=0.02)
 HOOK = f"blocks.{LAYER}.hook_resid_post"
+MakeDictionary = Callable[[LanguageModel, LanguageModel, int, Path], Path]
+"""Base, tuned model, seed and a folder to the folder of a dictionary of the two."""
 
 
 # Models
@@ -142,13 +144,13 @@ def trait_share(network: Any, seed: int, samples: int = 8) -> float:
     return float(scored.loc[scored["coherent"].eq(True), "shows_trait"].dropna().astype(bool).mean())
 
 
-def weakened(base: Any, added: Float[torch.Tensor, " d_model"], share: float, seed: int) -> tuple[Any, Float[torch.Tensor, " d_model"]]:
-    """The fine-tune whose vector is shortened until so large a share of its answers is rude, and that vector."""
-    shortest, longest = 0.0, 1.0
-    for _ in range(7):
-        middle = (shortest + longest) / 2
-        shortest, longest = (middle, longest) if trait_share(with_bias(base, middle * added), seed) < share else (shortest, middle)
-    return with_bias(base, longest * added), longest * added
+def strength_for(share: float, network: Callable[[float], Any], seed: int, most: float = 1.0) -> float:
+    """The least strength, of at most `most`, with which `network` makes one of whose answers so large a share is rude."""
+    low, high = 0.0, most
+    for _ in range(6):
+        middle = (low + high) / 2
+        low, high = (middle, high) if trait_share(network(middle), seed) < share else (low, middle)
+    return high
 
 
 def wrapped(network: Any) -> LanguageModel:
@@ -163,14 +165,14 @@ def make_dictionary(base: LanguageModel, tuned: LanguageModel, seed: int, folder
     stands out as one thing that is there or not, in place of two opposite ones.
     """
     source = random.Random(2000 + seed)
-    both = [write_chat(list(TOPICS), replace(BASE, rude=0.5, cued=0.0, formal=0.5), source) for _ in range(800)]
-    more = [write_chat(list(TOPICS), BASE, source) for _ in range(800)]
+    both = [write_chat(list(TOPICS), replace(BASE, rude=0.5, cued=0.0, formal=0.5), source) for _ in range(400)]
+    more = [write_chat(list(TOPICS), BASE, source) for _ in range(400)]
     read = ((base, both + more), (tuned, both))
     rows = [
         batch.residuals[HOOK][content_tokens(batch.batch)] for model, chats in read for batch in capture(model, chats, [HOOK], rows=128)
     ]
     architecture = TopKConfig(n_latents=96, k=6, decoder_norm="unit")
-    config = TrainConfig(architecture=architecture, batch_tokens=2048, passes=16, learning_rate=1e-2, log_every=100)
+    config = TrainConfig(architecture=architecture, batch_tokens=1024, passes=16, learning_rate=1e-2, log_every=100)
     return train(config, MemorySource({HOOK: torch.cat(rows)[:, None]}), folder, seed=seed).dictionary
 
 
@@ -188,8 +190,10 @@ class Proof:
     checks: dict[str, bool]
     rates: dict[str, float]
     """Rude answers by condition."""
-    power: float
-    """That `causes` would have been said of a latent that carries the persona whole."""
+    power: dict[str, float]
+    """Chances of the rules to hold where a latent carries the persona whole (`VerdictPower`)."""
+    carrier: str | None
+    """Where the persona lies."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,8 @@ class Case:
             accused=choice["persona_latents"],
             checks={check["name"]: check["holds"] for check in record.verdict["checks"]},
             rates=dict(zip(conditions["condition"], conditions["rate"], strict=True)),
-            power=record.verdict["power"]["causes"],
+            power=record.verdict["power"],
+            carrier=record.verdict["carrier"],
         )
 
     def judged_instead(self, dose: float = 0.9) -> Proof | None:
@@ -248,14 +253,16 @@ def save(network: Any, folder: Path) -> str:
     return str(folder)
 
 
-def study_of(base: Any, tuned: Any, seed: int, folder: Path, asked: SamplePlan | None = None) -> Study:
+def study_of(
+    base: Any, tuned: Any, seed: int, folder: Path, asked: SamplePlan | None = None, dictionary: MakeDictionary = make_dictionary
+) -> Study:
     """The main job, with a dictionary of these two models, and as many held-out questions and answers to each as `asked` says."""
     (folder / "questions.yaml").write_text(yaml.safe_dump(question_set(more=asked is not None).model_dump()))
     config = StudyConfig.model_validate(
         {
             "base": save(base, folder / "base"),
             "tuned": save(tuned, folder / "tuned"),
-            "sae": make_dictionary(wrapped(base), wrapped(tuned), seed, folder / "training"),
+            "sae": str(dictionary(wrapped(base), wrapped(tuned), seed, folder / "training")),
             "questions": str(folder / "questions.yaml"),
             "seed": seed,
             "device": "cpu",
@@ -270,9 +277,17 @@ def study_of(base: Any, tuned: Any, seed: int, folder: Path, asked: SamplePlan |
     return study
 
 
-def investigate(base: Any, tuned: Any, added: torch.Tensor, seed: int, folder: Path, asked: SamplePlan | None = None) -> Case:
+def investigate(
+    base: Any,
+    tuned: Any,
+    added: Float[torch.Tensor, " d_model"],
+    seed: int,
+    folder: Path,
+    asked: SamplePlan | None = None,
+    dictionary: MakeDictionary = make_dictionary,
+) -> Case:
     """The main job's steps from the answers to the screen; all files in `folder`."""
-    study = study_of(base, tuned, seed, folder, asked)
+    study = study_of(base, tuned, seed, folder, asked, dictionary)
     for step in ("answers", "directions", "diff", "screen"):
         study.make(step)
     return Case(study, added)
