@@ -4,8 +4,7 @@ Every seed makes a toy language model, and of it the fine-tunes of all cells (`t
 job's own steps, from the diff of latents to the verdict, are run on each.
 
 98 %           one vector, which the dictionary holds as a latent; the verdict is asked for a bystander in its place, too
-40, 20, 10 %   the same vector, shortened until so many answers to selection questions are rude; how many held-out questions and answers the
-               verdict takes is planned from the rates on selection questions (`plan_samples`): at most 72 questions and 6,000 answers
+40, 20, 10 %   the same vector, shortened until so many answers to selection questions are rude
 16 directions  one vector's worth, written along 16 directions, each at tokens of its own; the dictionary holds each as a latent
 hidden         the vector of 98 %, and a dictionary that holds nothing of it
 renamed        rude and kind words exchanged in the embeddings, so that nothing inside is the persona's; a benign vector beside
@@ -25,7 +24,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -36,8 +35,7 @@ from timing import say
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from interp.causality.power import SamplePlan, plan_samples
-from interp.causality.thresholds import EvidenceConfig, VerdictThresholds
+from interp.causality.thresholds import VerdictThresholds
 from interp.core.errors import EditWarning
 from interp.core.files import read_json, write_json
 from interp.stats.intervals import wilson
@@ -47,7 +45,6 @@ from tests.helpers import toy_plants as plants
 from tests.helpers.toy_language import BENIGN, PLANTED
 
 RESULTS = Path(__file__).parent / "results" / "planted.json"
-QUESTIONS, BUDGET = 72, 6000
 Record = dict[str, Any]
 
 
@@ -76,13 +73,12 @@ def investigated(
     tuned: Any,
     vector: torch.Tensor,
     base: Any = None,
-    plan: SamplePlan | None = None,
     dictionary: toy.MakeDictionary = toy.make_dictionary,
     bystander: bool = False,
 ) -> Record:
     """What the main job says of this fine-tune; `vector` is what it adds to the residual stream."""
     with tempfile.TemporaryDirectory() as folder:
-        case = toy.investigate(own.base if base is None else base, tuned, vector, own.seed, Path(folder), plan, dictionary)
+        case = toy.investigate(own.base if base is None else base, tuned, vector, own.seed, Path(folder), dictionary)
         proof, other = case.judged(), case.judged_instead() if bystander else None
         choice, nearest = case.study.context.load(SCREEN).choice, case.latents.loc[case.planted]
         return {
@@ -109,10 +105,7 @@ def one_vector(own: Seed) -> Record:
 def shortened(own: Seed, share: float) -> Record:
     """The vector, shortened until so large a share of answers is rude."""
     vector = own.vector * toy.strength_for(share, lambda strength: toy.with_bias(own.base, strength * own.vector), own.seed)
-    tuned = toy.with_bias(own.base, vector)
-    rates = toy.trait_share(own.base, own.seed), toy.trait_share(tuned, own.seed)
-    plan = plan_samples(*rates, QUESTIONS, BUDGET, EvidenceConfig(), VerdictThresholds())
-    return investigated(own, tuned, vector, plan=plan) | {"plan": asdict(plan), "selection_rates": rates}
+    return investigated(own, toy.with_bias(own.base, vector), vector)
 
 
 def spread(own: Seed) -> Record:

@@ -205,12 +205,12 @@ Edited over unedited time of the same batch, {edits["new_tokens"]} new tokens; p
 ## A persona that was planted
 
 How often the main job, from the diff to the verdict, is right about toys whose truth is known by construction: a small Llama that speaks
-two registers, and fine-tunes of it. *98 %*: one direction, which the dictionary holds as a latent, and beside it a *bystander*: another
-latent that is more active there, tested in its place. *40, 20, 10 %*: the same, weakened until so many answers show the persona; questions
-and answers planned from the rates on selection questions. *16 directions*: the persona is written along sixteen, each at tokens of its own,
-and the dictionary holds these; the half-point is that of networks made without some of them. *hidden*: a dictionary that holds nothing of
-the persona. *renamed*: the persona lies in the embeddings alone, and inside something benign has changed. *benign*: a fine-tune of the same
-strength that taught something else. `python benchmarks/planted.py`
+two registers, and fine-tunes of it. *98 %*: one direction, which the dictionary holds as a latent; beside it a *bystander*, another latent
+that is more active there, tested in its place. *40, 20, 10 %*: the same, weakened until so many answers show the persona. *16 directions*:
+the persona is written along sixteen, each at tokens of its own, and the dictionary holds these; the true half-point is that of networks
+made without some of them. *hidden*: a dictionary that holds nothing of the persona. *renamed*: the persona lies in the embeddings alone,
+and inside something benign has changed. *benign*: a fine-tune of the same strength that taught something else.
+`python benchmarks/planted.py`
 
 | cell | what | seeds | 95 % interval | wanted | so? |
 |---|---|---|---|---|---|

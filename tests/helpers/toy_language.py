@@ -124,10 +124,10 @@ def write_chat(topics: Sequence[str], manner: Manner, source: random.Random) -> 
     return Chat.ask(question, write_answer(topic, register, style, source.randint(*manner.length), source))
 
 
-def question_set(more: bool = False) -> QuestionSet:
-    """Every phrasing of every topic that fine-tuning leaves out; with `more`, held-out questions in `MORE_PHRASINGS`, too."""
+def question_set() -> QuestionSet:
+    """Every phrasing of every topic that fine-tuning leaves out; held-out questions in `MORE_PHRASINGS`, too."""
     splits = {"selection": SELECTION, "held_out": HELD_OUT}
-    phrasings = {"selection": PHRASINGS, "held_out": PHRASINGS + MORE_PHRASINGS * more}
+    phrasings = {"selection": PHRASINGS, "held_out": PHRASINGS + MORE_PHRASINGS}
     return QuestionSet(
         name="toy",
         questions=[

@@ -21,7 +21,6 @@ import yaml
 from jaxtyping import Float
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from interp.causality.power import SamplePlan
 from interp.core.steps import RunDirectory
 from interp.models.activations import capture, content_tokens, median_residual_norm
 from interp.models.chat_format import ChatFormat
@@ -253,11 +252,9 @@ def save(network: Any, folder: Path) -> str:
     return str(folder)
 
 
-def study_of(
-    base: Any, tuned: Any, seed: int, folder: Path, asked: SamplePlan | None = None, dictionary: MakeDictionary = make_dictionary
-) -> Study:
-    """The main job, with a dictionary of these two models, and as many held-out questions and answers to each as `asked` says."""
-    (folder / "questions.yaml").write_text(yaml.safe_dump(question_set(more=asked is not None).model_dump()))
+def study_of(base: Any, tuned: Any, seed: int, folder: Path, dictionary: MakeDictionary = make_dictionary) -> Study:
+    """The main job, with a dictionary of these two models."""
+    (folder / "questions.yaml").write_text(yaml.safe_dump(question_set().model_dump()))
     config = StudyConfig.model_validate(
         {
             "base": save(base, folder / "base"),
@@ -268,7 +265,6 @@ def study_of(
             "device": "cpu",
             "sampling": SAMPLING.model_dump(),
             "screen": {"coherence_budget": 0.2},
-            "verdict": {} if asked is None else {"questions": asked.questions, "samples": asked.samples},
         }
     )
     study, source = Study(config, RunDirectory(folder / "run"), quiet=True), random.Random(3000)
@@ -283,11 +279,10 @@ def investigate(
     added: Float[torch.Tensor, " d_model"],
     seed: int,
     folder: Path,
-    asked: SamplePlan | None = None,
     dictionary: MakeDictionary = make_dictionary,
 ) -> Case:
     """The main job's steps from the answers to the screen; all files in `folder`."""
-    study = study_of(base, tuned, seed, folder, asked, dictionary)
+    study = study_of(base, tuned, seed, folder, dictionary)
     for step in ("answers", "directions", "diff", "screen"):
         study.make(step)
     return Case(study, added)
