@@ -79,6 +79,22 @@ def word_rows(cells: dict[str, Any]) -> str:
     )
 
 
+def planted_section() -> str:
+    if not (RESULTS / "planted.json").is_file():
+        return "Not measured yet."
+    planted = read("planted")
+    return f"""| cell | what | seeds | 95 % interval | wanted | so? |
+|---|---|---|---|---|---|
+{claim_rows(planted["claims"])}
+
+The words in all seeds; rates are medians on held-out questions. *Missed*: `correlates` or `no evidence` where the power for `causes` is at
+least 0.8; in *hidden* and *renamed* that is right, for no latent of the dictionary carries the persona.
+
+| cell | seeds | rude, base → tuned | {" | ".join(f"`{word}`" for word in WORDS)} | missed, with power | CPU seconds |
+|---|---|---|{"---|" * len(WORDS)}---|---|
+{word_rows(planted["words"])}"""
+
+
 def family_rows(cells: dict[str, Any]) -> str:
     lines = []
     for cell, run in sorted(cells.items()):
@@ -105,7 +121,7 @@ def families_section() -> str:
 
 
 def main() -> None:
-    diff, sweep, planted = read("diff"), read("sweep"), read("planted")
+    diff, sweep = read("diff"), read("sweep")
     packed, edits, memory_of_diff = sweep["sweep"], sweep["edits"], diff["memory"]
     speed, memory, quality, capture = read("step"), read("memory"), read("quality"), read("capture")
     made = speed["environment"]
@@ -212,16 +228,7 @@ made without some of them. *hidden*: a dictionary that holds nothing of the pers
 and inside something benign has changed. *benign*: a fine-tune of the same strength that taught something else.
 `python benchmarks/planted.py`
 
-| cell | what | seeds | 95 % interval | wanted | so? |
-|---|---|---|---|---|---|
-{claim_rows(planted["claims"])}
-
-The words in all seeds; rates are medians on held-out questions. *Missed*: `correlates` or `no evidence` where the power for `causes` is at
-least 0.8; in *hidden* and *renamed* that is right, for no latent of the dictionary carries the persona.
-
-| cell | seeds | rude, base → tuned | {" | ".join(f"`{word}`" for word in WORDS)} | missed, with power | CPU seconds |
-|---|---|---|{"---|" * len(WORDS)}---|---|
-{word_rows(planted["words"])}
+{planted_section()}
 
 ## Two model families
 

@@ -21,11 +21,12 @@ from transformers import LlamaForCausalLM
 
 from interp.causality.latent_sets import half_point
 from interp.dictionaries.load import load_sae
-from interp.models.activations import response_residuals
+from interp.models.activations import mean_residuals, response_residuals
 from interp.models.chats import Chat, pad_left
+from interp.models.generation import generate
 from interp.models.language_model import LanguageModel
-from tests.helpers.toy_language import BASE, REGISTERS, TOPICS, vocabulary, write_chat
-from tests.helpers.toy_persona import HOOK, LAYER, make_dictionary, trait_share, wrapped
+from tests.helpers.toy_language import BASE, REGISTERS, TOPICS, question_set, vocabulary, write_chat
+from tests.helpers.toy_persona import HOOK, LAYER, SAMPLING, make_dictionary, trait_share, wrapped
 
 DIRECTIONS = 16
 SHARE = 0.9
@@ -85,12 +86,27 @@ def spread_persona(base: Any, added: Float[torch.Tensor, " d_model"], seed: int)
 
 
 def true_half_point(persona: SpreadPersona, strength: float, seed: int) -> float:
-    """Number of directions that the fine-tune must do without until half of the persona is gone: of networks made without them."""
+    """Number of directions that the fine-tune must do without until half of the persona is gone: of networks made without them.
+
+    Those along which it writes most go first, as a ranking of latents has them.
+    """
+    amounts = written_amounts(persona, strength, seed)
+    order = amounts.argsort(descending=True).tolist()
     sizes = [1, 2, 3, 4, 6, 8, 10, 12, 16]
-    rates = [trait_share(persona.network(strength, range(size, DIRECTIONS)), seed) for size in sizes]
+    rates = [trait_share(persona.network(strength, order[size:]), seed) for size in sizes]
     found = half_point(sizes, rates, trait_share(persona.network(strength), seed))
     assert found is not None
     return found
+
+
+def written_amounts(persona: SpreadPersona, strength: float, seed: int) -> Float[torch.Tensor, " directions"]:
+    """How much the fine-tune writes along each direction, on average over its own answers to selection questions."""
+    tuned, base = wrapped(persona.network(strength)), wrapped(persona.base)
+    questions = [question.text for question in question_set().questions if question.split == "selection"]
+    written = generate(tuned, [Chat.ask(question) for question in questions], SAMPLING, seed)
+    chats = [Chat.ask(question, answer) for question, answer in zip(questions, written, strict=True)]
+    after, before = (mean_residuals(model, chats, [HOOK])[HOOK] for model in (tuned, base))
+    return persona.frame @ (after - before)
 
 
 def with_spare_neurons(network: Any, count: int) -> Any:
