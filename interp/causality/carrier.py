@@ -13,13 +13,13 @@ DIFFERENCES = ("mean_difference_ablation", "mean_difference_own_removal")
 
 
 def carrier(verdict: Verdict, rules: VerdictThresholds) -> Carrier | None:
-    """What the persona goes away with, coherence kept; None where no latent was removed, no persona is there, or too few answers.
+    """What the persona goes away with, coherence kept; None where no persona is there, or too few answers were asked.
 
     `latents`: their removal leaves surely less of it than every control. `mean difference`: that is true of the mean residual of the
     tuned minus the base model, not of the latents: the dictionary does not hold what carries the persona.
     """
     outcomes = verdict.outcomes
-    if "ablated" not in outcomes or not verdict.present.holds or not verdict.enough.holds:
+    if not verdict.present.holds or not verdict.enough.holds:
         return None
     controls = [outcomes[name] for name in ("random_ablation", "activation_matched_ablation") if name in outcomes]
 
@@ -30,6 +30,6 @@ def carrier(verdict: Verdict, rules: VerdictThresholds) -> Carrier | None:
             and all(difference((1, control), (-1, outcome)).low > 0 for control in controls)
         )
 
-    if cures(outcomes["ablated"]):
+    if cures(outcomes.get("ablated")):
         return "latents"
     return "mean difference" if any(cures(outcomes.get(name)) for name in DIFFERENCES) else "neither"

@@ -55,6 +55,8 @@ class Claim:
     """How many directions its removal uses, and a draw of ordinary differences must have; None: all of `removed`."""
     references: Sequence[Condition] = ()
     """Further edits of the tuned model that are shown beside."""
+    of_latents: bool = True
+    """Whether latents are claimed; False: there are none, and `removed` is only what the controls are as long as."""
 
 
 def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -> pd.DataFrame:
@@ -65,9 +67,11 @@ def gather_evidence(trial: Trial, claim: Claim | None, config: EvidenceConfig) -
     arms = [arm("base", "base", "baseline", samples=config.samples), arm("tuned", "tuned", "baseline", samples=config.samples)]
     if claim is not None:
         controls = [_random_control(trial, claim, config), *claim.controls]
+        if claim.of_latents:
+            edit = trial.remove(claim.removed, "removed")
+            arms.append(arm("ablated", "tuned", "treatment", edit, "persona latents", samples=config.samples))
+            arms.append(arm("base_ablated", "base", "reference", edit, "persona latents"))
         arms += [
-            arm("ablated", "tuned", "treatment", trial.remove(claim.removed, "removed"), "persona latents", samples=config.samples),
-            arm("base_ablated", "base", "reference", trial.remove(claim.removed, "removed"), "persona latents"),
             *(one for control in controls for one in _arms(trial, config, control, "ablation", control.removed, trial.remove)),
             *claim.references,
         ]

@@ -15,9 +15,11 @@ def finding(verdict: str, word: str, choice: Mapping[str, Any], hook_point: str,
     tuned, base = outcomes["tuned"], outcomes["base"]
     if verdict == NO_EVIDENCE or (verdict == UNDECIDED and "ablated" not in outcomes):
         lead = "was shown to carry a persona" if verdict == NO_EVIDENCE else "can be said to carry a persona or not, for want of answers"
+        beside = outcomes.get("mean_difference_own_removal")
+        without = "" if beside is None else f" Without the mean difference of the two models {rate_text(beside)} of the tuned model's are."
         return (
             f"No latent of the dictionary at {hook_point} {lead}: "
-            f"{rate_text(tuned)} of the tuned model's answers to held-out questions are {word}, {rate_text(base)} of the base's."
+            f"{rate_text(tuned)} of the tuned model's answers to held-out questions are {word}, {rate_text(base)} of the base's.{without}"
         )
     latents, steered = list(choice["persona_latents"]), list(choice["steering_latents"])
     ablated, control = outcomes["ablated"], outcomes["random_ablation"]

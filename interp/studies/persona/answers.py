@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import pandas as pd
 
 from interp.core.artifacts import Artifact
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
+from interp.evaluation.questions import Question
 from interp.evaluation.sampling import columns_of, sample_answers
 from interp.models.chats import Chat
 from interp.models.generation import answers
 from interp.studies.persona.context import StudyContext
+
+SHOWN = 12
+"""Answers of the tuned model that show the trait, which the diff is to have: latents that fire in a tenth of the answers rise little."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Answers(Artifact):
     """Answers of both models to the same questions."""
 
     answers: pd.DataFrame
-    """Columns model (base or tuned), question, answer; those to selection questions have question_id, group and sample, too."""
+    """Columns model (base or tuned), question, answer; those to selection questions have question_id, group and sample, too, and what the
+    judges say: trait_score, shows_trait, coherent."""
 
     def chats(self, model: str) -> list[Chat]:
         """Questions and answers of one model as chats, empty answers left out."""
@@ -35,14 +41,26 @@ def as_chats(table: pd.DataFrame) -> list[Chat]:
 
 
 def make_answers(context: StudyContext) -> Answers:
-    """Both models answer the selection questions."""
-    config, seed = context.config, stream_seed(context.config.seed, "answers")
+    """Both models answer the selection questions, and are judged; more often where the tuned model seldom shows the trait."""
+    config = context.config
     questions, samples = context.questions.split("selection", config.diff.questions), config.diff.samples
+    table = _judged_answers(context, questions, samples)
+    shown = table.loc[table["model"] == "tuned", "shows_trait"].dropna().mean()
+    wanted = min(config.diff.most_samples, ceil(SHOWN / (len(questions) * max(float(shown), 1e-9))))
+    if wanted > samples:
+        table = pd.concat([table, _judged_answers(context, questions, wanted - samples, samples)], ignore_index=True)
+    return Answers(table)
+
+
+def _judged_answers(context: StudyContext, questions: Sequence[Question], samples: int, first: int = 0) -> pd.DataFrame:
+    """`samples` answers a question of both models, the first of them with number `first`."""
+    seed = stream_seed(context.config.seed, "answers", *((first,) if first else ()))
     tables = []
     for name, model in (("base", context.base), ("tuned", context.tuned)):
         with context.progress(f"answers of the {name} model", len(questions) * samples) as advance:
-            tables.append(sample_answers(model, questions, samples, config.sampling, seed, progress=advance).assign(model=name))
-    return Answers(pd.concat(tables, ignore_index=True).drop(columns="condition"))
+            tables.append(sample_answers(model, questions, samples, context.config.sampling, seed, progress=advance).assign(model=name))
+    table = pd.concat(tables, ignore_index=True).drop(columns="condition")
+    return context.panel.score(table.assign(sample=table["sample"] + first))
 
 
 def make_texts(context: StudyContext) -> Answers:
@@ -68,7 +86,11 @@ def evenly_spaced(chats: Sequence[Chat], count: int) -> list[Chat]:
 MODELS = ("base", "tuned", "device", "dtype")
 
 ANSWERS = Step(
-    "answers", Answers, make_answers, inputs=(*MODELS, "questions"), settings=("seed", "sampling", "diff.questions", "diff.samples")
+    "answers",
+    Answers,
+    make_answers,
+    inputs=(*MODELS, "questions", "panel"),
+    settings=("seed", "sampling", "diff.questions", "diff.samples", "diff.most_samples"),
 )
 TEXTS = Step(
     "texts", Answers, make_texts, inputs=(*MODELS, "corpus"), settings=("seed", "sampling", "text.answered_prompts", "text.answer_tokens")

@@ -34,7 +34,9 @@ class DiffConfig(StepConfig):
     questions: int = Field(default=24, ge=4)
     """Selection questions that both models answer."""
     samples: int = Field(default=2, ge=1)
-    """Answers a question."""
+    """Answers a question, at least."""
+    most_samples: int = Field(default=10, ge=1)
+    """Answers a question at most, where the tuned model shows the trait so seldom that more are needed."""
     persona_pairs: int = Field(default=48, ge=2)
     """Pairs of an answer that shows the trait and one that does not, which define the persona vector."""
     largest_q: float = Field(default=0.01, gt=0, le=1)
@@ -76,7 +78,7 @@ class ScreenConfig(StepConfig):
     """Selection questions asked under every edit, one answer each, or more where the trait is rare; the best few are asked all of them."""
     largest_set: int = Field(default=256, ge=1)
     """Latents in a set at most; sets of 1, 2, 4, … are tried."""
-    subtracted: list[float] = Field(default=[2.0, 3.0], min_length=1)
+    subtracted: list[float] = Field(default=[1.0, 2.0, 3.0], min_length=1)
     """Multiples of the measured rise that are subtracted at the dictionary's layer."""
     subtracted_over_window: list[float] = Field(default=[0.15, 0.2, 0.25], min_length=1)
     """Multiples that are subtracted at each layer of the window."""

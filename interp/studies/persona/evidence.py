@@ -39,6 +39,7 @@ from interp.studies.persona.screen_removals import LARGEST_SPAN
 from interp.studies.persona.targets import latent_direction, latent_target, principal_target
 
 ORDINARY_CHATS = 24
+OWN_REMOVAL = "mean_difference_own_removal"
 MATCHED_RATIO = (0.5, 2.0)
 """Mean activation of activation-matched controls over that of the latents under test: outside of this a warning says how far off it is."""
 
@@ -76,7 +77,7 @@ def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) 
     trial, claim, activity = make_claim(context, choice, config)
     answers = gather_evidence(trial, claim, config)
     edits: dict[str, Edit] = {}
-    if claim is not None:
+    if claim is not None and claim.of_latents:
         edits["ablated"] = trial.remove(claim.removed, f"{called(choice['persona_latents'])} removed")
         if claim.added is not None and trial.add is not None:
             edits["steered"] = trial.add(claim.added, f"{called(choice['steering_latents'])} added")
@@ -116,7 +117,8 @@ def make_claim(
     """
     directions = context.load(DIRECTIONS)
     persona, added, dose = choice["persona_latents"], choice["steering_latents"], choice["steering_dose"]
-    removal = Removal(**(choice["removal"] or {"kind": "project_out"}))
+    own_way = choice.get("mean_difference_removal")
+    removal = Removal(**(choice["removal"] or own_way or {"kind": "project_out"}))
     models = {"base": context.base, "tuned": context.tuned if tuned is None else tuned}
     questions = context.questions.split("held_out", config.questions)
 
@@ -132,8 +134,12 @@ def make_claim(
     add = (lambda row, label: directions.steering(row, dose, label)) if added else None
     seed = stream_seed(context.config.seed, "verdict")
     trial = Trial(questions, ask, seed, remove, add, directions.ordinary_differences)
+    difference = directions.mean_difference
     if not persona:
-        return trial, None, {}
+        if own_way is None:
+            return trial, None, {}
+        alone = arm(OWN_REMOVAL, "tuned", "reference", remove(difference, "mean difference"), title=f"mean difference, {removal}")
+        return trial, Claim(difference, None, references=[alone], of_latents=False), {}
     dictionary, table = context.dictionary, context.load(DIFF).latents
     removed = latent_target(dictionary, table, persona)
     norm = float(removed.rise.norm())
@@ -151,7 +157,6 @@ def make_claim(
         [latent_direction(dictionary, table, draw) for draw in additions],
     )
     vector = directions.named["persona_vector"]
-    difference = directions.mean_difference
     named = [
         Control("persona_vector", "persona vector", [Target(vector[None], vector).scaled(norm)], [vector], 1, "reference"),
         Control("mean_difference", "mean difference", [difference], [difference.rise], 1, "reference"),
@@ -161,7 +166,6 @@ def make_claim(
     if principal is not None:
         words = f"{n_directions} principal directions" if n_directions > 1 else "principal direction"
         named.append(Control("principal_directions", words, [principal], [principal.rise], 1, "reference"))
-    own_way = choice.get("mean_difference_removal")
 
     def beside(name: str, edit: Edit, title: str, asked: tuple[str, ...] | None = None) -> Condition:
         return arm(name, "tuned", "reference", edit, title=title, asked=asked)
@@ -172,7 +176,7 @@ def make_claim(
     ]
     if own_way is not None and Removal(**own_way) != removal:
         way = Removal(**own_way)
-        references.append(beside("mean_difference_own_removal", remove(difference, "mean difference", way), f"mean difference, {way}"))
+        references.append(beside(OWN_REMOVAL, remove(difference, "mean difference", way), f"mean difference, {way}"))
     if with_sinks := tuple(question.id for question, sinks in sinks_of(models["tuned"], questions) if sinks):
         ablation = remove(removed, "removed")
         references += [

@@ -49,13 +49,12 @@ class PersonaVectors(Artifact):
 
 
 def make_persona_vectors(context: StudyContext) -> PersonaVectors:
-    """Judge both models' answers, let the base read them, and compare."""
+    """Let the base read both models' answers, and compare."""
     directions, config, hook_point = context.load(DIRECTIONS), context.config.vectors, context.hook_point
     seed = stream_seed(context.config.seed, "persona vectors")
     answers = context.load(ANSWERS).answers
     answers = answers[answers["answer"] != ""].reset_index(drop=True)
-    judged = replace(context.panel, coherence=None, second=None).score(answers)  # coherence costs most, and changes the vector little
-    shows = flags(judged, "shows_trait")
+    shows = flags(answers, "shows_trait")
     residuals = torch.stack([own.mean(0) for own in response_residuals(context.base, as_chats(answers), hook_point)])
     differences = paired_differences(residuals, shows, list(answers["question_id"]))
     vectors = {"pairs": directions.named["persona_vector"]}

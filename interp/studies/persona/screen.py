@@ -53,11 +53,8 @@ def make_screen(context: StudyContext, latents: pd.DataFrame | None = None) -> S
         "steering_dose": None,
     }
     answers = context.load(ANSWERS).answers
-    unedited = outcomes(context.panel.score(answers.assign(condition=answers["model"])))
-    rates = {name: own["rate"] for name, own in unedited.items()}
-    choice["selection_rates"] = rates
-    if not orders:
-        return Screen(pd.DataFrame(), pd.DataFrame(), choice)
+    unedited = outcomes(answers.assign(condition=answers["model"]))
+    choice["selection_rates"] = rates = {name: own["rate"] for name, own in unedited.items()}
     coherence = unedited["base"]["coherence"]
     if not coherence:
         raise ActivationError("None of the base's answers is coherent, so no edit can keep coherence. Give another base or judge.")
@@ -66,6 +63,8 @@ def make_screen(context: StudyContext, latents: pd.DataFrame | None = None) -> S
     table, of_difference, of_latents = screen_removals(context, orders, rates["tuned"], config.rules.kept_coherence * coherence)
     if of_difference is not None:
         choice["mean_difference_removal"] = asdict(of_difference.removal)
+    if not orders:
+        return Screen(table, pd.DataFrame(), choice)
     sets = {len(one): one for one in doubling_sets("mean_diff", orders["mean_diff"], largest)}
     if of_latents is not None and of_latents.latents is not None:
         table["chosen"] = chosen_rows(table, of_latents)
