@@ -8,6 +8,7 @@ from interp.causality.thresholds import VerdictThresholds
 from interp.causality.verdict import Outcome, Verdict, difference
 
 Carrier = Literal["latents", "mean difference", "neither"]
+CONTROLS = ("random_ablation", "activation_matched_ablation", "benign_difference_ablation")
 DIFFERENCES = ("mean_difference_ablation", "mean_difference_own_removal")
 """The mean difference, removed as the latents are and in the way that suits it best."""
 
@@ -21,7 +22,7 @@ def carrier(verdict: Verdict, rules: VerdictThresholds) -> Carrier | None:
     outcomes = verdict.outcomes
     if not verdict.present.holds or not verdict.enough.holds:
         return None
-    controls = [outcomes[name] for name in ("random_ablation", "activation_matched_ablation") if name in outcomes]
+    controls = [outcomes[name] for name in CONTROLS if name in outcomes]
 
     def cures(outcome: Outcome | None) -> bool:
         return (

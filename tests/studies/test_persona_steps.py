@@ -19,7 +19,7 @@ from tests.helpers.diffing_truth import random_dictionary
 from tests.helpers.small_run import SMALL
 from tests.helpers.tiny import tiny_folder
 
-ALL = tuple(name for name in STEPS if name != "pairs")  # which a trait with pairs of its own leaves out
+ALL = tuple(name for name in STEPS if name not in ("pairs", "benign"))  # which a trait with pairs of its own leaves out
 VERDICT = ("verdict",)
 EVIDENCE = ("evidence", *VERDICT, "after", "judges")
 SCREEN = ("screen", *EVIDENCE, "cards")
@@ -38,6 +38,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "trust_remote_code": (True, ()),
     "thinking": (True, ALL),
     "base": ("OTHER_MODEL", ALL),
+    "benign": ("[OTHER_MODEL]", ("benign", *EVIDENCE)),
     "tuned": ("OTHER_MODEL", MODELS),
     "sae": ("SAE", DICTIONARY),
     "trait": ("pirate", ALL),
@@ -143,7 +144,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("outside")
     models = {name: str(tiny_folder(folder / name, seed=seed)) for seed, name in enumerate(("BASE", "TUNED", "OTHER_MODEL"))}
     random_dictionary().save(folder / "sae")
-    return models | {"SAE": str(folder / "sae")}
+    return models | {"SAE": str(folder / "sae"), "[OTHER_MODEL]": f"[{models['OTHER_MODEL']}]"}
 
 
 def keys(settings: dict[str, Any], folder: Path) -> dict[str, str]:

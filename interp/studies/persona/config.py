@@ -108,6 +108,8 @@ class StudyConfig(StepConfig):
     """Hub id, folder, GGUF or embedded model."""
     tuned: str | None = None
     """Hub id, folder or adapter; without it an organism is trained."""
+    benign: list[str] = Field(default_factory=list)
+    """Benign fine-tunes of the same base (adapters, folders, hub ids): how they differ from it is a control, removed and added alike."""
     sae: Path | None = None
     """Folder of a crosscoder or an SAE (sae-lens, Gemma Scope, sparsify, …), `sae-lens:RELEASE/ID`, `hub:OWNER/REPO/FOLDER`, `pickle:…`."""
     trait: str = DEFAULT_TRAIT

@@ -273,6 +273,10 @@ class StudyContext:
         if not self.trait.pairs or config.vectors.elicited:
             elicitation_of(self.trait)
         _ = self.hook_point, self.window
+        studied = {model_identity(source): source for source in (config.base, config.tuned) if source is not None}
+        for source in config.benign:
+            if same := studied.get(model_identity(source)):
+                raise ConfigError(f"benign: {source} is the same model as {same}. Give other fine-tunes of the base.")
 
     def data_key(self, name: str) -> str:
         """The content key of an input that is no step."""
@@ -280,6 +284,7 @@ class StudyContext:
         keys: Mapping[str, Callable[[], str]] = {
             "base": lambda: model_identity(self.base_source) + thinks,
             "tuned": lambda: model_identity(self.tuned_source) + thinks,
+            "benign_models": lambda: content_key([model_identity(source) + thinks for source in self.study.benign]),
             "recipe": lambda: read_recipe(self.recipe).key,
             "corpus": lambda: file_sha256(corpus_path()),
             "questions": lambda: content_key(self.questions.model_dump(mode="json", exclude_defaults=True)),

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from interp.interventions.edits import Edit
 from interp.interventions.saved import load_edit, save_edit
 from interp.models.language_model import LanguageModel
 from interp.studies.persona.answers import MODELS, evenly_spaced
+from interp.studies.persona.benign import BENIGN
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
@@ -156,6 +157,11 @@ def make_claim(
         [latent_target(dictionary, table, draw).scaled(norm) for draw in matched],
         [latent_direction(dictionary, table, draw) for draw in additions],
     )
+    controls = [active]
+    if context.config.benign:
+        benign = [target.scaled(norm) for target in context.load(BENIGN).targets(context.hook_point)]
+        words = "differences of benign fine-tunes"
+        controls.append(Control("benign_difference", words, benign, [target.rise for target in benign], len(benign)))
     vector = directions.named["persona_vector"]
     named = [
         Control("persona_vector", "persona vector", [Target(vector[None], vector).scaled(norm)], [vector], 1, "reference"),
@@ -184,7 +190,7 @@ def make_claim(
             beside("ablated_sinks_only", ablation.at_sinks("only"), "latents removed at sinks only", with_sinks),
         ]
     direction = latent_direction(dictionary, table, added) if added else None
-    claim = Claim(removed, direction, [active, *named], n_directions, references)
+    claim = Claim(removed, direction, [*controls, *named], n_directions, references)
     activity = {"removed": relative_activity(table, persona, matched)}
     if additions:
         activity["added"] = relative_activity(table, added, additions)
@@ -229,7 +235,7 @@ EVIDENCE = Step(
     "evidence",
     Evidence,
     make_evidence,
-    inputs=(*MODELS, "dictionary", "questions", "panel", "corpus", "diff", "directions", "screen"),
+    inputs=(*MODELS, "dictionary", "questions", "panel", "corpus", "diff", "directions", "screen", "hook_point"),
     settings=(
         "seed",
         "sampling",
@@ -239,5 +245,7 @@ EVIDENCE = Step(
         "diff.questions",
         "diff.samples",
         "rules.power",
+        "benign",
     ),
 )
+EVIDENCE_BESIDE_BENIGN = replace(EVIDENCE, inputs=(*EVIDENCE.inputs, BENIGN.name))

@@ -16,13 +16,14 @@ from interp.core.memory import give_back_memory, peak_memory_bytes
 from interp.core.steps import MANIFEST_FILE, RunDirectory, Step, StepResult, step_key
 from interp.studies.persona.after import AFTER
 from interp.studies.persona.answers import ANSWERS, TEXTS
+from interp.studies.persona.benign import BENIGN
 from interp.studies.persona.cards import CARDS
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.dictionary import OPEN_DICTIONARY, RESIDUALS, TRAIN_DICTIONARY
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
-from interp.studies.persona.evidence import EVIDENCE
+from interp.studies.persona.evidence import EVIDENCE, EVIDENCE_BESIDE_BENIGN
 from interp.studies.persona.fit import FIT
 from interp.studies.persona.forecast import expected_seconds
 from interp.studies.persona.organism import ORGANISM
@@ -33,10 +34,11 @@ from interp.studies.persona.verdict import JUDGES, VERDICT
 from interp.traits import read_trait
 
 ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, FIT,
-             PERSONA_VECTORS, SCREEN, SCREEN_ALONG_ANSWERS, EVIDENCE, VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
+             PERSONA_VECTORS, SCREEN, SCREEN_ALONG_ANSWERS, BENIGN, EVIDENCE, EVIDENCE_BESIDE_BENIGN,
+             VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
-where a dictionary is given."""
+where a dictionary is given, `benign` where no benign fine-tune is."""
 COSTS = ("kl", "loss_before", "loss_after", "n_tokens")
 
 
@@ -45,6 +47,7 @@ def steps_of(config: StudyConfig) -> dict[str, Step[StudyContext, Any]]:
     left_out: list[Step[StudyContext, Any]] = [ORGANISM] if config.tuned is not None else []
     left_out += [PAIRS] if read_trait(config.trait).pairs else []
     left_out += [TRAIN_DICTIONARY, RESIDUALS] if config.sae is not None else [OPEN_DICTIONARY]
+    left_out += [EVIDENCE] if config.benign else [BENIGN, EVIDENCE_BESIDE_BENIGN]
     left_out += [SCREEN_ALONG_ANSWERS if config.vectors.ranked_along == "pairs" else SCREEN]
     return {step.name: step for step in ALL_STEPS if step not in left_out}
 
