@@ -12,7 +12,7 @@ from rich.table import Table
 
 from interp.causality.latent_sets import rankings
 from interp.cli.arguments import DiffArguments, ReportArguments, RunArguments, StudyArguments, print_json
-from interp.core.errors import ConfigError
+from interp.core.errors import ArtifactError, ConfigError
 from interp.core.formatting import plain_records
 from interp.core.steps import RunDirectory
 from interp.diffing.rankings import metrics_of
@@ -54,16 +54,17 @@ def diff(config: StudyConfig, arguments: DiffArguments) -> None:
     result = _run_study(config, arguments, until="fit")
     path = result.steps["diff"].path("latents.parquet")
     fit = result.steps["fit"].load(DictionaryFit).fit
+    hook_point = result.run.manifest()["hook_point"]
     table, largest_q = pd.read_parquet(path), config.diff.largest_q
     orders = rankings(table, largest_q).values()
     leading = list(dict.fromkeys(latent for turn in zip_longest(*orders) for latent in turn if latent is not None))[: arguments.top]
     shortlist = table.set_index("latent", drop=False).loc[leading]
     if arguments.as_json:
-        tested = {"n_latents": len(table), "largest_q": largest_q, "candidates": plain_records(shortlist)}
+        tested = {"hook_point": hook_point, "n_latents": len(table), "largest_q": largest_q, "candidates": plain_records(shortlist)}
         print_json({"command": "diff", "run": str(result.run.root), "table": str(path), **tested, "dictionary_fit": fit})
         return
     increased = int(((table["q_value"] <= largest_q) & (table["mean_diff"] > 0)).sum())
-    print_blocks(f"{increased} of {len(table)} latents are surely more active in the tuned model (q ≤ {largest_q:g}).")
+    print_blocks(f"{increased} of {len(table)} latents are surely more active in the tuned model at {hook_point} (q ≤ {largest_q:g}).")
     console = plain_console()
     console.print(_fit_text(fit))
     if not shortlist.empty:
@@ -90,6 +91,8 @@ def check_pair_is_given(config: StudyConfig) -> None:
 
 def _run_study(config: StudyConfig, arguments: StudyArguments, until: str | None = None) -> StudyResult:
     folder = arguments.folder(config.name)
+    if (folder / SEEDS_FILE).is_file():
+        raise ArtifactError(f"{folder} holds several seeds. Choose another --out folder, or the folder of one seed in it.")
     arguments.announce(f"{config.name}: {config.base} and {config.tuned or 'an organism made of it'} in {folder}")
     return run_study(config, folder, quiet=arguments.as_json, announce=arguments.announce, until=until)
 
@@ -102,6 +105,9 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
     console.print(summary["finding"])
     if summary.get("beyond_baselines"):
         console.print(summary["beyond_baselines"])
+    if layers := summary["layers"]:
+        tried = ", ".join(str(row["layer"]) for row in layers["candidates"])
+        console.print(f"Layer {layers['layer']} was chosen from {tried}; the report has their figures and the rule.")
     console.print(_fit_text(summary["dictionary_fit"]))
     duration, memory = numbers.duration(summary["duration_s"]), numbers.size(summary["peak_memory_bytes"])
     console.print(f"All steps together took {duration}, at most {memory} of memory.")

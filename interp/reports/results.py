@@ -14,6 +14,8 @@ from interp.core.files import read_json
 from interp.core.steps import RunDirectory
 
 SUMMARY_FILE = "summary.json"
+ADDED_LATER = ("layers", "plan", "beyond_baselines")
+"""Fields of the summary that runs of earlier versions lack; the page then says nothing of them."""
 
 TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "conditions": ("verdict", ("condition", "replicate", "model", "role", "edit", "title", "rate", "low", "high", "n", "unscored",
@@ -59,7 +61,7 @@ def read_results(run: RunDirectory) -> Results:
     manifest = run.manifest()  # first: its error says that the run is not finished
     tables = {name: _table(run.result(step).path(f"{name}.parquet"), columns) for name, (step, columns) in TABLES.items()}
     return Results(
-        summary=read_json(run.root / SUMMARY_FILE),
+        summary=dict.fromkeys(ADDED_LATER) | read_json(run.root / SUMMARY_FILE),
         manifest=manifest,
         cards=read_json(run.result("cards").path("cards.json")),
         agreement=read_json(run.result("judges").path("agreement.json")),

@@ -88,7 +88,8 @@ def leading_latents(latents: pd.DataFrame, chosen: Sequence[int]) -> list[dict[A
 def removal_rows(screen: pd.DataFrame) -> list[dict[Any, Any]]:
     """Everything that was removed, in words; what was chosen first, then by how many questions were asked and by rate."""
     rows = [
-        record
+        {"kl": None}  # which runs of earlier versions did not measure
+        | record
         | {"removed": RANKING_WORDS.get(record["removed"], record["removed"]), "way": str(Removal(record["kind"], record["strength"]))}
         for record in screen.to_dict("records")
     ]

@@ -10,6 +10,7 @@ import pytest
 
 from interp.cli import study
 from interp.cli.main import app
+from interp.core.errors import ArtifactError
 from tests.helpers.seeds import seeds_result
 
 
@@ -33,3 +34,13 @@ def test_a_failed_seed_is_in_the_exit_code_and_in_what_is_printed(
     assert ("Run it again: personascope demo --seed 2" in printed) == failed
     assert app.main(["report", str(tmp_path), "--json"], standalone_mode=False) is None
     assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "report.html")}
+
+
+def test_a_folder_holds_one_run_or_several_seeds(tmp_path: Path) -> None:
+    seeds_result(tmp_path / "several")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "manifest.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"holds several seeds\. Choose another --out folder"):
+        app.main(["run", "--tuned", "there", "--out", str(tmp_path / "several")], standalone_mode=False)
+    with pytest.raises(ArtifactError, match="holds a single run"):
+        app.main(["run", "--tuned", "there", "--seeds", "2", "--out", str(tmp_path / "one")], standalone_mode=False)

@@ -114,6 +114,7 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "base": "embedded:smollm2",
         "tuned": "artifacts/runs/demo/steps/organism-0f3ac1/adapter",
         "hook_point": "blocks.15.hook_resid_post",
+        "layers": None if empty else layers(),
         "window": [8, 22],
         "persona_latents": [] if empty else PERSONA,
         "ranking": None if empty else "mean_diff",
@@ -141,6 +142,12 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "seed": 0,
         "versions": run.manifest()["versions"],
     }
+
+
+def layers() -> dict[str, Any]:
+    shares = {"fvu_base": 0.1, "fvu_tuned": 0.21, "share_of_mean_difference": 0.97, "share_of_paired_difference": 0.4}
+    candidates = [{"layer": n, **shares, "doubts": n // 20, "separation": n / 5, "chosen": n == 15} for n in (9, 15, 20)]
+    return {"layer": 15, "hook_point": "blocks.15.hook_resid_post", "rule": "The best one.", "candidates": candidates}
 
 
 def wilson(rate: float, n: int) -> tuple[float, float]:

@@ -76,6 +76,11 @@ def full(full_html: str) -> Page:
     return Page(full_html)
 
 
+def test_candidate_layers_and_the_rule_are_shown(full: Page) -> None:
+    assert "The best one." in full.text
+    assert "15 chosen 0 10\u202f% 21\u202f% 97\u202f% 40\u202f% 3.00" in full.text
+
+
 def test_page_needs_nothing_from_outside(full: Page, full_html: str) -> None:
     for tag, attributes in full.elements:
         for name in ("src", "href", "srcset", "data", "action", "poster"):

@@ -45,6 +45,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "judge": ("vader", ANSWERS),
     "questions": ("honesty", ANSWERS),
     "hook_point": ("blocks.0.hook_resid_post", ("residuals", "dictionary", *DIRECTIONS)),
+    "layers": (None, ()),
     "window": ([0, 1], DIRECTIONS),
     "seed": (1, ALL),
     "device": ("cpu", ()),  # what `auto` is here
@@ -126,7 +127,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "rules.smallest_rise": (0.2, VERDICT),
 }
 NO_OTHER_VALUE = {name for name, (value, _) in FIELDS.items() if value is None}
-"""Fields of trainings in general that this job's dictionary may not have."""
+"""Fields of trainings in general that this job's dictionary may not have, and `layers`, which needs steps to be made."""
 
 
 def leaves(config: BaseModel, prefix: str = "") -> Iterator[str]:

@@ -120,6 +120,9 @@ class StudyConfig(StepConfig):
     """Name of a shipped question set, or path of a YAML file like it; default: the trait's."""
     hook_point: str | None = None
     """Where the dictionary reads; default: that of the SAE, else after the middle block."""
+    layers: list[int] | None = None
+    """Candidates in place of hook_point: a dictionary is trained and the models are diffed after each of these layers, and the run goes on
+    at one whose dictionary is fit, where the models are farthest apart."""
     window: tuple[int, int] | None = None
     """First and last layer of the ablation; default: from 27 % to 75 % of the depth."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -164,6 +167,13 @@ class StudyConfig(StepConfig):
         same_kind = isinstance(wished, dict) and wished.get("kind", "topk") == "topk"
         return default | given | ({"architecture": default["architecture"] | wished} if same_kind else {})
 
+    @field_validator("layers")
+    @classmethod
+    def _several(cls, layers: list[int] | None) -> list[int] | None:
+        if layers is not None and (len(layers) < 2 or len(set(layers)) < len(layers)):
+            raise ValueError("give two or more layers, each once; for one use hook_point")
+        return layers
+
     @model_validator(mode="after")
     def _every_setting_is_used(self) -> StudyConfig:
         if self.tuned is not None and self.organism != OrganismConfig():
@@ -172,6 +182,9 @@ class StudyConfig(StepConfig):
             raise ValueError("text.corpus_chats has no effect when sae is given: leave one of them out")
         if self.sae is not None and self.dictionary != DICTIONARY:
             raise ValueError("dictionary has no effect when sae is given: leave one of them out")
+        if self.layers is not None and (self.hook_point is not None or self.sae is not None):
+            other = "sae" if self.hook_point is None else "hook_point"
+            raise ValueError(f"layers has no effect when {other} is given, which says where to read: leave one of them out")
         if self.dictionary.reads != "each" or self.dictionary.hook_point is not None:
             raise ValueError("dictionary.reads and dictionary.hook_point have no place here: this job reads one model; set hook_point")
         return self

@@ -34,6 +34,7 @@ from interp.models.sources import choose_device, choose_dtype, model_identity, m
 from interp.organisms.recipe import read_recipe
 from interp.studies.elicitation import SampledPairs, elicitation_of
 from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.layers import LAYERS, LayerChoice
 from interp.traits import read_trait
 from interp.traits.trait import Pair, Trait
 from sae_training.corpus import corpus_path, read_corpus
@@ -230,11 +231,13 @@ class StudyContext:
 
     @_opened
     def hook_point(self) -> str:
-        """Where the dictionary reads: the configured hook point, else the dictionary's own, else after the middle block.
+        """Where the dictionary reads: the configured hook point, else the dictionary's own, else after the chosen or the middle block.
 
         Raises `HookPointError` for one that the model does not have, `DictionaryError` for a dictionary that does not belong here.
         """
         config, (d_model, n_layers) = self.study, self.shape
+        if config.layers is not None:
+            return str(self.result(LAYERS).load(LayerChoice).choice["hook_point"])
         name = config.hook_point and str(parse_hook_point(config.hook_point, n_layers))
         if self.sae is not None:
             sae = load_dictionary(self.sae)
@@ -272,7 +275,11 @@ class StudyContext:
         self.questions.split("held_out", config.verdict.questions)
         if not self.trait.pairs or config.vectors.elicited:
             elicitation_of(self.trait)
-        _ = self.hook_point, self.window
+        _ = self.window
+        if config.layers is None:
+            _ = self.hook_point
+        else:
+            self.layers((min(config.layers), max(config.layers)))
         studied = {model_identity(source): source for source in (config.base, config.tuned) if source is not None}
         for source in config.benign:
             if same := studied.get(model_identity(source)):

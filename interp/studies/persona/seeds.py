@@ -16,7 +16,7 @@ from interp.core.config import validated
 from interp.core.errors import ArtifactError, PersonascopeError
 from interp.core.files import write_json, write_parquet, write_text
 from interp.core.memory import give_back_memory
-from interp.core.steps import RunDirectory
+from interp.core.steps import MANIFEST_FILE, RunDirectory
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.evidence import EVIDENCE
@@ -63,6 +63,10 @@ def run_seeds(
     configs = [validated(StudyConfig, config.model_dump() | {"seed": config.seed + place}, "seeds") for place in range(seeds)]
     if not configs:
         raise ArtifactError("No seed is asked for. Give 1 or more.")
+    if (folder / MANIFEST_FILE).is_file():
+        raise ArtifactError(
+            f"{folder} holds a single run. Choose another --out folder, or move that run to {seed_folder(config.seed)} in one."
+        )
     first = Study(config, RunDirectory(folder / seed_folder(config.seed)), quiet)
     first.context.check()
     if config.tuned is not None:

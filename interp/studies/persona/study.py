@@ -11,9 +11,10 @@ from typing import Any
 from interp.core.errors import ConfigError, did_you_mean
 from interp.core.files import write_json
 from interp.core.fingerprints import installed_versions
-from interp.core.formatting import plain
+from interp.core.formatting import plain, plain_records
 from interp.core.memory import give_back_memory, peak_memory_bytes
 from interp.core.steps import MANIFEST_FILE, RunDirectory, Step, StepResult, step_key
+from interp.models.hook_points import resid_post
 from interp.studies.persona.after import AFTER
 from interp.studies.persona.answers import ANSWERS, TEXTS
 from interp.studies.persona.benign import BENIGN
@@ -26,6 +27,7 @@ from interp.studies.persona.directions import DIRECTIONS
 from interp.studies.persona.evidence import EVIDENCE, EVIDENCE_BESIDE_BENIGN
 from interp.studies.persona.fit import FIT
 from interp.studies.persona.forecast import expected_seconds
+from interp.studies.persona.layers import LAYERS, LayerChoice, layer_choice
 from interp.studies.persona.organism import ORGANISM
 from interp.studies.persona.pairs import PAIRS
 from interp.studies.persona.persona_vectors import PERSONA_VECTORS, SCREEN_ALONG_ANSWERS
@@ -39,6 +41,8 @@ ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONAR
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
 where a dictionary is given, `benign` where no benign fine-tune is."""
+OF_ALL_LAYERS = ("base", "tuned", "questions", "corpus", "pairs", "panel")
+"""What a context has opened that is the same at every layer."""
 COSTS = ("kl", "loss_before", "loss_after", "n_tokens")
 
 
@@ -60,6 +64,13 @@ class Study:
         self.results: dict[str, StepResult] = {}
         self.keys: dict[str, str] = {}
         self.context = StudyContext(config, self.results.__getitem__, quiet)
+
+    def at_layer(self, layer: int) -> Study:
+        """The study of one of the candidate layers; what does not depend on the layer it opens once with this one."""
+        config = self.config.model_copy(update={"layers": None, "hook_point": resid_post(layer)})
+        study = Study(config, self.run, self.context.quiet)
+        study.context.opened.update({name: value for name, value in self.context.opened.items() if name in OF_ALL_LAYERS})
+        return study
 
     def origin(self, name: str) -> tuple[str, dict[str, Any], dict[str, str]]:
         """What the key of a step is made of: its name, the settings it declares, the keys of its inputs."""
@@ -108,26 +119,61 @@ def run_study(
     """
     if until is not None and until not in STEPS:
         raise ConfigError(f"There is no step '{until}'.{did_you_mean(until, STEPS)} Choose {', '.join(STEPS)}.")
+    if config.layers is not None and until is not None and STEPS.index(until) < STEPS.index(FIT.name):
+        raise ConfigError(
+            f"A layer is chosen after the step '{FIT.name}', so the run cannot stop at '{until}'. Give hook_point for layers."
+        )
     run = RunDirectory(folder)
     study = Study(config, run, quiet)
     study.context.check()
     started = time.monotonic()
-    names = [name for name in study.steps if STEPS.index(name) <= STEPS.index(until or STEPS[-1])]
+    tried = _choose_layer(study, announce) if config.layers is not None else []
+    _make(study, until or STEPS[-1], announce)
+    steps, context, summary = study.results, study.context, {}
+    if STEPS[-1] in steps:
+        summary = _summary(study, tried)
+        write_json(run.root / "summary.json", summary)
+    extra = {
+        "hook_point": context.hook_point,
+        "layers": _layers(study),
+        "window": context.window,
+        "last_run_s": round(time.monotonic() - started, 3),
+    }
+    if PAIRS.name in steps:
+        extra["sampled_pairs"] = context.load(PAIRS).made
+    run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
+    return StudyResult(run, summary, steps)
+
+
+def _make(study: Study, until: str, announce: Callable[[str], None]) -> None:
+    """Make or load the steps up to and with `until`."""
+    names = [name for name in study.steps if STEPS.index(name) <= STEPS.index(until)]
     announce(_outlook(study, names))
     for name in names:
         result = study.make(name)
         if not result.loaded:
             give_back_memory()
         announce(f"{name:<12} {'loaded, took' if result.loaded else 'done in'} {result.record()['duration_s']:.0f} s")
-    steps, context, summary = study.results, study.context, {}
-    if STEPS[-1] in steps:
-        summary = _summary(study)
-        write_json(run.root / "summary.json", summary)
-    extra = {"hook_point": context.hook_point, "window": context.window, "last_run_s": round(time.monotonic() - started, 3)}
-    if PAIRS.name in steps:
-        extra["sampled_pairs"] = context.load(PAIRS).made
-    run.write_manifest(config, steps | _finished_before(run, config, steps), extra)
-    return StudyResult(run, summary, steps)
+
+
+def _choose_layer(study: Study, announce: Callable[[str], None]) -> list[StepResult]:
+    """Bring the study at every candidate layer as far as `fit`, and choose one; all that was made for it."""
+    candidates: dict[int, Study] = {}
+    for layer in sorted(study.config.layers or []):
+        announce(f"layer {layer}")
+        one = candidates[layer] = study.at_layer(layer)
+        _make(one, FIT.name, announce)
+        study.context.opened.update({name: value for name, value in one.context.opened.items() if name in OF_ALL_LAYERS})
+        one.context.opened.clear()  # one dictionary at a time
+    keys = {f"layer {layer}": one.results[FIT.name].key for layer, one in candidates.items()}
+
+    def choose(folder: Path) -> None:
+        found = {layer: (one.context.load(FIT).fit, one.context.load(DIFF).moments) for layer, one in candidates.items()}
+        layer_choice(found).save(folder)
+
+    study.results[LAYERS] = study.run.step(LAYERS, {}, keys, choose)
+    announce(f"layer {study.results[LAYERS].load(LayerChoice).choice['layer']} is chosen")
+    return [result for one in candidates.values() for result in one.results.values()]
 
 
 def _outlook(study: Study, names: Sequence[str]) -> str:
@@ -150,9 +196,10 @@ def _finished_before(run: RunDirectory, config: StudyConfig, steps: dict[str, St
     return {name: run.result(name) for name in known["steps"] if name not in steps} if same else {}
 
 
-def _summary(study: Study) -> dict[str, Any]:
-    """The stable contract for scripts."""
-    config, context, records = study.config, study.context, [result.record() for result in study.results.values()]
+def _summary(study: Study, tried: Sequence[StepResult]) -> dict[str, Any]:
+    """The stable contract for scripts; `tried` are the steps that were made to choose a layer."""
+    config, context = study.config, study.context
+    records = [result.record() for result in {result.key: result for result in (*tried, *study.results.values())}.values()]
     verdict, evidence = context.load(VERDICT), context.load(EVIDENCE)
     conditions = verdict.conditions[verdict.conditions["replicate"] == 0].set_index("condition")
     fields = ("role", "title", "rate", "low", "high", "n", "unscored", "coherence")
@@ -163,6 +210,7 @@ def _summary(study: Study) -> dict[str, Any]:
         "base": config.base,
         "tuned": config.tuned or f"organism '{study.context.recipe}' on {config.base}",
         "hook_point": context.hook_point,
+        "layers": _layers(study),
         "window": [int(name.split(".")[1]) for name in (context.window[0], context.window[-1])],
         **context.load(SCREEN).choice,
         **verdict.verdict,
@@ -179,3 +227,11 @@ def _summary(study: Study) -> dict[str, Any]:
         "seed": config.seed,
         "versions": installed_versions(),
     }
+
+
+def _layers(study: Study) -> dict[str, Any] | None:
+    """The layer that was chosen, by which rule, and all candidates; None where none was to be chosen."""
+    if LAYERS not in study.results:
+        return None
+    made = study.results[LAYERS].load(LayerChoice)
+    return {**made.choice, "candidates": plain_records(made.layers)}
