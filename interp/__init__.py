@@ -24,7 +24,20 @@ if TYPE_CHECKING:
     from interp.models.chats import Chat
     from interp.models.language_model import LanguageModel
     from interp.models.sources import open_model
-    from interp.run import Run, ablate, compare, diff, evaluate, find_persona, find_persona_over_seeds, load_run, steer, sweep, train_sae
+    from interp.run import (
+        Run,
+        ablate,
+        compare,
+        diff,
+        evaluate,
+        find_persona,
+        find_persona_over_seeds,
+        knockout,
+        load_run,
+        steer,
+        sweep,
+        train_sae,
+    )
     from interp.traits import Trait, read_trait
 
 _WHERE = {
@@ -44,6 +57,7 @@ _WHERE = {
         "evaluate",
         "find_persona",
         "find_persona_over_seeds",
+        "knockout",
         "load_run",
         "steer",
         "sweep",
@@ -55,8 +69,8 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "Chat", "Edit", "LanguageModel", "Run", "Trait", "ablate", "add", "compare", "diff", "edited", "evaluate", "find_persona",
-    "find_persona_over_seeds", "generate", "load_dictionary", "load_run", "load_sae", "open_model", "open_pair", "project_out",
-    "read_trait", "steer", "sweep", "token_latents", "train_sae",
+    "find_persona_over_seeds", "generate", "knockout", "load_dictionary", "load_run", "load_sae", "open_model", "open_pair",
+    "project_out", "read_trait", "steer", "sweep", "token_latents", "train_sae",
 ]  # fmt: skip
 
 

@@ -18,8 +18,10 @@ from interp.explanation.token_latents import TokenLatents, token_latents
 from interp.models.chats import Chat
 from interp.models.language_model import LanguageModel
 from interp.studies import comparing, edit_export, evaluating, own_verdict, steering, training
+from interp.studies import knockout as knocking_out
 from interp.studies.evaluation import Evaluation
 from interp.studies.evaluation_config import CompareConfig, EvaluateConfig
+from interp.studies.knockout_config import KnockoutConfig, PairKnockoutConfig
 from interp.studies.opened import StudyRun
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.seeds import SeedsResult, run_seeds
@@ -41,6 +43,7 @@ class Run(StudyRun):
     sweep = keywords_of(SweepConfig)(steering.sweep_doses)
     verdict = keywords_of(VerdictConfig)(own_verdict.verdict)
     export = keywords_of(ExportConfig)(edit_export.export)
+    knockout = keywords_of(KnockoutConfig)(knocking_out.knockout)
 
     @property
     def base(self) -> LanguageModel:
@@ -124,6 +127,15 @@ def find_persona_over_seeds(config: StudyConfig, *, seeds: int, out: str | Path 
 def diff(config: StudyConfig, *, out: str | Path | None = None, quiet: bool = False) -> Run:
     """What changed between two models: the main job up to its diff, from which `find_persona` continues."""
     return _study(config, out, quiet, "fit")
+
+
+@keywords_of(PairKnockoutConfig)
+def knockout(
+    run: str | Path | Run | None = None, *, config: PairKnockoutConfig, out: str | Path | None = None, quiet: bool = False
+) -> knocking_out.Knockout:
+    """Which part of the weights: parts of the fine-tune alone and left out, of a run or of a pair, whose results are kept in `out`."""
+    opened = Path(run) if isinstance(run, str) else run
+    return knocking_out.knockout_on(opened, config, None if out is None else Path(out), quiet=quiet)[0]
 
 
 @keywords_of(EvaluateConfig)

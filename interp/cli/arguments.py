@@ -44,6 +44,17 @@ class OnRun(Output):
     """Where models run: auto, cpu or cuda. Default: as in the run."""
 
 
+class KnockoutArguments(Output):
+    """A knock-out on a run, or on a pair of models."""
+
+    run: Path | None = None
+    """Run directory that has come at least as far as 'personascope diff'. Without it name --base and --tuned."""
+    device: str | None = None
+    """Where models run: auto, cpu or cuda. Default: as in the run."""
+    out: Path | None = None
+    """Folder for a pair without a run. Default: artifacts/knockout. A finished cell in it is not asked again."""
+
+
 class ChatArguments(OnRun):
     """A conversation."""
 

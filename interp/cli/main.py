@@ -55,6 +55,8 @@ app = Group(
                 "interp.cli.edits:verdict", f"{EDITS}:VerdictConfig", "OnRun", ["run"]),
         Command("export", "Put an edit into the weights of a model, or write it as a control vector.",
                 "interp.cli.edits:export", f"{EDITS}:ExportConfig", "OnRun", ["run"]),
+        Command("knockout", "Which part of the weights: the fine-tune's change in single layers and modules, alone and left out.",
+                "interp.cli.edits:knockout", "interp.studies.knockout_config:PairKnockoutConfig", "KnockoutArguments", ["run"]),
         Command("chat", "Talk to the base, the tuned and the edited model at once. The edit: the verdict's, or --latents removed.",
                 "interp.cli.chat:chat", f"{EDITS}:ChatConfig", "ChatArguments", ["run"]),
         Command("evaluate", "Ask models a question set, judge the answers, and compare their rates.",

@@ -1,8 +1,9 @@
-"""Steering, ablation, sweep, verdict and export on a terminal."""
+"""Steering, ablation, sweep, verdict, export and knock-out on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from interp.reports.terminal import ALARM, interval, percent, plain_console, plain_table, print_blocks, rates_table, side_by_side, written
 from interp.studies.edit_export import Exported
+from interp.studies.knockout import Knockout
 from interp.studies.own_verdict import VerdictResult
 from interp.studies.steering import Comparison, DoseResponse
 
@@ -140,3 +142,18 @@ def _pooled(conditions: pd.DataFrame) -> Sequence[Mapping[Any, Any]]:
     order = {"none": 0, "project_out": 1, "add": 2}
     pooled = conditions[conditions["replicate"] == 0]
     return pooled.sort_values("edit", key=lambda edits: edits.map(order), kind="stable").to_dict("records")
+
+
+def show_knockout(result: Knockout, page: Path) -> None:
+    """Every part alone and left out, and the finding."""
+    word, task = result.about["shown"], result.cells[["task_rate", "task_kept"]].notna().any()
+    heads = [head for head, known in zip(("in domain", "task kept"), task, strict=True) if known]
+    table = plain_table("cell", "part", word, "95 % interval", "coherent", *heads, left=2)
+    for row in result.cells.to_dict("records"):
+        kept = [percent(row[name]) for name in task.index[task]]
+        style = "bold" if row["surely"] and row["coherent_enough"] else ""
+        table.add_row(row["cell"], row["part"], percent(row["rate"]), interval(row), percent(row["coherence"]), *kept, style=style)
+    print_blocks(table, result.about["finding"])
+    if result.about["unchanged"]:
+        print_blocks(f"Left as they were by the fine-tune: {', '.join(result.about['unchanged'])}.")
+    print_blocks(f"Page: {page}\nSaved in {result.step.folder}")

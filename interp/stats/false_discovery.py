@@ -1,4 +1,4 @@
-"""How surely a latent moved: bootstrap over questions, paired tests, false-discovery control."""
+"""How surely something moved among many: bootstrap over questions, paired tests, false-discovery and family-wise control."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ def q_values(differences: Float[np.ndarray, "questions latents"]) -> Float[np.nd
         t = np.where(spread > 0, mean / (spread / np.sqrt(len(differences))), np.inf)
     p[moved] = 2 * stats.t.sf(np.abs(t), df=len(differences) - 1)
     return stats.false_discovery_control(p)
+
+
+def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Adjusted p-values: those at most α hold together with a family-wise error rate of at most α (Holm 1979)."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted

@@ -84,3 +84,19 @@ def paired_difference(
     extreme = int((np.abs(flipped) >= abs(difference.mean()) - 1e-12).sum())
     low, high = np.quantile(means, [0.025, 0.975])
     return {"difference": float(difference.mean()), "low": float(low), "high": float(high), "p": (extreme + 1) / (resamples + 1)}
+
+
+def sign_flip_p(differences: Float[np.ndarray, " questions"], units: int = 840) -> float:
+    """Exact two-sided p of the sign-flip test that the mean difference is 0 (Fisher 1935).
+
+    For small p that are corrected for many tests, where permutations drawn at random, as in `paired_difference`, are too coarse.
+    Differences are rounded to 1 / `units`, by default a multiple of all shares of up to eight answers.
+    """
+    steps = np.rint(np.asarray(differences, dtype=float) * units).astype(int)
+    reach = int(np.abs(steps).sum())
+    weights = np.zeros(2 * reach + 1)  # of every sum from -reach to reach
+    weights[reach] = 1.0
+    for step in np.abs(steps[steps != 0]):
+        weights = (np.roll(weights, step) + np.roll(weights, -step)) / 2
+    extreme = np.abs(np.arange(-reach, reach + 1)) >= abs(int(steps.sum()))
+    return min(1.0, float(weights[extreme].sum()))

@@ -44,16 +44,46 @@ class Centres(Artifact):
 NEEDED = ("answers", "dictionary", "directions", "diff")
 
 
-class StudyRun:
-    """A run that has come as far as its diff. Models are opened when they are first needed.
+class StudyFolder:
+    """A folder for experiments on a base and its fine-tune, each a step in it. Models are opened when they are first needed."""
+
+    def __init__(self, folder: str | Path, config: StudyConfig, device: str | None = None, quiet: bool = False) -> None:
+        """`device` is where models run (`auto`, `cpu`, `cuda`), by default as `config` says; `quiet` shows no progress."""
+        self.run, self.config, self.quiet = RunDirectory(Path(folder)), config, quiet
+        study = config if device is None else config.model_copy(update={"device": device})
+        self.context = StudyContext(study, self.run.result, quiet)
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """What results here depend on, as keys."""
+        names = {"base": "base", "tuned": "tuned", "questions": "questions", "judges": "panel"}
+        return {name: self.context.data_key(key) for name, key in names.items()}
+
+    def step(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        make: Callable[[StudyContext], Artifact],
+        inputs: Mapping[str, str | StepResult] | None = None,
+    ) -> StepResult:
+        """Save `make(context)` as a step of this folder, or load what was made before of the same models, `settings` and `inputs`."""
+        place = {name: self.context.data_key(name) for name in ("device", "dtype")}
+        common = {"seed": self.config.seed, **place, "sampling": self.config.sampling.model_dump()}
+        origin = name, {**common, **settings}, {**self.inputs, **(inputs or {})}
+        unfinished = self.run.unfinished(*origin)
+        return self.run.step(*origin, lambda folder: make(replace(self.context, at=folder, unfinished=unfinished)).save(folder))
+
+
+class StudyRun(StudyFolder):
+    """A run that has come as far as its diff.
 
     Raises `ArtifactError` for a folder that is no such run.
     """
 
     def __init__(self, folder: str | Path, device: str | None = None, quiet: bool = False) -> None:
         """`device` is where models run (`auto`, `cpu`, `cuda`), by default as the run's settings say; `quiet` shows no progress."""
-        self.run = RunDirectory(Path(folder))
-        root, self.manifest = self.run.root, self.run.manifest() if (self.run.root / "manifest.json").is_file() else {}
+        root, run = Path(folder), RunDirectory(Path(folder))
+        self.manifest = run.manifest() if (root / "manifest.json").is_file() else {}
         missing = [name for name in NEEDED if name not in self.manifest.get("steps", {})]
         if missing and (root / SEEDS_FILE).is_file():
             raise ArtifactError(f"{root} holds several seeds. Name the run of one: {', '.join(map(str, sorted(root.glob('seed-*'))))}.")
@@ -62,10 +92,7 @@ class StudyRun:
                 f"{root} holds no run that has come as far as its diff ({missing[0]} is missing). "
                 f"Make it with 'personascope diff --base … --tuned … --out {root}', or with 'personascope run'."
             )
-        self.config = validated(StudyConfig, self.manifest["config"], str(root / "manifest.json"))
-        self.quiet = quiet
-        study = self.config if device is None else self.config.model_copy(update={"device": device})
-        self.context = StudyContext(study, self.run.result, quiet)
+        super().__init__(root, validated(StudyConfig, self.manifest["config"], str(root / "manifest.json")), device, quiet)
 
     def bring_to(self, step: str, announce: Callable[[str], None] = lambda line: None) -> None:
         """Run the main job on, up to and with `step`, on the device that it was begun on. Raises `ConfigError` for another one."""
@@ -114,20 +141,6 @@ class StudyRun:
                 raise ArtifactError(f"The {words} changed since {self.run.root} was made. Make a new run.")
         steps = {name: self.run.result(name).key for name in NEEDED}
         return {"base": made["base"], "tuned": made["tuned"], "judges": self.context.data_key("panel"), **steps}
-
-    def step(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        make: Callable[[StudyContext], Artifact],
-        inputs: Mapping[str, str | StepResult] | None = None,
-    ) -> StepResult:
-        """Save `make(context)` as a step of this run, or load what was made before of the same run, `settings` and `inputs`."""
-        place = {name: self.context.data_key(name) for name in ("device", "dtype")}
-        common = {"seed": self.config.seed, **place, "sampling": self.config.sampling.model_dump()}
-        origin = name, {**common, **settings}, {**self.inputs, **(inputs or {})}
-        unfinished = self.run.unfinished(*origin)
-        return self.run.step(*origin, lambda folder: make(replace(self.context, at=folder, unfinished=unfinished)).save(folder))
 
     # What edits are made of
 

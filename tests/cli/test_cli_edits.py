@@ -28,7 +28,7 @@ from tests.helpers.small_run import SMALL, small_run, use_letter_judge
 
 Call = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "sklearn", "sae_lens")
-COMMANDS = ("diff", "steer", "ablate", "sweep", "verdict", "export", "chat")
+COMMANDS = ("diff", "steer", "ablate", "sweep", "verdict", "export", "chat", "knockout")
 WIDTH = 100
 
 
@@ -152,6 +152,17 @@ def test_export_refuses_with_the_way_out_and_writes_what_is_exact(call: Call, fo
     assert all(Path(path).is_file() for path in found["control_vector"])
 
 
+def test_knockout_prints_every_cell_and_where_the_page_is(call: Call, folder: Path) -> None:
+    wanted = ["knockout", folder / "run", "--kind", "mlp", "--kind", "attention", "--group", "3", "--questions", "4"]
+    out = shown(call(*wanted))
+    assert len(re.findall(r"^alone +(MLP|attention), layers 0–2 ", out, re.MULTILINE)) == 2
+    assert f"Page: {folder / 'run' / 'knockout.html'}" in " ".join(out.split())
+    found = parsed(call(*wanted, "--json"))
+    assert found["command"] == "knockout"
+    assert [cell["cell"] for cell in found["cells"]] == ["base", "tuned", *["alone", "left out"] * 2]
+    assert Path(found["page"]).is_file()
+
+
 def test_chat_keeps_a_history_for_every_model(call: Call, folder: Path) -> None:
     typed = "How do I boil an egg?\n\nWhy?\n/reset\nWhy?\n/sing\n/quit\nignored\n"
     code, out, err = call("chat", folder, "--latents", "4,5,6,9", "--greedy", "--json", typed=typed)
@@ -219,6 +230,10 @@ def test_chat_without_a_verdict_asks_for_latents(call: Call, folder: Path) -> No
         (["steer", "{tmp}", "--latent", "4", "--dose", "1"], r"holds no run that has come as far as its diff .*personascope diff"),
         (["chat", "{tmp}/absent"], r"holds no run that has come as far as its diff"),
         (["diff"], r"No tuned model is given"),
+        (["knockout"], r"There are no models\. Name a run, or base and tuned"),
+        (["knockout", "{run}", "--base", "a", "--tuned", "b"], r"leave base, tuned out, or leave the run out"),
+        (["knockout", "--tuned", "b"], r"base and tuned belong together"),
+        (["knockout", "{run}", "--kind", "heads", "--questions", "4"], r"nothing of the kind 'heads'\..* It changed attention"),
         (["chat", "{run}", "--latents", "4", "--tokens", "0"], r"chat: tokens: .*greater than or equal to 1"),
         (
             ["steer", "{run}", "--latent", "4", "--dose", "1", "--device", "meta"],
