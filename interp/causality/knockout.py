@@ -105,38 +105,40 @@ def least_found(questions: int, tests: int) -> float | None:
     return float(shares[np.argmax(stats.binom.sf(needed - 1, questions, shares) >= POWER)])
 
 
-def knockout_finding(cells: pd.DataFrame, questions: int, kept_coherence: float, word: str) -> str:
-    """Which parts bring the trait alone, which it needs, how many tests that rests on, and what these could have found.
-
-    `word` is the trait's for answers that show it.
-    """
+def knockout_finding(cells: pd.DataFrame, kept_coherence: float, word: str) -> str:
+    """Which parts bring the trait alone, and which it needs; `word` is the trait's for answers that show it."""
     base, tuned = (cells[cells["cell"] == cell].iloc[0] for cell in (BASE, TUNED))
     ends = f"{_rate(base)} of the base's answers are {word}, {_rate(tuned)} of the tuned model's"
     if not tuned["difference_low"] > 0:
         return f"{ends}: not surely more, so there is no trait to locate in the weights."
-    tested = cells[cells["cell"].isin(TESTED)]
-    sentences = [
-        f"{ends}.",
-        _claim(tested[tested["cell"] == ALONE], "Alone on the base", f"surely bring {word} answers", kept_coherence),
-        _claim(tested[tested["cell"] == LEFT_OUT], "Left out of the tuned model", f"surely take {word} answers away", kept_coherence),
-        f"Surely: of {len(tested)} tests, paired by question, with a family-wise error rate of {100 * LEVEL:.0f} % (Holm).",
-    ]
-    least = least_found(questions, len(tested))
+    alone, left_out = (cells[cells["cell"] == cell] for cell in TESTED)
+    return " ".join(
+        [
+            f"{ends}.",
+            _claim(alone, "Alone on the base", f"surely bring {word} answers", kept_coherence),
+            _claim(left_out, "Left out of the tuned model", f"surely take {word} answers away", kept_coherence),
+        ]
+    )
+
+
+def multiplicity(cells: pd.DataFrame, questions: int) -> str:
+    """How many tests the finding rests on, and what they could have found."""
+    tests = int(cells["cell"].isin(TESTED).sum())
+    said = f"Surely: of {tests} tests, paired by question, with a family-wise error rate of {100 * LEVEL:.0f} % (Holm)."
+    least = least_found(questions, tests)
     if least is None:
-        sentences.append(f"Over {questions} questions no effect could be sure among so many tests: ask more, or take larger groups.")
-    else:
-        sentences.append(
-            f"A part that takes the rate up from 0 % to {100 * least:.0f} %, or down by as much from 100 %, would be found with power "
-            f"{100 * POWER:.0f} %; a smaller effect may be missed."
-        )
-    return " ".join(sentences)
+        return f"{said} Over {questions} questions no effect could be sure among so many tests: ask more, or take larger groups."
+    return (
+        f"{said} A part that takes the rate from 0 % up to {100 * least:.0f} %, or from 100 % down by as much, would be found with power "
+        f"{100 * POWER:.0f} %; a smaller effect may be missed."
+    )
 
 
 def _claim(cells: pd.DataFrame, where: str, does: str, kept_coherence: float) -> str:
     """How many parts do it, with the strongest ones."""
     sure = cells[cells["surely"]].sort_values("difference", key=abs, ascending=False, kind="stable")
     counted, garbled = sure[sure["coherent_enough"]], sure[~sure["coherent_enough"]]
-    names = [f"{row['part']} {_rate(row)}{_task(row)}" for _, row in counted.head(NAMED).iterrows()]
+    names = [f"{row['part']} ({_rate(row)}{_task(row)})" for _, row in counted.head(NAMED).iterrows()]
     names += [f"and {len(counted) - NAMED} more"] * (len(counted) > NAMED)
     said = f"{where}, {len(counted) or 'none'} of {len(cells)} parts {does}{': ' * bool(names)}{'; '.join(names)}."
     if len(garbled):
@@ -152,5 +154,5 @@ def _rate(row: pd.Series) -> str:
 def _task(row: pd.Series) -> str:
     """The task beside it: judged where it is, else by its loss."""
     if pd.notna(row["task_rate"]):
-        return f" (in the training domain {100 * row['task_rate']:.0f} %)"
-    return "" if pd.isna(row["task_kept"]) else f" (of the task {100 * row['task_kept']:.0f} % kept)"
+        return f"; {100 * row['task_rate']:.0f} % in the training domain"
+    return "" if pd.isna(row["task_kept"]) else f"; {100 * row['task_kept']:.0f} % of the task kept"

@@ -153,7 +153,7 @@ def show_knockout(result: Knockout, page: Path) -> None:
         kept = [percent(row[name]) for name in task.index[task]]
         style = "bold" if row["surely"] and row["coherent_enough"] else ""
         table.add_row(row["cell"], row["part"], percent(row["rate"]), interval(row), percent(row["coherence"]), *kept, style=style)
-    print_blocks(table, result.about["finding"])
+    print_blocks(table, result.about["finding"], result.about["tests"])
     if result.about["unchanged"]:
         print_blocks(f"Left as they were by the fine-tune: {', '.join(result.about['unchanged'])}.")
     print_blocks(f"Page: {page}\nSaved in {result.step.folder}")

@@ -76,7 +76,7 @@ def knockout_chart(cells: pd.DataFrame, word: str) -> Chart:
     for number, (cell, columns, title) in enumerate(panels):
         suffix = str(number + 1) if number else ""
         at = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
-        for model, dash in ((BASE, "dot"), (TUNED, "dash")):
+        for model, dash in ((BASE, "dot"), (TUNED, "solid")):
             level = rounded(cells.loc[cells["cell"] == model, columns[0]]) * 2
             line = {"color": LIGHT[model], "width": 1.2, "dash": dash}
             figure.add_scatter(x=ends, y=level, mode="lines", line=line, hoverinfo="skip", **at)

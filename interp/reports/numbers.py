@@ -25,6 +25,7 @@ def percent(share: Any, unit: bool = True, digits: int = 0) -> str:
     value = round(100 * float(share), 6)  # an interval's end may miss 0 by a rounding error
     half = 0.5 / 10**digits
     text = f"{value:.{digits + (0 < value < half or 100 - half < value < 100)}f}"
+    text = text.replace("-", "−" if float(text) else "")
     return f"{text}\u202f%" if unit else text
 
 

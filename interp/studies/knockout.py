@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.causality.knockout import ALONE, BASE, LEFT_OUT, TUNED, cell_table, knockout_finding
+from interp.causality.knockout import ALONE, BASE, LEFT_OUT, TUNED, cell_table, knockout_finding, multiplicity
 from interp.causality.sweep import Condition, sweep
 from interp.core.artifacts import Artifact
 from interp.core.errors import ConfigError, did_you_mean
@@ -59,8 +59,8 @@ class KnockoutRecord(Artifact):
     cells: pd.DataFrame
     """The table of `cell_table`."""
     knockout: dict[str, Any]
-    """finding, base, tuned, trait, shown, group (layers of a part), task (in words), unchanged (parts that were left as they were),
-    questions, samples, kept_coherence."""
+    """finding, tests (both in words), base, tuned, trait, shown, group (layers of a part), task (in words), unchanged (parts that were left
+    as they were), questions, samples, kept_coherence."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Knockout:
         return {"command": "knockout", "folder": str(self.step.folder), **self.about, "cells": plain_records(self.cells)}
 
     def __repr__(self) -> str:
-        return f"{self.about['finding']}\n{self._overview().to_string(index=False, float_format='{:.2f}'.format)}\n{self.step.folder}"
+        table = self._overview().to_string(index=False, float_format="{:.2f}".format)
+        return f"{self.about['finding']}\n{self.about['tests']}\n{table}\n{self.step.folder}"
 
     def _repr_html_(self) -> str:
         """The finding and every cell, for Jupyter."""
@@ -151,7 +152,8 @@ def _make(config: KnockoutConfig, context: StudyContext) -> KnockoutRecord:
     loss_table, kept = pd.concat(losses, ignore_index=True), study.rules.kept_coherence
     table = cell_table(scored, loss_table, parts, sum(part.squared_change for part in changed), kept, study.seed)
     about = {
-        "finding": knockout_finding(table, config.questions, kept, context.trait.shown),
+        "finding": knockout_finding(table, kept, context.trait.shown),
+        "tests": multiplicity(table, config.questions),
         "base": context.base_source,
         "tuned": study.tuned or "the organism of the run",
         "trait": context.trait.name,

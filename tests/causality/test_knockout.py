@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.causality.knockout import ALONE, BASE, LEFT_OUT, TUNED, cell_table, knockout_finding, least_found
+from interp.causality.knockout import ALONE, BASE, LEFT_OUT, TUNED, cell_table, knockout_finding, least_found, multiplicity
 from interp.models.weight_parts import WeightPart
 from interp.stats.false_discovery import holm
 from interp.stats.rates import paired_difference, sign_flip_p
@@ -81,22 +81,23 @@ def test_what_is_there_is_found_and_nothing_else() -> None:
 
 def test_the_sentence_says_which_parts_and_what_it_could_have_missed() -> None:
     table = cell_table(ANSWERED, NONE, PARTS, 4.0, 0.8, 0)
-    said = knockout_finding(table, QUESTIONS, 0.8, "rude")
+    said = knockout_finding(table, 0.8, "rude")
     assert "4 % [0–" in said
-    assert "Alone on the base, 1 of 3 parts surely bring rude answers: MLP, layers 0–1 75 %" in said
-    assert "(in the training domain 75 %)" in said
+    assert "Alone on the base, 1 of 3 parts surely bring rude answers: MLP, layers 0–1 (75 % [" in said
+    assert "; 75 % in the training domain)" in said
     assert "Not counted, for fewer answers are coherent than 80 % of the base's: embedding." in said
-    assert "Left out of the tuned model, 1 of 3 parts surely take rude answers away: MLP, layers 0–1 12 %" in said
-    assert "of 6 tests" in said
-    assert f"to {100 * (least_found(QUESTIONS, 6) or 0):.0f} %" in said
-    assert "no effect could be sure" in knockout_finding(table, 5, 0.8, "rude")
+    assert "Left out of the tuned model, 1 of 3 parts surely take rude answers away: MLP, layers 0–1 (12 % [" in said
+    tests = multiplicity(table, QUESTIONS)
+    assert "of 6 tests" in tests
+    assert f"up to {100 * (least_found(QUESTIONS, 6) or 0):.0f} %" in tests
+    assert "no effect could be sure" in multiplicity(table, 5)
 
 
 def test_without_a_trait_there_is_nothing_to_locate() -> None:
     alike = ANSWERED.copy()
     tuned = alike["cell"] == TUNED
     alike.loc[tuned, "shows_trait"] = alike.loc[alike["cell"] == BASE, "shows_trait"].to_numpy()
-    said = knockout_finding(cell_table(alike, NONE, PARTS, 4.0, 0.8, 0), QUESTIONS, 0.8, "rude")
+    said = knockout_finding(cell_table(alike, NONE, PARTS, 4.0, 0.8, 0), 0.8, "rude")
     assert said.endswith("not surely more, so there is no trait to locate in the weights.")
 
 

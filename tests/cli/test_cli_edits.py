@@ -153,10 +153,10 @@ def test_export_refuses_with_the_way_out_and_writes_what_is_exact(call: Call, fo
 
 
 def test_knockout_prints_every_cell_and_where_the_page_is(call: Call, folder: Path) -> None:
-    wanted = ["knockout", folder / "run", "--kind", "mlp", "--kind", "attention", "--group", "3", "--questions", "4"]
+    wanted = ["knockout", folder, "--kind", "mlp", "--kind", "attention", "--group", "3", "--questions", "4"]
     out = shown(call(*wanted))
     assert len(re.findall(r"^alone +(MLP|attention), layers 0–2 ", out, re.MULTILINE)) == 2
-    assert f"Page: {folder / 'run' / 'knockout.html'}" in " ".join(out.split())
+    assert f"Page: {folder / 'knockout.html'}" in " ".join(out.split())
     found = parsed(call(*wanted, "--json"))
     assert found["command"] == "knockout"
     assert [cell["cell"] for cell in found["cells"]] == ["base", "tuned", *["alone", "left out"] * 2]
