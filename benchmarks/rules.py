@@ -64,7 +64,7 @@ def rule_rates(rate: float, questions: int, samples: int, likeness: float) -> di
             asked(true).rate >= RULES.kept_coherence * asked(COHERENCE).rate for true in (0.7 * COHERENCE, COHERENCE)),
         **{f"sufficient against {name}": (surely_above((1, low[1]), (-1, one)), surely_above((1, high[1]), (-1, one)))
            for name, one in brought.items()},
-        "far beyond random directions": tuple(
+        "far beyond ordinary differences": tuple(
             surely_above((1, high[1]), (-ratio, one), (ratio - 1, low[0])) for one in (half_brought, brought["random"])),
         "coherent under steering": tuple(asked(true).rate >= RULES.steered_coherence for true in (0.5, 0.9)),
     }  # fmt: skip

@@ -95,13 +95,10 @@ def largest_coherent_doses(
     high: float | Mapping[str, float],
     budget: float = 0.10,
     rounds: int = 5,
-    known: pd.DataFrame | None = None,
 ) -> CoherentDoses:
     """The largest dose of each name in [low, high] whose incoherence is at most `budget`, by bisection of all names at once.
 
-    The range may differ by name. Points that `known` holds, in the form of `measure`, are not measured again.
-
-    `measure` takes (name, dose) points to a table with one row each (columns direction, dose, coherence, coherence_low,
+    The range may differ by name. `measure` takes (name, dose) points to a table with one row each (columns direction, dose, coherence, coherence_low,
     coherence_high at least), as `dose_responses` does. It is called once for both ends and at most `rounds` times for middles, so
     the largest coherent dose is found to within `(high - low) / 2**rounds`.
 
@@ -116,18 +113,14 @@ def largest_coherent_doses(
         raise EditError(f"Names of directions must be unique: {', '.join(names)}.")
     if not names:
         return CoherentDoses({}, pd.DataFrame(), [])
-    measured = pd.DataFrame(columns=["direction", "dose"]) if known is None else known
-    asked: list[Point] = []
+    measured: list[pd.DataFrame] = []
 
     def within(points: list[Point]) -> dict[Point, bool]:
-        """Whether answers are coherent at `points`, of which only those that are not known are measured."""
-        nonlocal measured
-        asked.extend(points)
-        if new := [point for point in points if point not in _points(measured)]:
-            measured = pd.concat([measured, measure(new)], ignore_index=True) if len(measured) else measure(new)
-        own = measured[[point in points for point in _points(measured)]]
+        """Whether answers are coherent at `points`."""
+        own = measure(points)
         if sorted(_points(own)) != sorted(points):
             raise EditError(f"{len(points)} doses were to be measured, {len(own)} came back. Return one row for each.")
+        measured.append(own)
         return dict(zip(_points(own), _within(own, budget), strict=True))
 
     coherent = within([(name, dose) for name in names for dose in (lows[name], highs[name])])
@@ -142,7 +135,7 @@ def largest_coherent_doses(
             name: (middle, between[name][1]) if coherent[name, middle] else (between[name][0], middle) for name, middle in middles.items()
         }
     largest |= {name: lower for name, (lower, _) in between.items()}
-    responses = measured[[point in asked for point in _points(measured)]]
+    responses = pd.concat(measured, ignore_index=True)
     own = {name: responses[responses["direction"] == name].sort_values("dose") for name in names}
     return CoherentDoses(largest, pd.concat(own.values(), ignore_index=True), [name for name in names if _rises(own[name], budget)])
 

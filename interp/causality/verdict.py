@@ -160,7 +160,7 @@ def sufficiency_checks(
         ),
         _draw_check("sufficient beyond single draws", "bring as much", draws, rules),
         Check(
-            "far beyond random directions",
+            "far beyond ordinary differences",
             f"From the base's {rate_text(base)} the latents raise the rate by {points(difference((1, steered), (-1, base)))}, "
             f"ordinary differences by {points(difference((1, random), (-1, base)))}: surely more than {ratio:g} times as much.",
             beyond.low > 0,

@@ -104,7 +104,7 @@ def test_necessary_and_sufficient_is_causes() -> None:
         ({"random_ablation": outcome(0.55)}, "controls leave the persona", CONTRIBUTES),
         ({"ablated": outcome(0.05, 0.78)}, "coherence kept", CONTRIBUTES),
         # each rule of sufficiency alone leaves necessity
-        ({"random_steering": outcome(0.24)}, "far beyond random directions", CONTRIBUTES),
+        ({"random_steering": outcome(0.24)}, "far beyond ordinary differences", CONTRIBUTES),
         ({"activation_matched_steering": outcome(0.45)}, "sufficient against activation-matched latents", CONTRIBUTES),
         ({"steered": outcome(0.6, 0.59)}, "coherent under steering", CONTRIBUTES),
     ],
@@ -169,7 +169,7 @@ def test_without_a_latent_to_remove_there_is_no_evidence() -> None:
 
 def test_steering_that_never_works_is_not_infinitely_better_than_nothing() -> None:
     outcomes = GOOD | {"steered": outcome(0.0), "random_steering": outcome(0.0)}
-    assert "far beyond random directions" in failing(outcomes)
+    assert "far beyond ordinary differences" in failing(outcomes)
 
 
 def test_nothing_scored_supports_nothing() -> None:
@@ -231,7 +231,7 @@ def test_statements_hold_their_numbers() -> None:
     assert "0.061" in checks["sufficient beyond single draws"]
     assert "93 points" in checks["persona present"]
     assert all(figure in checks["coherence kept"] for figure in ("90 %", "80 %", "98 %"))
-    assert all(figure in checks["far beyond random directions"] for figure in ("2 times", "58 points", "1 points"))
+    assert all(figure in checks["far beyond ordinary differences"] for figure in ("2 times", "58 points", "1 points"))
     assert all(figure in checks["coherent under steering"] for figure in ("75 %", "60 %"))
 
 
