@@ -98,9 +98,9 @@ def largest_coherent_doses(
 ) -> CoherentDoses:
     """The largest dose of each name in [low, high] whose incoherence is at most `budget`, by bisection of all names at once.
 
-    The range may differ by name. `measure` takes (name, dose) points to a table with one row each (columns direction, dose, coherence, coherence_low,
-    coherence_high at least), as `dose_responses` does. It is called once for both ends and at most `rounds` times for middles, so
-    the largest coherent dose is found to within `(high - low) / 2**rounds`.
+    The range may differ by name. `measure` takes (name, dose) points to a table with one row each (columns direction, dose, coherence,
+    coherence_low, coherence_high at least), as `dose_responses` does. It is called once for both ends and at most `rounds` times for
+    middles, so the largest coherent dose is found to within `(high - low) / 2**rounds`.
 
     Bisection assumes that coherence never rises with the dose. Names of which the measured points say otherwise are listed in
     `not_monotone`: a dose within the budget above one that is not, or a coherence surely higher than at a lower dose (intervals
