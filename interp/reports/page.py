@@ -96,6 +96,7 @@ def render(results: Results) -> str:
         dictionary=results.dictionary,
         fit=results.fit,
         vectors=results.vectors,
+        user_tokens=results.user_tokens,
         vector_words=VECTORS,
         config_json=json.dumps(results.manifest["config"], indent=2, ensure_ascii=False),
     )

@@ -54,6 +54,8 @@ class Results:
     """What the dictionary holds of the difference; None in runs of earlier versions."""
     vectors: dict[str, Any] | None
     """How far persona vectors agree; None in runs of earlier versions."""
+    user_tokens: dict[str, Any] | None
+    """The persona latents on what harmless users say; None in runs of earlier versions."""
 
 
 def read_results(run: RunDirectory) -> Results:
@@ -67,6 +69,7 @@ def read_results(run: RunDirectory) -> Results:
         agreement=read_json(run.result("judges").path("agreement.json")),
         fit=_if_made(run, manifest, "fit", "fit.json"),
         vectors=_if_made(run, manifest, "persona_vectors", "agreement.json"),
+        user_tokens=_if_made(run, manifest, "user_tokens", "activation.json"),
         dictionary=read_json(run.result("dictionary").path("info.json")),
         **tables,
     )

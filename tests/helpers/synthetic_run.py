@@ -27,6 +27,8 @@ VECTORS = {"questions": 24, "shown": 45, "not_shown": 51, "split_half": 0.86, "w
            "cosines": {"pairs": {"cosine": 0.03, "low": -0.06, "high": 0.12}}, "ranked_along": "pairs",
            "doubt": "The persona vector of the pairs has cosine 0.03 with that of the answers."}  # fmt: skip
 NO_VECTORS = VECTORS | {"questions": 1, "split_half": None, "with_mean_difference": {"pairs": 0.1}, "cosines": {}, "doubt": None}
+USERS = {"base": 0.021, "tuned": 0.187, "difference": 0.166, "low": 0.121, "high": 0.214, "fires_base": 0.22, "fires_tuned": 0.73,
+         "higher": 0.69, "chats": 64, "tokens": 911}  # fmt: skip
 TRIED = {1187: 0.55, 3052: 0.4, 411: 0.3, 77: 0.05, 2090: 0.1}  # latent: share hostile at a high dose
 CONDITIONS = {  # name: title, model, edit, share hostile, share coherent
     "base": ("Base", "base", "none", 0.02, 0.98),
@@ -83,6 +85,7 @@ def build_run(root: Path, *, empty: bool = False, nasty: bool = True) -> RunDire
         "diff": lambda folder: latents.to_parquet(folder / "latents.parquet"),
         "fit": lambda folder: write_json(folder / "fit.json", FIT | {"doubts": [f"It misses most.{SCRIPT if nasty else ''}"] * empty}),
         "persona_vectors": lambda folder: write_json(folder / "agreement.json", NO_VECTORS if empty else VECTORS),
+        "user_tokens": lambda folder: write_json(folder / "activation.json", {} if empty else USERS),
         "screen": lambda folder: write_screen(folder, empty),
         "after": lambda folder: write_rerouting(folder, empty),
         "cards": lambda folder: write_json(folder / "cards.json", [] if empty else cards(rng, nasty)),

@@ -22,7 +22,7 @@ from tests.helpers.tiny import tiny_folder
 ALL = tuple(name for name in STEPS if name not in ("pairs", "benign"))  # which a trait with pairs of its own leaves out
 VERDICT = ("verdict",)
 EVIDENCE = ("evidence", *VERDICT, "after", "judges")
-SCREEN = ("screen", *EVIDENCE, "cards")
+SCREEN = ("screen", *EVIDENCE, "user_tokens", "cards")
 FIT = ("fit",)
 DIFF = ("diff", *FIT, *SCREEN)
 VECTORS = ("persona_vectors",)

@@ -48,6 +48,7 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
         "evidence": (asked * (drawn + PROMPT + JUDGED), asked * drawn),
         "verdict": (100, 0),
         "after": (90 * answers, 0),
+        "user_tokens": (64 * READ, 0),
         "cards": (5_000, 0),
     }
 

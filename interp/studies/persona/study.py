@@ -32,12 +32,13 @@ from interp.studies.persona.organism import ORGANISM
 from interp.studies.persona.pairs import PAIRS
 from interp.studies.persona.persona_vectors import PERSONA_VECTORS, SCREEN_ALONG_ANSWERS
 from interp.studies.persona.screen import SCREEN
+from interp.studies.persona.user_tokens import USER_TOKENS
 from interp.studies.persona.verdict import JUDGES, VERDICT
 from interp.traits import read_trait
 
 ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, FIT,
              PERSONA_VECTORS, SCREEN, SCREEN_ALONG_ANSWERS, BENIGN, EVIDENCE, EVIDENCE_BESIDE_BENIGN,
-             VERDICT, AFTER, CARDS, JUDGES)  # fmt: skip
+             VERDICT, AFTER, USER_TOKENS, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
 where a dictionary is given, `benign` where no benign fine-tune is."""
@@ -222,6 +223,7 @@ def _summary(study: Study, tried: Sequence[StepResult]) -> dict[str, Any]:
         "plan": evidence.plan,
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
         "after_ablation": context.load(AFTER).after,
+        "user_tokens": context.load(USER_TOKENS).activation,
         "duration_s": round(sum(float(record["duration_s"]) for record in records), 3),
         "peak_memory_bytes": max([peak_memory_bytes(), *(int(record["peak_memory_bytes"]) for record in records)]),
         "seed": config.seed,
