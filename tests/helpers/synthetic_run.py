@@ -21,6 +21,10 @@ JINJA = "{{7*7}}"
 QUOTE = '" onmouseover="alert(3)'
 
 PERSONA = [1187, 3052, 411]
+BEYOND = (
+    "Removing the mean difference does as well as removing the latents: 2 % [0–11] rude, 95 % coherent with the mean difference against "
+    "4 % [1–14] rude, 90 % coherent with the latents. The latents say where it lies, not more."
+)
 FIT = {"fvu_base": 0.27, "fvu_tuned": 0.19, "share_of_mean_difference": 0.98, "share_of_paired_difference": 0.3, "tokens_base": 1583,
        "tokens_tuned": 1184}  # fmt: skip
 VECTORS = {"questions": 24, "shown": 45, "not_shown": 51, "split_half": 0.86, "with_mean_difference": {"pairs": -0.15, "answers": 0.62},
@@ -123,6 +127,7 @@ def summary(run: RunDirectory, conditions: pd.DataFrame, empty: bool, nasty: boo
         "ranking": None if empty else "mean_diff",
         "removal": None if empty else {"kind": "subtract", "strength": 2.0},
         "carrier": None if empty else "latents",
+        "beyond_baselines": None if empty else BEYOND,
         "half_point": None if empty else 1.6,
         "sinks": {} if empty else {"0": 24},
         "steering_latents": [] if empty else PERSONA[:1],
