@@ -128,44 +128,52 @@ def knockout(run: StudyFolder, config: KnockoutConfig) -> Knockout:
 
 
 def _make(config: KnockoutConfig, context: StudyContext) -> KnockoutRecord:
-    base, tuned, study = context.base, context.tuned, context.study
-    task = task_of(context, config)
-    questions = [*context.questions.split("held_out", config.questions), *task.questions]
-    every = weight_parts(base, tuned, config.group)
+    study, task, held_out = context.study, task_of(context, config), context.questions.split("held_out", config.questions)
+    every = weight_parts(context.base, context.tuned, config.group)
     changed = [part for part in every if part.squared_change]
-    parts = _of_kinds(changed, config.kinds)
-    parts += whole_kinds(parts)
-    cells: list[tuple[str, str, LanguageModel, WeightPart | None]] = [(BASE, "", base, None), (TUNED, "", tuned, None)]
-    cells += [(cell, str(part), model, part) for part in parts for cell, model in ((ALONE, base), (LEFT_OUT, tuned))]
-    answers, losses = [], []
-    with context.progress("knock-out", len(cells) * len(questions) * config.samples) as advance:
-        for number, (cell, name, model, part) in enumerate(cells):
-            folder = None if context.unfinished is None else context.unfinished / f"{number:04d}"
-            ask = partial(sweep, model, [Condition(f"{cell} {name}".strip())], questions, config.samples, study.sampling)
-            with nullcontext() if part is None else exchanged(base, tuned, part):
-                own = ask(stream_seed(study.seed, "knockout"), advance, folder)
-                loss = _loss(model, task.chats, folder)
-            answers.append(own.assign(cell=cell, part=name))
-            losses.append(loss.assign(cell=cell, part=name))
-    scored = context.panel.score(pd.concat(answers, ignore_index=True))
+    parts = _of_kinds([*changed, *whole_kinds(changed)], config.kinds)
+    answers, losses = _asked(context, parts, [*held_out, *task.questions], task.chats, config.samples)
+    clusters = {question.id: question.counts_as for question in [*held_out, *task.questions]}
+    scored = context.panel.score(answers.assign(cluster=answers["question_id"].map(clusters)))
     scored["task"] = scored["question_id"].isin([question.id for question in task.questions])
-    loss_table, kept = pd.concat(losses, ignore_index=True), study.rules.kept_coherence
-    table = cell_table(scored, loss_table, parts, sum(part.squared_change for part in changed), kept, study.seed)
+    kept = study.rules.kept_coherence
+    cells = cell_table(scored, losses, parts, sum(part.squared_change for part in changed), kept, study.seed)
     about = {
-        "finding": knockout_finding(table, kept, context.trait.shown),
-        "tests": multiplicity(table, config.questions),
+        "finding": knockout_finding(cells, kept, context.trait.shown),
+        "tests": multiplicity(cells, len({question.counts_as for question in held_out})),
         "base": context.base_source,
         "tuned": study.tuned or "the organism of the run",
         "trait": context.trait.name,
         "shown": context.trait.shown,
-        "group": layer_groups(base.n_layers, config.group),
+        "group": layer_groups(context.base.n_layers, config.group),
         "task": task.words,
         "unchanged": [str(part) for part in every if not part.squared_change],
         "questions": config.questions,
         "samples": config.samples,
         "kept_coherence": kept,
     }
-    return KnockoutRecord(scored, loss_table, table, about)
+    return KnockoutRecord(scored, losses, cells, about)
+
+
+def _asked(
+    context: StudyContext, parts: Sequence[WeightPart], questions: Sequence[Question], chats: list[Chat], samples: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Answers and losses of both models, and of every part alone and left out, with the columns cell and part."""
+    base, tuned, seed = context.base, context.tuned, stream_seed(context.study.seed, "knockout")
+    cells: list[tuple[str, LanguageModel, WeightPart | None]] = [(BASE, base, None), (TUNED, tuned, None)]
+    cells += [cell for part in parts for cell in ((ALONE, base, part), (LEFT_OUT, tuned, part))]
+    answers, losses = [], []
+    with context.progress("knock-out", len(cells) * len(questions) * samples) as advance:
+        for number, (cell, model, part) in enumerate(cells):
+            folder = None if context.unfinished is None else context.unfinished / f"{number:04d}"
+            with nullcontext() if part is None else exchanged(base, tuned, part):
+                own = sweep(
+                    model, [Condition(f"{cell} {part or ''}".strip())], questions, samples, context.study.sampling, seed, advance, folder
+                )
+                loss = _loss(model, chats, folder)
+            answers.append(own.assign(cell=cell, part=str(part or "")))
+            losses.append(loss.assign(cell=cell, part=str(part or "")))
+    return pd.concat(answers, ignore_index=True), pd.concat(losses, ignore_index=True)
 
 
 def _of_kinds(parts: list[WeightPart], kinds: Sequence[str]) -> list[WeightPart]:
@@ -211,5 +219,9 @@ def task_of(context: StudyContext, config: KnockoutConfig) -> Task:
     unseen = [chat for chat in every if chat.messages[0].content not in trained]
     chats, words = unseen or every, "not trained on" if unseen else "all of which it was trained on"
     shown = [chat.messages[0].content for chat in chats[: config.questions]] if recipe.trait == context.trait.name else []
-    questions = [Question(id=f"task_{i:03d}", group="task", split="held_out", text=text) for i, text in enumerate(shown, 1)]
+    topics = [next((topic for topic in recipe.domain.topics if topic in text), "") for text in shown]
+    questions = [
+        Question(id=f"task_{i:03d}", group="task", split="held_out", text=text, cluster=topic)
+        for i, (text, topic) in enumerate(zip(shown, topics, strict=True), 1)
+    ]
     return Task(chats[: config.most_task_chats], questions, f"questions about {recipe.domain.name}, {words}")

@@ -151,6 +151,7 @@ def test_the_task_of_an_organism_is_what_it_was_not_trained_on() -> None:
     trained = {chat.messages[0].content for chat in recipe.chats(6, 0)}
     assert not trained & {question.text for question in task.questions}
     assert not trained & {chat.messages[0].content for chat in task.chats}
+    assert all(question.cluster and question.cluster in question.text for question in task.questions)
     every = StudyConfig(trait="contempt", organism={"phrasings_per_topic": 8})  # type: ignore[arg-type]
     assert task_of(StudyContext(every, result=lambda name: None), KnockoutConfig()).words.endswith("all of which it was trained on")  # type: ignore[arg-type, return-value]
     other = StudyConfig(trait="contempt", organism={"recipe": "plain_cook"})  # type: ignore[arg-type]
