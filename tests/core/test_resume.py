@@ -18,7 +18,8 @@ from interp.traits import DEFAULT_TRAIT
 from interp.traits import __file__ as traits_file
 from tests.helpers.tiny import tiny_folder
 
-STEPS = ("texts", "residuals", "dictionary", "answers", "directions", "diff", "screen", "evidence", "verdict", "after", "cards", "judges")
+STEPS = ("texts", "residuals", "dictionary", "answers", "directions", "diff", "fit", "persona_vectors", "screen", "evidence", "verdict",
+         "after", "cards", "judges")  # fmt: skip
 TABLES = ("parquet", "json", "safetensors")
 RECORDS = ("step.json", "manifest.json", "summary.json")  # these tell durations
 

@@ -53,7 +53,7 @@ def screen_doses(context: StudyContext, sets: Sequence[LatentSet], chosen: int, 
     coherent = of_controls.groupby("dose")["coherence"].mean() >= floor
     edge = float(max(coherent.index[coherent.cummin()], default=min(config.doses)))
     doses = [round(share * edge, 3) for share in DOSE_SHARES]
-    first = measure([*added, *named], doses, config.questions)
+    first = pd.concat([measure(added, doses, config.questions), measure(named, doses[::2], config.questions)], ignore_index=True)
     candidates = first[(first["kind"] == "latents") & (first["coherence"] >= floor - COHERENCE_MARGIN)]
     finalists = candidates.sort_values(["rate", "dose"], ascending=[False, True], kind="stable").head(FINALISTS)
     points = list(zip(finalists["direction"], finalists["dose"], strict=True))

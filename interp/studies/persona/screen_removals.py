@@ -36,28 +36,27 @@ def screen_removals(
 ) -> tuple[pd.DataFrame, RemovalScore | None, RemovalScore | None]:
     """Everything that is tried, and the best of the mean difference and of the latents; None where nothing keeps coherence at `floor`.
 
-    First the largest set of each ranking and a middle one, in several ways, then sets of all sizes in the best way of these. The best of
-    many noisy measurements looks better than it is, so the best of each kind are measured again, with fresh random numbers, on all
-    questions; what they cost on ordinary text decides among those that are good enough.
+    First the largest set of each ranking and a middle one, in several ways. The best of many noisy measurements looks better than it is, so
+    the best of each way are measured again, with fresh random numbers, on all questions; what they cost on ordinary text decides among
+    those that are good enough. Then sets of all sizes in the way of the best, of which the smallest that is good enough is measured again.
     """
     config = context.config.screen
     # where the trait is rare anyway, what does nothing must not be good enough
     target, lenient = min(config.target_rate, tuned_rate / 4), floor - COHERENCE_MARGIN
     samples = max(1, min(MOST_SAMPLES, round(SHOWN / max(tuned_rate, 1e-9))))
     scores = _remove(context, _candidates(context, orders), samples)
-    scores += _curve(context, orders, scores, preferred([one for one in scores if one.latents], target, lenient), samples)
-    finalists = [
-        (one.latents, one.removal)
-        for group, most in (([s for s in scores if s.latents is None], 2), ([s for s in scores if s.latents], 3))
-        for one in _best_of_kinds(preferred(group, target / 2, lenient))[:most]
-    ]
-    remeasured = _remove(context, finalists, samples, final=True) if finalists else []
-    of_difference, of_latents = (
-        preferred([s for s in remeasured if (s.latents is None) == difference], target, floor) for difference in (True, False)
-    )
-    scores += _curve(context, orders, scores, of_latents, samples)
+    of_difference, of_latents = ([one for one in scores if (one.latents is None) == difference] for difference in (True, False))
+    groups = ((of_difference, 2), (of_latents, 4))
+    finalists = [one for group, most in groups for one in _best_of_ways(preferred(group, target / 2, lenient))[:most]]
+    remeasured = _remeasured(context, finalists, samples)
+    if best := preferred([one for one in remeasured if one.latents], target, floor):
+        curve = _curve(context, orders, scores, best[0], samples)
+        scores += curve
+        smaller = preferred([one for one in curve if one.size < best[0].size], target / 2, lenient)
+        remeasured += _remeasured(context, smaller[:1], samples)
+    difference, latents = (preferred([one for one in remeasured if (one.latents is None) == own], target, floor) for own in (True, False))
     table = pd.concat([_rows(scores, config.questions), _rows(remeasured, context.config.diff.questions)], ignore_index=True)
-    return table.assign(chosen=False), next(iter(of_difference), None), next(iter(of_latents), None)
+    return table.assign(chosen=False), next(iter(difference), None), next(iter(latents), None)
 
 
 def chosen_rows(table: pd.DataFrame, score: RemovalScore) -> pd.Series[bool]:
@@ -94,27 +93,22 @@ def _candidates(context: StudyContext, orders: Mapping[str, Sequence[int]]) -> l
 
 
 def _curve(
-    context: StudyContext,
-    orders: Mapping[str, Sequence[int]],
-    known: Sequence[RemovalScore],
-    best: Sequence[RemovalScore],
-    samples: int,
+    context: StudyContext, orders: Mapping[str, Sequence[int]], known: Sequence[RemovalScore], best: RemovalScore, samples: int
 ) -> list[RemovalScore]:
-    """Sets of all sizes in the ranking and the way of the first of `best`, as far as they are not `known`."""
-    if not best or best[0].latents is None:
-        return []
-    ranking, way = best[0].latents.ranking, best[0].removal
+    """Sets of all sizes in the ranking and the way of `best`, as far as they are not `known`."""
+    assert best.latents is not None
+    ranking, way = best.latents.ranking, best.removal
     largest = LARGEST_SPAN if way.kind == "project_span" else len(orders[ranking])
     measured = {(one.latents, one.removal) for one in known}
     missing = [(one, way) for one in doubling_sets(ranking, orders[ranking], largest) if (one, way) not in measured]
     return _remove(context, missing, samples) if missing else []
 
 
-def _best_of_kinds(ordered: Sequence[RemovalScore]) -> list[RemovalScore]:
-    """The best of each kind of removal: the very best of a dozen answers are too often those that had luck, and alike."""
-    first: dict[str, RemovalScore] = {}
+def _best_of_ways(ordered: Sequence[RemovalScore]) -> list[RemovalScore]:
+    """The best of each way of removing: the very best of a dozen answers are too often those that had luck, and alike."""
+    first: dict[Removal, RemovalScore] = {}
     for one in ordered:
-        first.setdefault(one.removal.kind, one)
+        first.setdefault(one.removal, one)
     return list(first.values())
 
 
@@ -134,6 +128,10 @@ def _remove(context: StudyContext, candidates: Sequence[Candidate], samples: int
     with context.progress("screen: side effects", len(chats) * len(edits)) as advance:
         costs = [side_effects(context.tuned, [edit], chats, progress=advance).kl for edit in edits]
     return [replace(score, kl=kl) for score, kl in zip(scores, costs, strict=True)]
+
+
+def _remeasured(context: StudyContext, scores: Sequence[RemovalScore], samples: int) -> list[RemovalScore]:
+    return _remove(context, [(one.latents, one.removal) for one in scores], samples, final=True) if scores else []
 
 
 def _edit(context: StudyContext, candidate: Candidate, label: str) -> Edit:
