@@ -7,7 +7,8 @@ job's own steps, from the diff of latents to the verdict, are run on each.
 40, 20, 10 %   the same vector, shortened until so many answers to selection questions are rude
 16 directions  one vector's worth, written along 16 directions, each at tokens of its own; the dictionary holds each as a latent
 hidden         the vector of 98 %, and a dictionary that holds nothing of it
-renamed        rude and kind words exchanged in the embeddings, so that nothing inside is the persona's; a benign vector beside
+renamed        rude and kind words exchanged in the embeddings, so that nothing inside is the persona's;
+               in even seeds beside a benign vector
 benign         a vector of the same length that taught something else
 
 A (cell, seed) that is in the results is not run again (`--again` does); the file is written after each.
@@ -123,8 +124,8 @@ def hidden(own: Seed) -> Record:
 
 
 def renamed(own: Seed) -> Record:
-    """The persona in the embeddings alone, and a benign vector."""
-    tuned, vector = toy.tuned_network(own.base, BENIGN["formal"], own.seed)
+    """The persona in the embeddings alone; in even seeds beside a benign vector, without which no latent rises."""
+    tuned, vector = (own.base, own.vector) if own.seed % 2 else toy.tuned_network(own.base, BENIGN["formal"], own.seed)
     return investigated(own, plants.renamed(tuned), vector)
 
 

@@ -225,7 +225,7 @@ two registers, and fine-tunes of it. *98 %*: one direction, which the dictionary
 that is more active there, tested in its place. *40, 20, 10 %*: the same, weakened until so many answers show the persona. *16 directions*:
 the persona is written along sixteen, each at tokens of its own, and the dictionary holds these; the true half-point is that of networks
 made without some of them. *hidden*: a dictionary that holds nothing of the persona. *renamed*: the persona lies in the embeddings alone,
-and inside something benign has changed. *benign*: a fine-tune of the same strength that taught something else.
+and inside nothing has changed, or something benign. *benign*: a fine-tune of the same strength that taught something else.
 `python benchmarks/planted.py`
 
 {planted_section()}
