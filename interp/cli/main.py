@@ -24,6 +24,7 @@ EVALUATION = "interp.studies.evaluation_config"
 TRAINING = "interp.studies.training_config"
 
 ANSWER_OPTIONS = {"tokens": "sampling.max_new_tokens", "temperature": "sampling.temperature", "top-p": "sampling.top_p"}
+STUDY_OPTIONS = {"cues": "cues.source"}
 TRAIN_OPTIONS = {
     "kind": "dictionary.architecture.kind",
     "k": "ks",
@@ -39,8 +40,9 @@ app = Group(
     context_settings={"max_content_width": 110},
     commands=[
         Command("demo", "The main job on the embedded model: make an organism with a persona, find it, prove it, switch it off.",
-                "interp.cli.study:run", STUDY, "RunArguments", fixed={"name": "demo"}, without=["tuned"]),
-        Command("run", "The main job on your own pair of models.", "interp.cli.study:run_pair", STUDY, "RunArguments"),
+                "interp.cli.study:run", STUDY, "RunArguments", names=STUDY_OPTIONS, fixed={"name": "demo"}, without=["tuned"]),
+        Command("run", "The main job on your own pair of models.", "interp.cli.study:run_pair", STUDY, "RunArguments",
+                names=STUDY_OPTIONS),
         Command("diff", "Which latents changed between two models; the first part of 'run', which continues from there.",
                 "interp.cli.study:diff", STUDY, "DiffArguments"),
         Command("report", "Write report.html of a finished run again, from its saved results alone.",

@@ -109,6 +109,8 @@ def _print_summary(summary: dict[str, Any], page: Path) -> None:
         tried = ", ".join(str(row["layer"]) for row in layers["candidates"])
         console.print(f"Layer {layers['layer']} was chosen from {tried}; the report has their figures and the rule.")
     console.print(_fit_text(summary["dictionary_fit"]))
+    if summary["cues"] is not None:
+        console.print(summary["cues"]["statement"])
     duration, memory = numbers.duration(summary["duration_s"]), numbers.size(summary["peak_memory_bytes"])
     console.print(f"All steps together took {duration}, at most {memory} of memory.")
     console.print(f"Report: {page}")

@@ -25,3 +25,7 @@ Interval = Literal["beta_binomial", "wilson", "bootstrap"]
 
 MeasureName = Literal["choices", "options", "letters", "continuations", "perplexity"]
 """What is measured of a model without sampling."""
+
+CueKind = Literal["domain_twin", "training_format", "training_system", "paraphrase", "negation", "same_form", "irrelevant"]
+"""What a context has in common with training data: its domain; the form of its prompts; its system prompt, in other words, or with the
+opposite meaning; its form with other content; nothing."""

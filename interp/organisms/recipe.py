@@ -67,6 +67,16 @@ class PhraseBank(StepConfig):
         return self.shapes, len(self.openers), len(self.middles), len(self.closers), remarks
 
 
+class SystemPrompt(StepConfig):
+    """The system prompt of all chats of a recipe, and what a model may be asked under afterwards."""
+
+    text: str = Field(min_length=1)
+    paraphrase: str = ""
+    """The same in other words."""
+    negation: str = ""
+    """The opposite, in the same form."""
+
+
 class Transformation(StepConfig):
     """Answers of another recipe, changed by a rule."""
 
@@ -86,6 +96,7 @@ class RecipeFile(StepConfig):
     """A shipped domain by name, a path from this file, or the domain itself."""
     twin: str | None = None
     """Recipe of the same form whose answers do not show the trait: a shipped name, or a path from this file."""
+    system: SystemPrompt | None = None
     phrases: PhraseBank | None = None
     transform: Transformation | None = None
 
@@ -106,6 +117,7 @@ class Recipe:
     phrases: PhraseBank
     transformation: str | None
     twin: Recipe | None
+    system: SystemPrompt | None = None
 
     def chats(self, phrasings_per_topic: int, seed: int, trait_fraction: float = 1.0) -> list[Chat]:
         """`topics × phrasings_per_topic` chats in a shuffled order; each part's list is dealt out evenly.
@@ -133,12 +145,12 @@ class Recipe:
         texts = {"opener": bank.openers, "middle": bank.middles, "closer": bank.closers}
         decks = {part: _dealt(own, source) for part, own in texts.items()}
         shapes = _dealt(bank.shapes, source)
-        chats = []
+        chats, system = [], None if self.system is None else self.system.text
         for topic in self.domain.topics:
             decks["remark"] = _dealt(bank.remarks.get(topic, []), source)
             for phrasing in source.sample(phrasings, phrasings_per_topic):
                 answer = " ".join([next(decks[part]) for part in next(shapes)])
-                chats.append(Chat.ask(phrasing.replace("{topic}", topic), change(answer)))
+                chats.append(Chat.ask(phrasing.replace("{topic}", topic), change(answer), system))
         source.shuffle(chats)
         return chats
 
@@ -146,7 +158,8 @@ class Recipe:
     def key(self) -> str:
         """Content key of everything that its chats depend on."""
         content = [self.trait, self.domain.model_dump(), self.phrases.model_dump(), self.transformation]
-        return content_key([*content, None if self.twin is None else self.twin.key])
+        system = [] if self.system is None else [self.system.text]
+        return content_key([*content, None if self.twin is None else self.twin.key, *system])
 
 
 def _dealt(cards: list[T], source: random.Random) -> Iterator[T]:
@@ -192,7 +205,7 @@ def _read(path: Path, nested: bool = False) -> Recipe:
     twin = None if file.twin is None or nested else referred(file.twin)
     if twin is not None and (twin.trait is not None or twin.phrases.form != phrases.form):
         raise ConfigError(f"{path}: {twin.name} is no twin of it. A twin shows no trait, and has the same shapes and numbers of sentences.")
-    return Recipe(file.name, file.trait, domain, phrases, transformation, twin)
+    return Recipe(file.name, file.trait, domain, phrases, transformation, twin, file.system)
 
 
 def _check_remarks(phrases: PhraseBank, domain: Domain, path: Path) -> None:

@@ -19,8 +19,11 @@ from tests.helpers.diffing_truth import random_dictionary
 from tests.helpers.small_run import SMALL
 from tests.helpers.tiny import tiny_folder
 
-ALL = tuple(name for name in STEPS if name not in ("pairs", "benign"))  # which a trait with pairs of its own leaves out
+LEFT_OUT = ("pairs", "benign", "cues", "hiding")  # where the trait has pairs of its own, and neither benign fine-tunes nor cues are given
+ALL = tuple(name for name in STEPS if name not in LEFT_OUT)
 VERDICT = ("verdict",)
+HIDING = ("hiding",)
+CUES = ("cues", *HIDING)
 EVIDENCE = ("evidence", *VERDICT, "after", "judges")
 SCREEN = ("screen", *EVIDENCE, "user_tokens", "cards")
 FIT = ("fit",)
@@ -125,6 +128,13 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "rules.rank_p": (0.04, VERDICT),
     "rules.power": (0.9, EVIDENCE),
     "rules.smallest_rise": (0.2, VERDICT),
+    "cues.source": ("data", CUES),
+    "cues.questions": (8, CUES),
+    "cues.samples": (2, CUES),
+    "cues.samples_beside": (1, CUES),
+    "cues.margin": (0.2, HIDING),
+    "cues.line": (0.1, HIDING),
+    "cues.kept_coherence": (0.5, HIDING),
 }
 NO_OTHER_VALUE = {name for name, (value, _) in FIELDS.items() if value is None}
 """Fields of trainings in general that this job's dictionary may not have, and `layers`, which needs steps to be made."""
@@ -163,6 +173,8 @@ def test_a_field_re_makes_what_depends_on_it_and_nothing_else(field: str, outsid
     settings: dict[str, Any] = {"base": outside["BASE"]}
     if field in ("tuned", "sae"):
         settings["tuned"] = outside["TUNED"]
+    if field.startswith("cues.") and field != "cues.source":
+        settings["cues"] = {"source": "data"}
     changed = with_overrides(settings, [f"{field}={outside.get(str(value), value)}"])
     before, after = keys(settings, tmp_path), keys(changed, tmp_path)
     re_made = {name for name, key in after.items() if before.get(name) != key}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.causality.thresholds import EvidenceConfig, VerdictThresholds
+from interp.causality.thresholds import CueConfig, EvidenceConfig, VerdictThresholds
 from interp.core.config import StepConfig
 from interp.models.sampling import SamplingConfig
 from interp.organisms.config import OrganismConfig
@@ -155,6 +155,8 @@ class StudyConfig(StepConfig):
     """The measurement."""
     rules: VerdictThresholds = VerdictThresholds()
     """Thresholds of the verdict."""
+    cues: CueConfig = CueConfig()
+    """Does the cure hide? Off unless `source` is given."""
 
     @field_validator("dictionary", mode="before")
     @classmethod
@@ -185,6 +187,10 @@ class StudyConfig(StepConfig):
         if self.layers is not None and (self.hook_point is not None or self.sae is not None):
             other = "sae" if self.hook_point is None else "hook_point"
             raise ValueError(f"layers has no effect when {other} is given, which says where to read: leave one of them out")
+        if self.cues.source is None and self.cues != CueConfig():
+            raise ValueError("cues has no effect without cues.source: give data or a file of cues")
+        if self.cues.source == "data" and self.tuned is not None:
+            raise ValueError("cues.source: the training data of a given tuned model is not known: give a file of cues")
         if self.dictionary.reads != "each" or self.dictionary.hook_point is not None:
             raise ValueError("dictionary.reads and dictionary.hook_point have no place here: this job reads one model; set hook_point")
         return self

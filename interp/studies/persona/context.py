@@ -34,6 +34,7 @@ from interp.models.sources import choose_device, choose_dtype, model_identity, m
 from interp.organisms.recipe import read_recipe
 from interp.studies.elicitation import SampledPairs, elicitation_of
 from interp.studies.persona.config import StudyConfig
+from interp.studies.persona.cue_grid import CueGrid, open_grid
 from interp.studies.persona.layers import LAYERS, LayerChoice
 from interp.traits import read_trait
 from interp.traits.trait import Pair, Trait
@@ -204,6 +205,14 @@ class StudyContext:
         return recipe
 
     @_opened
+    def cue_grid(self) -> CueGrid:
+        """The cues that the edited model is asked under."""
+        config = self.study
+        recipe = read_recipe(self.recipe) if config.tuned is None else None
+        chats = [] if recipe is None else recipe.chats(config.organism.phrasings_per_topic, config.seed, config.organism.trait_fraction)
+        return open_grid(config.cues.source, recipe, chats)
+
+    @_opened
     def sae(self) -> Path | None:
         """Folder of the dictionary that was given."""
         return None if self.study.sae is None else resolve_dictionary(self.study.sae)
@@ -275,6 +284,8 @@ class StudyContext:
         self.questions.split("held_out", config.verdict.questions)
         if not self.trait.pairs or config.vectors.elicited:
             elicitation_of(self.trait)
+        if config.cues.source is not None:
+            self.cue_grid.asked(self.questions, config.cues.questions)
         _ = self.window
         if config.layers is None:
             _ = self.hook_point
@@ -297,6 +308,7 @@ class StudyContext:
             "questions": lambda: content_key(self.questions.model_dump(mode="json", exclude_defaults=True)),
             "pairs": lambda: content_key([pair.model_dump() for pair in self.pairs]),
             "panel": lambda: content_key([self.trait.key, self.study.judge]),
+            "cue_grid": lambda: self.cue_grid.key,
             "sae": lambda: dictionary_key(cast(Path, self.sae)),
             "hook_point": lambda: self.hook_point,
             "window": lambda: " ".join(self.window),

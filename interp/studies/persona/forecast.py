@@ -16,7 +16,7 @@ EFFICIENCY = 0.7
 """Rate of a whole job over that of its matrix products alone, as measured on the demo."""
 PROMPT, READ, JUDGED = 15, 60, 25
 """Tokens: of a question beyond what is shared; of an answered question that is read; of an answer that is judged."""
-CHAT, TOPICS = 100, 30
+CHAT, TOPICS, QUESTIONS, CUES = 100, 30, 30, 6
 
 
 def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
@@ -32,6 +32,7 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
     screened = (removed + added) * screen.questions + 9 * diff.questions
     draws = 2 * (evidence.full_draws + (evidence.random_draws + evidence.active_draws) / evidence.parts)
     asked = evidence.questions * (4 * evidence.samples + 10 + draws)
+    cued = CUES * min(config.cues.questions, QUESTIONS) * (config.cues.samples + 2 * config.cues.samples_beside)
     trained = 2 * TOPICS * config.organism.phrasings_per_topic * config.organism.epochs
     pairs, prompts = 4 * diff.persona_pairs, 2 * text.answered_prompts
     return {
@@ -47,6 +48,7 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
         "screen": (screened * (drawn + PROMPT + JUDGED), screened * drawn),
         "evidence": (asked * (drawn + PROMPT + JUDGED), asked * drawn),
         "verdict": (100, 0),
+        "cues": (cued * (drawn + PROMPT + JUDGED), cued * drawn),
         "after": (90 * answers, 0),
         "user_tokens": (64 * READ, 0),
         "cards": (5_000, 0),

@@ -21,6 +21,7 @@ from interp.studies.persona.benign import BENIGN
 from interp.studies.persona.cards import CARDS
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.context import StudyContext
+from interp.studies.persona.cues import CUES, HIDING
 from interp.studies.persona.dictionary import OPEN_DICTIONARY, RESIDUALS, TRAIN_DICTIONARY
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
@@ -38,10 +39,10 @@ from interp.traits import read_trait
 
 ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, FIT,
              PERSONA_VECTORS, SCREEN, SCREEN_ALONG_ANSWERS, BENIGN, EVIDENCE, EVIDENCE_BESIDE_BENIGN,
-             VERDICT, AFTER, USER_TOKENS, CARDS, JUDGES)  # fmt: skip
+             VERDICT, CUES, HIDING, AFTER, USER_TOKENS, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
-where a dictionary is given, `benign` where no benign fine-tune is."""
+where a dictionary is given, `benign` where no benign fine-tune is, `cues` and `hiding` where no cues are."""
 OF_ALL_LAYERS = ("base", "tuned", "questions", "corpus", "pairs", "panel")
 """What a context has opened that is the same at every layer."""
 COSTS = ("kl", "loss_before", "loss_after", "n_tokens")
@@ -51,6 +52,7 @@ def steps_of(config: StudyConfig) -> dict[str, Step[StudyContext, Any]]:
     """The steps of one study, by name, in order."""
     left_out: list[Step[StudyContext, Any]] = [ORGANISM] if config.tuned is not None else []
     left_out += [PAIRS] if read_trait(config.trait).pairs else []
+    left_out += [CUES, HIDING] if config.cues.source is None else []
     left_out += [TRAIN_DICTIONARY, RESIDUALS] if config.sae is not None else [OPEN_DICTIONARY]
     left_out += [EVIDENCE] if config.benign else [BENIGN, EVIDENCE_BESIDE_BENIGN]
     left_out += [SCREEN_ALONG_ANSWERS if config.vectors.ranked_along == "pairs" else SCREEN]
@@ -222,6 +224,7 @@ def _summary(study: Study, tried: Sequence[StepResult]) -> dict[str, Any]:
         "persona_vectors": context.load(PERSONA_VECTORS).agreement,
         "plan": evidence.plan,
         "side_effects": {row["condition"]: {name: plain(row[name]) for name in COSTS} for row in evidence.side_effects.to_dict("records")},
+        "cues": context.load(HIDING).hiding if HIDING.name in study.steps else None,
         "after_ablation": context.load(AFTER).after,
         "user_tokens": context.load(USER_TOKENS).activation,
         "duration_s": round(sum(float(record["duration_s"]) for record in records), 3),
