@@ -15,6 +15,8 @@ from interp.models.language_model import LanguageModel
 
 GROUPS = 8
 """Groups of layers by default, about."""
+PIECE = 2**24
+"""Numbers of a tensor that are compared together."""
 EMBEDDING, UNEMBEDDING, EXPERTS = "embedding", "unembedding", "experts"
 _KINDS = {
     "norms": ("norm",),
@@ -136,7 +138,10 @@ def _squared_change(base: torch.Tensor, tuned: torch.Tensor) -> float:
     if base.shape != tuned.shape:  # embeddings of more tokens in one of the models: of those that both have
         rows = min(len(base), len(tuned))
         base, tuned = base[:rows], tuned[:rows]
-    return 0.0 if torch.equal(base, tuned) else float((tuned.detach().double() - base.detach().double()).square().sum())
+    if torch.equal(base, tuned):
+        return 0.0
+    pieces = zip(tuned.detach().flatten().split(PIECE), base.detach().flatten().split(PIECE), strict=True)
+    return sum(float((theirs.double() - ours.double()).square().sum()) for theirs, ours in pieces)
 
 
 class _Places:

@@ -19,7 +19,8 @@ from interp.reports.self_contained import render_page
 from interp.studies.knockout import KnockoutRecord
 
 PAGE_FILE = "knockout.html"
-SIGNS = (("persona", "circle", "●"), ("plum", "square", "■"), ("ochre", "diamond", "◆"), ("sky", "triangle-up", "▲"), ("ink", "star", "★"))
+SIGNS = (("persona", "circle", "●"), ("plum", "square", "■"), ("ochre", "diamond", "◆"), ("sky", "triangle-up", "▲"), ("ink", "star", "★"),
+         ("control", "triangle-down", "▼"))  # fmt: skip
 """Palette role, symbol and character of each kind of module, in their order."""
 CELLS = {ALONE: "alone on the base", LEFT_OUT: "left out of the tuned model"}
 TRAIT, JUDGED_TASK = ("rate", "low", "high"), ("task_rate", "task_low", "task_high")
@@ -80,10 +81,10 @@ def knockout_chart(cells: pd.DataFrame, word: str) -> Chart:
             level = rounded(cells.loc[cells["cell"] == model, columns[0]]) * 2
             line = {"color": LIGHT[model], "width": 1.2, "dash": dash}
             figure.add_scatter(x=ends, y=level, mode="lines", line=line, hoverinfo="skip", **at)
-        kinds = _kinds(cells)
-        for place, kind in enumerate(kinds):
+        beside = tested.loc[tested["first"].notna(), "kind"].nunique()
+        for place, kind in enumerate(_kinds(cells)):
             own = tested[(tested["cell"] == cell) & (tested["kind"] == kind)]
-            _add_kind(figure, own, columns, word, place, 0.16 * (place - (len(kinds) - 1) / 2), at)
+            _add_kind(figure, own, columns, word, place, 0.16 * (place - (beside - 1) / 2), at)
         row, column = divmod(number, len(measures))
         left, below = column * 0.53, 0.55 * (1 - row)
         figure.update_layout(_axes(suffix, (left, left + 0.47 if len(measures) > 1 else 1.0), (below, below + 0.45)))
@@ -104,7 +105,7 @@ def _add_kind(
     value, low, high = (rounded(own[column]) for column in columns)
     sure = own["surely"] & own["coherent_enough"]
     figure.add_scatter(
-        x=[round(middle + shift, 3) for middle in own["place"]],
+        x=rounded(own["place"] + shift * (own["first"].notna() | own["whole"])),  # what is in no block stands alone
         y=value,
         mode="markers",
         marker=dot(symbol, role, 8, 1.5) | {"symbol": [symbol + "-open" * (not one) for one in sure]},
