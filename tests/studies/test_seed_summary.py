@@ -31,6 +31,12 @@ def test_seeds_that_differ_say_less_of_the_next_one() -> None:
     assert width(mixed, mixed) > width(mixed, mixed, mixed, mixed) > width(*[mixed] * 8)
 
 
+def test_a_seed_of_more_answers_counts_no_more() -> None:
+    rate = rates_over_seeds([hand_made(0, [[1, 1]] * 10), hand_made(1, [[0]] * 10)])["tuned"]
+    assert (rate["rate"], rate["n"]) == (0.5, 30)
+    assert rate["low"] < 0.5 < rate["high"]
+
+
 def test_a_seed_without_the_condition_and_a_single_one_have_no_spread() -> None:
     runs = [hand_made(0, [[1, 1], [1, 0]]), hand_made(1, [[1]], rates={})]
     assert rates_over_seeds(runs)["tuned"]["seeds"] == 1

@@ -66,7 +66,7 @@ def test_the_merge_says_what_differed_and_how_far_latents_agree(both: SeedsResul
     assert pair["seeds"] == [3, 4]
     assert pair["comparable"]
     assert "mean difference" in pair["cosines"]
-    assert "persona vector" not in pair["cosines"]  # of authored pairs, which no seed changes
+    assert "persona vector of the pairs" not in pair["cosines"]  # of authored pairs, which no seed changes
     assert set(both.rates["seed"]) == {3, 4}
     assert "Tuned" in str(both)
     with pytest.raises(ArtifactError, match=r"holds several seeds\. Name the run of one: .*seed-3"):

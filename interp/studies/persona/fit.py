@@ -19,7 +19,7 @@ from interp.studies.persona.diff import DIFF
 
 HIDDEN = "More is hidden from its latents than they show."
 NO_LATENT = "A persona may lie where no latent is."
-REMEDY = "Try another layer (hook_point), or a dictionary trained on more text of both models."
+REMEDY = "Try other layers (layers, hook_point), or a dictionary trained on more text of both models."
 SPURIOUS = "Its latents differ where the models do not."
 
 

@@ -15,10 +15,10 @@ from interp.diffing.dictionary_agreement import ChosenLatents, latent_agreement
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS, ORDINARY
+from interp.studies.persona.persona_vectors import PERSONA_VECTORS
 from interp.studies.persona.seed_summary import FinishedSeed
 from interp.studies.persona.targets import latent_direction, latent_target
 
-PAIRS_VECTOR = "persona vector"
 MOST_DIFFERENCES = 64
 """Differences of ordinary answers of each run whose cosines are the chance level of directions."""
 
@@ -62,7 +62,11 @@ def read_latents(run: FinishedSeed, context: StudyContext) -> SeedLatents:
         context.hook_point,
         ChosenLatents(dictionary.decoder_rows().detach().cpu(), persona, activity),
         dictionary.content,
-        {**of_latents, **{name.replace("_", " "): row for name, row in directions.named.items()}},
+        {
+            **of_latents,
+            "mean difference": directions.named["mean_difference"],
+            **{f"persona vector of the {name.replace('_', ' ')}": row for name, row in context.load(PERSONA_VECTORS).vectors.items()},
+        },
         directions.ordinary_differences(min(MOST_DIFFERENCES, different - 1), stream_seed(run.seed, "ordinary differences")),
     )
 
@@ -71,7 +75,8 @@ def agreement_of_pair(first: SeedLatents, second: SeedLatents) -> dict[str, Any]
     """`seeds`; `comparable` (whether they were read at one hook point: else the rest is None);
 
     `any_latent` and `chosen_latent` (`LatentAgreement`); of one dictionary that was given to both `shared`, the number of persona latents
-    in common, and `shared_by_chance`, its expectation for as many active latents at random; `cosines` of directions by name, and
+    in common, and `shared_by_chance`, its expectation for as many active latents at random; `cosines` of directions by name, but for
+    those that no seed changes (the persona vector of authored pairs), and
     `chance_cosine`, the 95 % quantile of the absolute cosine of ordinary differences of one run with those of the other.
     """
     pair = {"seeds": [first.seed, second.seed], "comparable": first.hook_point == second.hook_point}
@@ -84,10 +89,8 @@ def agreement_of_pair(first: SeedLatents, second: SeedLatents) -> dict[str, Any]
         mine, theirs = ({*one.latents.chosen} for one in (first, second))
         active = int(np.maximum(first.latents.activity, second.latents.activity).astype(bool).sum())
         nothing |= {"shared": len(mine & theirs), "shared_by_chance": len(mine) * len(theirs) / max(active, 1)}
-    both = first.directions.keys() & second.directions.keys()
-    cosines = {name: _cosine(first.directions[name], second.directions[name]) for name in first.directions if name in both}
-    if torch.equal(first.directions[PAIRS_VECTOR], second.directions[PAIRS_VECTOR]):  # of authored pairs, which no seed changes
-        del cosines[PAIRS_VECTOR]
+    both = {name: (row, second.directions[name]) for name, row in first.directions.items() if name in second.directions}
+    cosines = {name: _cosine(*rows) for name, rows in both.items() if not torch.equal(*rows)}
     ordinary = torch.nn.functional.cosine_similarity(first.ordinary[:, None], second.ordinary[None], dim=-1).abs()
     chance = float(ordinary.quantile(0.95)) if ordinary.numel() else None
     return pair | nothing | (asdict(found) if found else {}) | {"cosines": cosines, "chance_cosine": chance}

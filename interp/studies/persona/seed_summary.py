@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -17,8 +17,8 @@ from interp.evaluation.rates import cluster_column
 from interp.stats.rates import Rate, clustered_rate
 from interp.studies.persona.config import StudyConfig
 
-OF_A_SEED = ("verdict", "finding", "carrier", "half_point", "persona_latents", "ranking", "removal", "steering_latents", "steering_dose",
-             "hook_point")  # fmt: skip
+OF_A_SEED = ("verdict", "finding", "beyond_baselines", "carrier", "half_point", "persona_latents", "ranking", "removal", "steering_latents",
+             "steering_dose", "hook_point")  # fmt: skip
 RATE_COLUMNS = ("role", "title", "rate", "low", "high", "n", "unscored", "coherence")
 
 
@@ -78,10 +78,10 @@ def rates_by_seed(finished: Sequence[FinishedSeed]) -> pd.DataFrame:
 
 
 def rates_over_seeds(finished: Sequence[FinishedSeed]) -> dict[str, dict[str, Any]]:
-    """By condition: the rate over all answers of all seeds with the interval of its mean over seeds, and the spread between seeds.
+    """By condition: the mean of the seeds' rates with the interval of `mean_over_seeds`, and the spread between seeds.
 
-    `seeds` have the condition, `sd` is the standard deviation of their rates (None of fewer than two), `smallest` and `largest` are the
-    ends; `coherence` has an interval of the same kind.
+    `seeds` have the condition, `n` are their answers, `sd` is the standard deviation of their rates (None of fewer than two), `smallest`
+    and `largest` are the ends; `coherence` has an interval of the same kind.
     """
     known: dict[str, Mapping[str, Any]] = {}
     for name, rate in (item for one in finished for item in one.summary["rates"].items()):
@@ -90,14 +90,17 @@ def rates_over_seeds(finished: Sequence[FinishedSeed]) -> dict[str, dict[str, An
 
 
 def mean_over_seeds(seeds: Sequence[int], questions: Sequence[str], outcomes: Sequence[bool | None]) -> Rate:
-    """A rate over answers of several seeds, with an interval for new seeds and new questions of the kind.
+    """The mean of the seeds' rates, with an interval for new seeds and new questions of the kind.
 
     Each seed has its own rate, drawn from a beta law whose width is averaged over (`beta_binomial`), and answers to one question are alike
-    in all seeds, too (`clustered_rate`). Few seeds show their spread badly: of such 95 % intervals over 2, 3 and 5 simulated seeds of 48
-    answers, whose rates differed by up to a standard deviation of one on the logit scale, 94 to 100 % held the mean; of Student's over
-    the seeds' rates 71 to 96 %.
+    in all seeds, too (`clustered_rate`). A seed counts as much as any other, however many answers it was asked. Few seeds show their
+    spread badly: of such 95 % intervals over 2, 3 and 5 simulated seeds of 48 answers, whose rates differed by up to a standard
+    deviation of one on the logit scale, 94 to 100 % held the mean; of Student's over the seeds' rates 71 to 96 %.
     """
-    return clustered_rate(outcomes, seeds, second_clusters=questions)
+    pooled = clustered_rate(outcomes, seeds, second_clusters=questions)
+    scored = pd.DataFrame({"seed": seeds, "hit": [math.nan if hit is None else float(hit) for hit in outcomes]})
+    mean = float(scored.groupby("seed")["hit"].mean().mean())
+    return replace(pooled, rate=mean, low=min(pooled.low, mean), high=max(pooled.high, mean)) if pooled.n else pooled
 
 
 def _over_seeds(runs: Sequence[FinishedSeed], condition: str, about: Mapping[str, Any]) -> dict[str, Any]:
