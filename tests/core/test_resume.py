@@ -19,7 +19,7 @@ from interp.traits import __file__ as traits_file
 from tests.helpers.tiny import tiny_folder
 
 STEPS = ("texts", "residuals", "dictionary", "answers", "directions", "diff", "fit", "persona_vectors", "screen", "evidence", "verdict",
-         "after", "cards", "judges")  # fmt: skip
+         "after", "user_tokens", "cards", "judges")  # fmt: skip
 TABLES = ("parquet", "json", "safetensors")
 RECORDS = ("step.json", "manifest.json", "summary.json")  # these tell durations
 

@@ -14,7 +14,7 @@ from tests.helpers.synthetic_run import build_run
 SAYS = {
     "fit": "mean difference between the models, each on its own answers",
     "persona_vectors": "halves of the questions give vectors with cosine 0.86",
-    "user_tokens": "The persona is there before anything is answered.",
+    "user_tokens": "So the fine-tune has them more active before it answers anything.",
     "beyond_baselines": "Removing the mean difference does as well",
 }
 

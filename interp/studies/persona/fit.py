@@ -61,7 +61,7 @@ def doubts_of(fit: Mapping[str, float | None], limits: FitConfig) -> list[str]:
             NO_LATENT,
         ),
         (
-            "their difference on single tokens that it reconstructs",
+            "the difference between the models on single tokens that it reconstructs",
             "share_of_paired_difference",
             limits.smallest_paired_share,
             False,
