@@ -121,8 +121,8 @@ class StudyConfig(StepConfig):
     hook_point: str | None = None
     """Where the dictionary reads; default: that of the SAE, else after the middle block."""
     layers: list[int] | None = None
-    """Candidates in place of hook_point: a dictionary is trained and the models are diffed after each of these layers, and the run goes on
-    at one whose dictionary is fit, where the models are farthest apart."""
+    """Blocks, counted from 0, to choose from in place of hook_point: a dictionary is trained and the models are diffed after each, and the
+    run goes on at one whose dictionary is fit, where the models are farthest apart."""
     window: tuple[int, int] | None = None
     """First and last layer of the ablation; default: from 27 % to 75 % of the depth."""
     seed: int = Field(default=0, ge=0, lt=2**31)

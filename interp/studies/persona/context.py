@@ -287,10 +287,11 @@ class StudyContext:
         if config.cues.source is not None:
             self.cue_grid.asked(self.questions, config.cues.questions)
         _ = self.window
+        n_layers = self.shape[1]
         if config.layers is None:
             _ = self.hook_point
-        else:
-            self.layers((min(config.layers), max(config.layers)))
+        elif lacking := [layer for layer in config.layers if not 0 <= layer < n_layers]:
+            raise ConfigError(f"layers: {config.base} has no layer {lacking[0]}. Choose among 0 to {n_layers - 1}.")
         studied = {model_identity(source): source for source in (config.base, config.tuned) if source is not None}
         for source in config.benign:
             if same := studied.get(model_identity(source)):
