@@ -11,6 +11,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = ("causes", "contributes", "correlates", "no evidence", "undecided")
+MET = {True: "yes", False: "**no**", None: "not measured"}
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
@@ -65,7 +66,7 @@ def cost_rows(batches: dict[str, Any]) -> str:
 def claim_rows(claims: list[dict[str, Any]]) -> str:
     return "\n".join(
         f"| {row['cell']} | {row['name']} | {row['hits']} of {row['of']} | {100 * row['low']:.0f}–{100 * row['high']:.0f} % | "
-        f"{row['wanted']} | {'yes' if row['met'] else '**no**'} |"
+        f"{row['wanted']} | {MET[row['met']]} |"
         for row in claims
     )
 
