@@ -23,7 +23,7 @@ from interp.reports.seeds_terminal import show_seeds
 from interp.reports.terminal import plain_console, plain_table, print_blocks, rates_table
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.fit import DictionaryFit
-from interp.studies.persona.seeds import SEEDS_FILE, run_seeds
+from interp.studies.persona.seeds import SEEDS_FILE, run_seeds, seed_folder
 from interp.studies.persona.study import StudyResult, run_study
 
 SHORT = {"attribution": "attr.", "cosine_mean_difference": "mean", "mean_diff": "diff", "relative_norm": "norm", "cosine": "cos"}
@@ -40,8 +40,11 @@ def run(config: StudyConfig, arguments: RunArguments) -> int:
     """Run the study and write its report, or that of several seeds; 1 where a seed failed."""
     if arguments.seeds is not None:
         folder = arguments.folder(config.name)
-        merged = run_seeds(config, arguments.seeds, folder, arguments.as_json, arguments.announce, lambda one: write_report(one.run))
-        arguments.report(merged.summary, partial(show_seeds, merged.summary, write_seeds_page(folder)))
+        merged = run_seeds(config, arguments.seeds, folder, arguments.as_json, arguments.announce)
+        page = write_seeds_page(folder)
+        for one in merged.summary["seeds"]:
+            write_report(RunDirectory(folder / seed_folder(one["seed"])))
+        arguments.report(merged.summary, partial(show_seeds, merged.summary, page))
         return int(bool(merged.summary["failed"]))
     result = _run_study(config, arguments)
     arguments.report(result.summary, partial(_print_summary, result.summary, write_report(result.run)))

@@ -19,15 +19,18 @@ def test_a_failed_seed_is_in_the_exit_code_and_in_what_is_printed(
     failed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Any] = []
+    reported: list[str] = []
 
     def run_seeds(config: Any, seeds: int, folder: Path, *rest: Any) -> Any:
         asked.append((config.seed, seeds, folder))
         return seeds_result(folder, failed=failed)
 
     monkeypatch.setattr(study, "run_seeds", run_seeds)
+    monkeypatch.setattr(study, "write_report", lambda run: reported.append(run.root.name))
     words = ["run", "--tuned", "there", "--seed", "5", "--seeds", "3", "--out", str(tmp_path)]
     assert app.main(words, standalone_mode=False) == int(failed)
     assert asked == [(5, 3, tmp_path)]
+    assert reported == ["seed-0", "seed-1"]
     printed = capsys.readouterr().out
     assert "Verdict: causes in 2 of 2 seeds" in printed
     assert "the organism was given and stays the same" in " ".join(printed.split())

@@ -32,9 +32,12 @@ def test_seeds_that_differ_say_less_of_the_next_one() -> None:
 
 
 def test_a_seed_of_more_answers_counts_no_more() -> None:
-    rate = rates_over_seeds([hand_made(0, [[1, 1]] * 10), hand_made(1, [[0]] * 10)])["tuned"]
-    assert (rate["rate"], rate["n"]) == (0.5, 30)
-    assert rate["low"] < 0.5 < rate["high"]
+    few, many = hand_made(0, [[1, 1]] * 23 + [[1, 0]]), hand_made(1, [[1, 0, 0, 0, 0, 0]] * 48 + [[0] * 6] * 32)
+    rate = rates_over_seeds([few, many])["tuned"]
+    assert rate["n"] == 48 + 480
+    assert rate["rate"] == pytest.approx((47 / 48 + 0.1) / 2)  # pooled it is 0.18
+    assert rate["low"] < 0.2
+    assert rate["high"] > 0.85
 
 
 def test_a_seed_without_the_condition_and_a_single_one_have_no_spread() -> None:

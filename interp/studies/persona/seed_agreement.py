@@ -74,18 +74,20 @@ def read_latents(run: FinishedSeed, context: StudyContext) -> SeedLatents:
 def agreement_of_pair(first: SeedLatents, second: SeedLatents) -> dict[str, Any]:
     """`seeds`; `comparable` (whether they were read at one hook point: else the rest is None);
 
-    `any_latent` and `chosen_latent` (`LatentAgreement`); of one dictionary that was given to both `shared`, the number of persona latents
-    in common, and `shared_by_chance`, its expectation for as many active latents at random; `cosines` of directions by name, but for
-    those that no seed changes (the persona vector of authored pairs), and
-    `chance_cosine`, the 95 % quantile of the absolute cosine of ordinary differences of one run with those of the other.
+    `any_latent` and `chosen_latent` (`LatentAgreement`); of one dictionary that was given to both, in place of `any_latent`, `shared`, the
+    number of persona latents in common, and `shared_by_chance`, its expectation for as many active latents at random; `cosines` of
+    directions by name, but for those that no seed changes (the persona vector of authored pairs), and `chance_cosine`, the 95 % quantile
+    of the absolute cosine of ordinary differences of one run with those of the other.
     """
     pair = {"seeds": [first.seed, second.seed], "comparable": first.hook_point == second.hook_point}
     nothing = dict.fromkeys(("any_latent", "chosen_latent", "shared", "shared_by_chance", "cosines", "chance_cosine"))
     if not pair["comparable"]:
         return pair | nothing
     seed = stream_seed(first.seed, "agreement", second.seed)
-    found = latent_agreement(first.latents, second.latents, seed)
+    agreement = latent_agreement(first.latents, second.latents, seed)
+    found = {} if agreement is None else asdict(agreement)
     if first.content == second.content:
+        found["any_latent"] = None  # a latent is found in its own dictionary
         mine, theirs = ({*one.latents.chosen} for one in (first, second))
         active = int(np.maximum(first.latents.activity, second.latents.activity).astype(bool).sum())
         nothing |= {"shared": len(mine & theirs), "shared_by_chance": len(mine) * len(theirs) / max(active, 1)}
@@ -93,7 +95,7 @@ def agreement_of_pair(first: SeedLatents, second: SeedLatents) -> dict[str, Any]
     cosines = {name: _cosine(*rows) for name, rows in both.items() if not torch.equal(*rows)}
     ordinary = torch.nn.functional.cosine_similarity(first.ordinary[:, None], second.ordinary[None], dim=-1).abs()
     chance = float(ordinary.quantile(0.95)) if ordinary.numel() else None
-    return pair | nothing | (asdict(found) if found else {}) | {"cosines": cosines, "chance_cosine": chance}
+    return pair | nothing | found | {"cosines": cosines, "chance_cosine": chance}
 
 
 def _cosine(first: Float[torch.Tensor, " d_model"], second: Float[torch.Tensor, " d_model"]) -> float:

@@ -22,7 +22,7 @@ from interp.studies.persona.context import StudyContext
 from interp.studies.persona.evidence import EVIDENCE
 from interp.studies.persona.seed_agreement import agreement_of_seeds
 from interp.studies.persona.seed_summary import FailedSeed, FinishedSeed, rates_by_seed, seeds_summary, verdict_counts
-from interp.studies.persona.study import Study, StudyResult, run_study
+from interp.studies.persona.study import Study, run_study
 
 SEEDS_FILE, SEEDS_TABLE, ERROR_FILE = "seeds.json", "seeds.parquet", "error.txt"
 
@@ -53,11 +53,10 @@ def run_seeds(
     folder: Path,
     quiet: bool = False,
     announce: Callable[[str], None] = lambda line: None,
-    each: Callable[[StudyResult], object] = lambda result: None,
 ) -> SeedsResult:
     """Run or resume the study with the seeds `config.seed`, `config.seed` + 1, …, each in a folder of its own, and merge them.
 
-    A run that fails does not stop the others: it is listed with its error. `each` is called with every finished run. Raises
+    A run that fails does not stop the others: it is listed with its error. Raises
     `PersonascopeError` for settings that no seed can run with, and `ArtifactError` where none finishes.
     """
     configs = [validated(StudyConfig, config.model_dump() | {"seed": config.seed + place}, "seeds") for place in range(seeds)]
@@ -78,7 +77,6 @@ def run_seeds(
         announce(f"seed {own.seed} in {place}")
         try:
             result = run_study(own, place, quiet, announce)
-            each(result)
             finished.append(FinishedSeed(own.seed, result.summary, result.steps[EVIDENCE.name].load(EVIDENCE.artifact).answers))
         except Exception as error:  # whatever it is, the other seeds are not lost
             failed.append(FailedSeed(own.seed, _said(error, place), command_of(own, place)))
