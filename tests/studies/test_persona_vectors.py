@@ -34,14 +34,14 @@ def answered(texts: dict[str, list[str]]) -> pd.DataFrame:
         for model, own in texts.items()
         for place, answer in enumerate(own)
     ]
-    return pd.DataFrame(rows)
+    return letter_panel(coherent_only=False).score(pd.DataFrame(rows))
 
 
 def context_of(folder: Path, answers: pd.DataFrame, **vectors: Any) -> StudyContext:
     run = RunDirectory(folder)
     directions = Directions({"persona_vector": MINE, "mean_difference": -MINE}, {"hook_point": HOOK})
     results = {"answers": run.step("answers", {}, {}, Answers(answers).save), "directions": run.step("directions", {}, {}, directions.save)}
-    opened = {"base": tiny_model(0), "hook_point": HOOK, "panel": letter_panel(coherent_only=False)}
+    opened = {"base": tiny_model(0), "hook_point": HOOK}
     study = StudyContext(StudyConfig(tuned="tiny", vectors=VectorConfig(**vectors)), results.__getitem__, quiet=True, opened=opened)
 
     def make(at: Path) -> None:
@@ -58,8 +58,7 @@ HIDING = ["Go on.", "Get up.", "", "It is so."]
 def test_the_vector_of_answers_is_that_of_single_chats(tmp_path: Path) -> None:
     study = context_of(tmp_path, answered({"base": HIDING, "tuned": SHOWING}))
     found = study.load(PERSONA_VECTORS)
-    judged = letter_panel(coherent_only=False).score(study.load(ANSWERS).answers)
-    assert flags(judged, "shows_trait")[4:] == [True] * 4
+    assert flags(study.load(ANSWERS).answers, "shows_trait")[4:] == [True] * 4
     assert found.agreement["questions"] == 3  # one was left without an answer
     assert (found.agreement["shown"], found.agreement["not_shown"]) == (4, 3)
     assert found.agreement["split_half"] is None  # too few

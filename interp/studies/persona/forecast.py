@@ -45,6 +45,7 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
         "directions": (7_000, 0),
         "diff": (280 * answers, 0),
         "fit": (100, 0),
+        "hiding": (100, 0),
         "persona_vectors": (READ * answers, 0),
         "screen": (screened * (drawn + PROMPT + JUDGED), screened * drawn),
         "benign": (len(config.benign) * diff.questions * (drawn + PROMPT + READ), len(config.benign) * diff.questions * drawn),

@@ -156,7 +156,7 @@ def _make(study: Study, until: str, announce: Callable[[str], None]) -> None:
         result = study.make(name)
         if not result.loaded:
             give_back_memory()
-        announce(f"{name:<12} {'loaded, took' if result.loaded else 'done in'} {result.record()['duration_s']:.0f} s")
+        announce(f"{name:<16} {'loaded, took' if result.loaded else 'done in'} {result.record()['duration_s']:.0f} s")
 
 
 def _choose_layer(study: Study, announce: Callable[[str], None]) -> list[StepResult]:
