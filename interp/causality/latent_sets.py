@@ -11,6 +11,9 @@ import pandas as pd
 
 from interp.causality.removals import Removal
 
+MARGIN = 0.1
+"""Coherence above the floor that a removal surely keeps: a few dozen answers measure it roughly."""
+
 
 @dataclass(frozen=True)
 class LatentSet:
@@ -70,15 +73,18 @@ class RemovalScore:
 def preferred(scores: Sequence[RemovalScore], target_rate: float, coherence_floor: float) -> list[RemovalScore]:
     """Those that keep the answers coherent, best first: coherence decides before behaviour.
 
-    First those that bring the rate to at most `target_rate`, by what they cost on ordinary text, then by the number of latents that they
-    need; then all others by trait score.
+    First those that bring the rate to at most `target_rate`, of them first those that do so with a margin; then by what they cost on
+    ordinary text and by the number of latents that they need. Then all others by trait score. Removals without a scored answer are
+    left out.
     """
 
     def order(score: RemovalScore) -> tuple[Any, ...]:
-        good = score.rate <= target_rate
-        return (0, score.kl, score.size, score.trait_score) if good else (1, score.trait_score, score.size)
+        if score.rate > target_rate:
+            return (2, score.trait_score, score.size)
+        surely = score.rate <= target_rate / 2 and score.coherence >= coherence_floor + MARGIN
+        return (0 if surely else 1, score.kl, score.size, score.trait_score)
 
-    return sorted((score for score in scores if score.coherence >= coherence_floor), key=order)
+    return sorted((score for score in scores if score.coherence >= coherence_floor and not math.isnan(score.rate)), key=order)
 
 
 def half_point(sizes: Sequence[int], rates: Sequence[float], without: float) -> float | None:

@@ -51,16 +51,24 @@ def score(size: int, rate: float, coherence: float, trait_score: float | None = 
 
 
 def test_coherence_decides_before_behaviour_and_few_latents_before_many() -> None:
-    broken, many, few, weak = score(4, 0.0, 0.5), score(64, 0.0, 1.0), score(16, 0.1, 0.9), score(1, 0.4, 1.0)
+    broken, many, few, weak = score(4, 0.0, 0.5), score(64, 0.0, 1.0), score(16, 0.05, 0.9), score(1, 0.4, 1.0)
     assert preferred([broken, many, few, weak], 0.1, 0.8) == [few, many, weak]
-    assert preferred([broken, many, few, weak], 0.05, 0.8) == [many, few, weak]
+    assert preferred([broken, many, few, weak], 0.04, 0.8) == [many, few, weak]
     assert preferred([weak, score(2, 0.4, 1.0, 30.0)], 0.05, 0.8)[0].size == 2  # the finer score decides where none is good enough
     assert preferred([broken], 0.5, 0.8) == []
 
 
 def test_of_what_is_good_enough_the_cheapest_on_ordinary_text_is_preferred() -> None:
-    dear, cheap, weak = (replace(score(size, rate, 1.0), kl=kl) for size, rate, kl in ((4, 0.0, 1.0), (64, 0.1, 0.2), (1, 0.4, 0.0)))
+    dear, cheap, weak = (replace(score(size, rate, 1.0), kl=kl) for size, rate, kl in ((4, 0.0, 1.0), (64, 0.05, 0.2), (1, 0.4, 0.0)))
     assert preferred([dear, cheap, weak], 0.1, 0.8) == [cheap, dear, weak]
+
+
+def test_what_is_good_enough_with_a_margin_comes_before_what_just_is_and_what_was_not_scored_never() -> None:
+    sure, just, thin = (
+        replace(score(8, rate, coherence), kl=kl) for rate, coherence, kl in ((0.05, 0.9, 1.0), (0.1, 1.0, 0.1), (0.0, 0.8, 0.2))
+    )
+    unscored = score(1, float("nan"), 1.0)
+    assert preferred([unscored, just, thin, sure], 0.1, 0.8) == [sure, just, thin]
 
 
 @SAMPLED

@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 
 from interp.causality.doses import Line, Point, best_dose, dose_responses
-from interp.causality.latent_sets import LatentSet
+from interp.causality.latent_sets import MARGIN, LatentSet
 from interp.causality.sweep import Condition
 from interp.core.streams import stream_seed
 from interp.studies.persona.context import StudyContext
 from interp.studies.persona.diff import DIFF
 from interp.studies.persona.directions import DIRECTIONS
-from interp.studies.persona.screen_removals import COHERENCE_MARGIN
 from interp.studies.persona.selection import ask_selection
 from interp.studies.persona.targets import latent_direction
 
@@ -54,7 +53,7 @@ def screen_doses(context: StudyContext, sets: Sequence[LatentSet], chosen: int, 
     edge = float(max(coherent.index[coherent.cummin()], default=min(config.doses)))
     doses = [round(share * edge, 3) for share in DOSE_SHARES]
     first = pd.concat([measure(added, doses, config.questions), measure(named, doses[::2], config.questions)], ignore_index=True)
-    candidates = first[(first["kind"] == "latents") & (first["coherence"] >= floor - COHERENCE_MARGIN)]
+    candidates = first[(first["kind"] == "latents") & (first["coherence"] >= floor - MARGIN)]
     finalists = candidates.sort_values(["rate", "dose"], ascending=[False, True], kind="stable").head(FINALISTS)
     points = list(zip(finalists["direction"], finalists["dose"], strict=True))
     remeasured = measure(added, (), every, points) if points else first.head(0)

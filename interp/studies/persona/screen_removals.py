@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 
 from interp.causality.doses import outcomes
-from interp.causality.latent_sets import LatentSet, RemovalScore, doubling_sets, half_point, preferred
+from interp.causality.latent_sets import MARGIN, LatentSet, RemovalScore, doubling_sets, half_point, preferred
 from interp.causality.removals import Removal, removals
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition
@@ -21,7 +21,6 @@ from interp.studies.persona.selection import ask_selection
 from interp.studies.persona.targets import latent_target
 
 LARGEST_SPAN = 16  # latents; to project many more out leaves little of a small model
-COHERENCE_MARGIN = 0.1  # a dozen answers measure coherence roughly, so what it lets pass is measured again
 SHOWN = 0.5
 """Answers that show the trait, expected for each question, as far as `MOST_SAMPLES` allow: a dozen answers of which one would show it
 tell nothing apart."""
@@ -38,11 +37,11 @@ def screen_removals(
 
     First the largest set of each ranking and a middle one, in several ways. The best of many noisy measurements looks better than it is, so
     the best of each way are measured again, with fresh random numbers, on all questions; what they cost on ordinary text decides among
-    those that are good enough. Then sets of all sizes in the way of the best, of which the smallest that is good enough is measured again.
+    those that are good enough. Then sets of all sizes in the way of the best, of which the best smaller one is measured again.
     """
     config = context.config.screen
     # where the trait is rare anyway, what does nothing must not be good enough
-    target, lenient = min(config.target_rate, tuned_rate / 4), floor - COHERENCE_MARGIN
+    target, lenient = min(config.target_rate, tuned_rate / 4), floor - MARGIN
     samples = max(1, min(MOST_SAMPLES, round(SHOWN / max(tuned_rate, 1e-9))))
     scores = _remove(context, _candidates(context, orders), samples)
     of_difference, of_latents = ([one for one in scores if (one.latents is None) == difference] for difference in (True, False))
