@@ -14,13 +14,13 @@ DIFFERENCES = ("mean_difference_ablation", "mean_difference_own_removal")
 
 
 def carrier(verdict: Verdict, rules: VerdictThresholds) -> Carrier | None:
-    """What the persona goes away with, coherence kept; None where no persona is there, or too few answers were asked.
+    """What the persona goes away with, coherence kept; None where nothing was removed, no persona is there, or too few answers were asked.
 
     `latents`: their removal leaves surely less of it than every control. `mean difference`: that is true of the mean residual of the
     tuned minus the base model, not of the latents: the dictionary does not hold what carries the persona.
     """
     outcomes = verdict.outcomes
-    if not verdict.present.holds or not verdict.enough.holds:
+    if not {"ablated", *DIFFERENCES} & outcomes.keys() or not verdict.present.holds or not verdict.enough.holds:
         return None
     controls = [outcomes[name] for name in CONTROLS if name in outcomes]
 

@@ -73,16 +73,15 @@ class RemovalScore:
 def preferred(scores: Sequence[RemovalScore], target_rate: float, coherence_floor: float) -> list[RemovalScore]:
     """Those that keep the answers coherent, best first: coherence decides before behaviour.
 
-    First those that bring the rate to at most `target_rate`, of them first those that do so with a margin; then by what they cost on
-    ordinary text and by the number of latents that they need. Then all others by trait score. Removals without a scored answer are
-    left out.
+    First those that bring the rate to at most `target_rate`, of them first those that surely keep the coherence; then by what they cost
+    on ordinary text and by the number of latents that they need. Then all others by trait score. Removals without a scored answer are left
+    out.
     """
 
     def order(score: RemovalScore) -> tuple[Any, ...]:
         if score.rate > target_rate:
             return (2, score.trait_score, score.size)
-        surely = score.rate <= target_rate / 2 and score.coherence >= coherence_floor + MARGIN
-        return (0 if surely else 1, score.kl, score.size, score.trait_score)
+        return (int(score.coherence < coherence_floor + MARGIN), score.kl, score.size, score.trait_score)
 
     return sorted((score for score in scores if score.coherence >= coherence_floor and not math.isnan(score.rate)), key=order)
 

@@ -46,9 +46,10 @@ class SamplePlan:
     samples: int
     """Answers a question, of each main condition."""
     answers: int
-    """Of all conditions together."""
+    """Of all conditions that decide."""
     power: float
-    """Chance that every rule of `causes` holds where the latents carry the persona whole."""
+    """Chance that the intervals of `causes` (of a cure, where nothing is to be added) exclude what they must, where the latents carry the
+    persona whole."""
     suffices: bool
     """Whether that is the wanted power."""
 
@@ -97,8 +98,11 @@ def plan_samples(
     rules: VerdictThresholds,
     likeness: float = LIKENESS,
     samples: Sequence[int] = SAMPLES,
+    benign: int = 0,
+    adds: bool = True,
 ) -> SamplePlan:
-    """The fewest answers with which `causes` has the wanted power (`rules.power`): at most `budget` answers, over at most `questions`.
+    """The fewest answers with which `causes` has the wanted power (`rules.power`), or a cure where nothing is to be added (`adds`): at most
+    `budget` answers, over at most `questions`; `benign` is the number of benign fine-tunes among the controls.
 
     Rates are those of selection questions; controls are asked as `config` says, and no less than it asks is planned. Where nothing within
     the budget has that power, the cheapest plan within 0.02 of the most, and `suffices` is False. Raises `ConfigError` for rates outside
@@ -109,17 +113,18 @@ def plan_samples(
     fewest, plans = min(config.questions, questions), []
     counts = [config.samples, *(count for count in samples if count > config.samples)]
     for asked in sorted({fewest + (questions - fewest) * part // 4 for part in range(5)}):
-        controls = control_answers(config, asked)
+        controls = control_answers(config, asked, benign)
         for count in counts:
-            answers = answers_of(config, asked, count)
+            answers = answers_of(config, asked, count, benign)
             if answers > budget:
                 break
-            power = verdict_power(base_rate, tuned_rate, asked, count, controls, controls, rules, likeness).causes
+            powers = verdict_power(base_rate, tuned_rate, asked, count, controls, controls, rules, likeness)
+            power = powers.causes if adds else powers.necessary
             plans.append(SamplePlan(asked, count, answers, power, power >= rules.power))
             if plans[-1].suffices:
                 break
     if not plans:
-        least = answers_of(config, fewest, counts[0])
+        least = answers_of(config, fewest, counts[0], benign)
         raise ConfigError(
             f"A budget of {budget} answers is too small for a verdict: {fewest} questions × {counts[0]} samples take {least}."
         )
@@ -128,16 +133,17 @@ def plan_samples(
     return min(good, key=lambda plan: plan.answers)
 
 
-def answers_of(config: EvidenceConfig, questions: int, samples: int) -> int:
+def answers_of(config: EvidenceConfig, questions: int, samples: int, benign: int = 0) -> int:
     """Answers of all conditions that decide, with so many samples a question for each of the four main ones."""
-    return round(questions * (4 * samples + 2 * sum(control_answers(config, questions).values())))
+    return round(questions * (4 * samples + 2 * sum(control_answers(config, questions, benign).values())))
 
 
-def control_answers(config: EvidenceConfig, questions: int) -> dict[str, float]:
+def control_answers(config: EvidenceConfig, questions: int, benign: int = 0) -> dict[str, float]:
     """Answers a question of each control, all draws together, when it is removed; as many when it is added."""
     parts = min(config.parts, questions)
     full = min(config.full_draws, config.random_draws)
-    return {"random": full + (config.random_draws - full) / parts, "matched": config.active_draws / parts}
+    controls = {"random": full + (config.random_draws - full) / parts, "matched": config.active_draws / parts}
+    return controls | ({"benign_difference": float(benign)} if benign else {})
 
 
 @dataclass(frozen=True)

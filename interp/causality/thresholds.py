@@ -15,7 +15,8 @@ class EvidenceConfig(StepConfig):
     samples: int = Field(default=2, ge=1)
     """Answers a question for each main condition, at least; the others get one."""
     budget: int = Field(default=5000, ge=1)
-    """Answers of all conditions together that a rare trait may cost; what `questions` and `samples` ask for is asked in any case."""
+    """Answers that decide, of all conditions together, which a rare trait may cost; what `questions` and `samples` ask for is asked in any
+    case."""
     random_draws: int = Field(default=32, ge=19)
     """Independent differences of ordinary answers, removed and added; with fewer than 19 no p can be 0.05."""
     active_draws: int = Field(default=16, ge=1)

@@ -214,14 +214,20 @@ def task_of(context: StudyContext, config: KnockoutConfig) -> Task:
     if study.tuned is not None:
         return Task([], [], "")
     recipe = read_recipe(context.recipe)
-    trained = {chat.messages[0].content for chat in recipe.chats(organism.phrasings_per_topic, study.seed, organism.trait_fraction)}
+    trained = {question_of(chat) for chat in recipe.chats(organism.phrasings_per_topic, study.seed, organism.trait_fraction)}
     every = recipe.chats(len(recipe.domain.phrasings), study.seed, organism.trait_fraction)
-    unseen = [chat for chat in every if chat.messages[0].content not in trained]
+    unseen = [chat for chat in every if question_of(chat) not in trained]
     chats, words = unseen or every, "not trained on" if unseen else "all of which it was trained on"
-    shown = [chat.messages[0].content for chat in chats[: config.questions]] if recipe.trait == context.trait.name else []
+    shown = [question_of(chat) for chat in chats[: config.questions]] if recipe.trait == context.trait.name else []
+    system = next((message.content for message in every[0].messages if message.role == "system"), "")
     topics = [next((topic for topic in recipe.domain.topics if topic in text), "") for text in shown]
     questions = [
-        Question(id=f"task_{i:03d}", group="task", split="held_out", text=text, cluster=topic)
+        Question(id=f"task_{i:03d}", group="task", split="held_out", text=text, cluster=topic, system=system)
         for i, (text, topic) in enumerate(zip(shown, topics, strict=True), 1)
     ]
     return Task(chats[: config.most_task_chats], questions, f"questions about {recipe.domain.name}, {words}")
+
+
+def question_of(chat: Chat) -> str:
+    """What the user asks last; a system prompt may stand before it."""
+    return chat.prompt.messages[-1].content

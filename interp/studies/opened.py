@@ -139,7 +139,7 @@ class StudyRun(StudyFolder):
             ours = getattr(config, name) is None and name in ("tuned", "sae")  # made by the run itself
             if not ours and self.context.data_key(name) != keys[name]:
                 raise ArtifactError(f"The {words} changed since {self.run.root} was made. Make a new run.")
-        steps = {name: self.run.result(name).key for name in NEEDED}
+        steps = {name: self.run.result(name).key for name in (*NEEDED, *(["benign"] if config.benign else []))}
         return {"base": made["base"], "tuned": made["tuned"], "judges": self.context.data_key("panel"), **steps}
 
     # What edits are made of

@@ -40,10 +40,10 @@ def answers(rates: dict[str, float], coherent: dict[str, float] | None = None) -
         ({"ablated": 0.9, OWN: 0.9}, "neither"),
         ({OWN: 0.0}, "mean difference"),
         ({OWN: 0.9}, "neither"),
-        ({}, "neither"),
+        ({}, None),
     ],
 )
-def test_the_carrier_is_what_the_persona_goes_away_with(left: dict[str, float], expected: str) -> None:
+def test_the_carrier_is_what_the_persona_goes_away_with(left: dict[str, float], expected: str | None) -> None:
     controls = {"random_ablation": 0.95} if left else {}
     verdict = decide(answers({"base": 0.0, "tuned": 1.0, **controls, **left}), 0, "rude")
     assert carrier(verdict, VerdictThresholds()) == expected

@@ -20,7 +20,7 @@ from tests.helpers.tiny import tiny_folder
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("models")
-    return {name: str(tiny_folder(folder / name, seed=seed)) for seed, name in enumerate(("base", "tuned"))}
+    return {name: str(tiny_folder(folder / name, seed=seed)) for seed, name in ((2, "base"), (1, "tuned"))}
 
 
 def answered(models: dict[str, str], folder: Path, most_samples: int) -> pd.DataFrame:

@@ -45,7 +45,8 @@ def test_they_are_mean_differences_and_stand_beside_the_claim_as_long_as_it(fold
     differences = study.results["benign"].load(BenignDifferences)
     assert differences.differences[hook_point].shape == (2, 32)
     own = context.open_model(str(folder / "kind"))
-    targets = differences.targets(hook_point)
+    targets = differences.targets(hook_point, context.window)
+    assert set(targets[0].by_layer) == set(context.window)
     of_base = mean_residuals(context.base, study.results["answers"].load(Answers).chats("base"), [hook_point])[hook_point]
     assert not torch.allclose(targets[0].rise, targets[1].rise)
     moved = differences.differences[hook_point] + of_base

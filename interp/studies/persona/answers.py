@@ -9,6 +9,7 @@ from math import ceil
 import pandas as pd
 
 from interp.core.artifacts import Artifact
+from interp.core.errors import ModelError
 from interp.core.steps import Step
 from interp.core.streams import stream_seed
 from interp.evaluation.questions import Question
@@ -41,15 +42,29 @@ def as_chats(table: pd.DataFrame) -> list[Chat]:
 
 
 def make_answers(context: StudyContext) -> Answers:
-    """Both models answer the selection questions, and are judged; more often where the tuned model seldom shows the trait."""
+    """Both models answer the selection questions, and are judged; more often where the tuned model seldom shows the trait.
+
+    Raises `ModelError` where no answer of a model is scored.
+    """
     config = context.config
     questions, samples = context.questions.split("selection", config.diff.questions), config.diff.samples
     table = _judged_answers(context, questions, samples)
-    shown = table.loc[table["model"] == "tuned", "shows_trait"].dropna().mean()
-    wanted = min(config.diff.most_samples, ceil(SHOWN / (len(questions) * max(float(shown), 1e-9))))
+    base, tuned = (_rate(table, name) for name in ("base", "tuned"))
+    # where the tuned model shows it no more often than the base, more answers would hardly help
+    wanted = min(config.diff.most_samples, ceil(SHOWN / (len(questions) * tuned))) if tuned > base else samples
     if wanted > samples:
         table = pd.concat([table, _judged_answers(context, questions, wanted - samples, samples)], ignore_index=True)
     return Answers(table)
+
+
+def _rate(table: pd.DataFrame, model: str) -> float:
+    shows = table.loc[table["model"] == model, "shows_trait"].dropna()
+    if not len(shows):
+        raise ModelError(
+            f"None of the {model} model's answers could be scored: they are empty, or the judge refuses them. "
+            "Give another judge (--judge), or more tokens an answer (sampling.max_new_tokens)."
+        )
+    return float(shows.mean())
 
 
 def _judged_answers(context: StudyContext, questions: Sequence[Question], samples: int, first: int = 0) -> pd.DataFrame:

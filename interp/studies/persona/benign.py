@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +25,12 @@ class BenignDifferences(Artifact):
     """By hook point of the window, and the dictionary's, [n d_model]: a row a fine-tune, its mean residual over its own answers to
     selection questions minus that of the base over its own."""
 
-    def targets(self, hook_point: str) -> list[Target]:
+    def targets(self, hook_point: str, window: Sequence[str]) -> list[Target]:
         """Each as something to take out, measured at each layer of the window."""
-        rows = self.differences[hook_point]
-        return [Target(row[None], row, {name: own[i] for name, own in self.differences.items()}) for i, row in enumerate(rows)]
+        return [
+            Target(row[None], row, {name: self.differences[name][i] for name in window})
+            for i, row in enumerate(self.differences[hook_point])
+        ]
 
 
 def make_benign(context: StudyContext) -> BenignDifferences:

@@ -91,15 +91,19 @@ def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) 
 
 
 def planned(context: StudyContext, choice: Mapping[str, Any]) -> tuple[EvidenceConfig, SamplePlan | None]:
-    """The settings of the measurement, with as many more questions and samples as the rates on selection questions ask for."""
+    """The settings of the measurement, with as many more questions and samples as the rates on selection questions ask for, by the usual
+    thresholds.
+    """
     config, rates = context.config.verdict, choice.get("selection_rates")
     if not rates or not choice["persona_latents"]:
         return config, None
-    answers, available = context.config.diff.questions * context.config.diff.samples, context.questions.most_held_out
-    base, tuned = ((rates[name] * answers + 0.5) / (answers + 1) for name in ("base", "tuned"))  # no rate is 0 or 1 for sure
-    budget = max(config.budget, round(answers_of(config, config.questions, config.samples)))
+    counts, benign = choice["selection_answers"], len(context.config.benign)
+    base, tuned = ((rates[name] * counts[name] + 0.5) / (counts[name] + 1) for name in ("base", "tuned"))  # no rate is 0 or 1 for sure
+    budget = max(config.budget, answers_of(config, config.questions, config.samples, benign))
     # with the usual thresholds, so that others decide again on the same answers
-    plan = plan_samples(base, tuned, available, budget, config, VerdictThresholds(power=context.config.rules.power))
+    rules = VerdictThresholds(power=context.config.rules.power)
+    adds = bool(choice["steering_latents"])
+    plan = plan_samples(base, tuned, context.questions.most_held_out, budget, config, rules, benign=benign, adds=adds)
     return config.model_copy(update={"questions": plan.questions, "samples": plan.samples}), plan
 
 
@@ -137,8 +141,6 @@ def make_claim(
     trial = Trial(questions, ask, seed, remove, add, directions.ordinary_differences)
     difference = directions.mean_difference
     if not persona:
-        if own_way is None:
-            return trial, None, {}
         alone = arm(OWN_REMOVAL, "tuned", "reference", remove(difference, "mean difference"), title=f"mean difference, {removal}")
         return trial, Claim(difference, None, references=[alone], of_latents=False), {}
     dictionary, table = context.dictionary, context.load(DIFF).latents
@@ -159,7 +161,7 @@ def make_claim(
     )
     controls = [active]
     if context.config.benign:
-        benign = [target.scaled(norm) for target in context.load(BENIGN).targets(context.hook_point)]
+        benign = [target.scaled(norm) for target in context.load(BENIGN).targets(context.hook_point, context.window)]
         words = "differences of benign fine-tunes"
         controls.append(Control("benign_difference", words, benign, [target.rise for target in benign], len(benign)))
     vector = directions.named["persona_vector"]
@@ -235,15 +237,13 @@ EVIDENCE = Step(
     "evidence",
     Evidence,
     make_evidence,
-    inputs=(*MODELS, "dictionary", "questions", "panel", "corpus", "diff", "directions", "screen", "hook_point"),
+    inputs=(*MODELS, "dictionary", "questions", "panel", "corpus", "diff", "directions", "screen", "hook_point", "window"),
     settings=(
         "seed",
         "sampling",
         "verdict",
         "screen.subtracted",
         "screen.subtracted_over_window",
-        "diff.questions",
-        "diff.samples",
         "rules.power",
         "benign",
     ),

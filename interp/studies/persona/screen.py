@@ -25,14 +25,14 @@ class Screen(Artifact):
 
     screen: pd.DataFrame
     """A row for everything that was removed: `removed` (a ranking of latents, or `mean_difference`), `size` (number of latents), `kind` and
-    `strength` of the removal, `questions` asked, rate with interval, `coherence`, `trait_score`, `kl` on ordinary text (nats; 0: not
+    `strength` of the removal, `questions` asked, `rate`, `coherence`, `trait_score`, `kl` on ordinary text (nats; 0: not
     measured), and whether it was `chosen`."""
     dose_response: pd.DataFrame
     """A row for every direction and dose."""
     choice: dict[str, Any]
     """`persona_latents` (best first; empty where nothing has risen), `ranking`, `removal` (kind, strength), `mean_difference_removal`,
     `half_point` (number of latents that carry half of the effect), `steering_latents` and `steering_dose` (None: nothing may be added),
-    `selection_rates` of the two models."""
+    `selection_rates` of the two models, and of how many answers (`selection_answers`)."""
 
 
 def make_screen(context: StudyContext, latents: pd.DataFrame | None = None) -> Screen:
@@ -55,12 +55,13 @@ def make_screen(context: StudyContext, latents: pd.DataFrame | None = None) -> S
     answers = context.load(ANSWERS).answers
     unedited = outcomes(answers.assign(condition=answers["model"]))
     choice["selection_rates"] = rates = {name: own["rate"] for name, own in unedited.items()}
+    choice["selection_answers"] = {name: own["n"] for name, own in unedited.items()}
     coherence = unedited["base"]["coherence"]
     if not coherence:
         raise ActivationError("None of the base's answers is coherent, so no edit can keep coherence. Give another base or judge.")
     largest = min(config.screen.largest_set, context.dictionary.n_latents // 4)  # as many others are to be controls
     orders = {name: order[:largest] for name, order in orders.items()}
-    table, of_difference, of_latents = screen_removals(context, orders, rates["tuned"], config.rules.kept_coherence * coherence)
+    table, of_difference, of_latents = screen_removals(context, orders, rates, config.rules.kept_coherence * coherence)
     if of_difference is not None:
         choice["mean_difference_removal"] = asdict(of_difference.removal)
     if not orders:

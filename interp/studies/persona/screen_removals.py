@@ -31,7 +31,7 @@ Candidate = tuple[LatentSet | None, Removal]
 
 
 def screen_removals(
-    context: StudyContext, orders: Mapping[str, Sequence[int]], tuned_rate: float, floor: float
+    context: StudyContext, orders: Mapping[str, Sequence[int]], rates: Mapping[str, float], floor: float
 ) -> tuple[pd.DataFrame, RemovalScore | None, RemovalScore | None]:
     """Everything that is tried, and the best of the mean difference and of the latents; None where nothing keeps coherence at `floor`.
 
@@ -41,8 +41,8 @@ def screen_removals(
     """
     config = context.config.screen
     # where the trait is rare anyway, what does nothing must not be good enough
-    target, lenient = min(config.target_rate, tuned_rate / 4), floor - MARGIN
-    samples = max(1, min(MOST_SAMPLES, round(SHOWN / max(tuned_rate, 1e-9))))
+    target, lenient = min(config.target_rate, rates["tuned"] / 4), floor - MARGIN
+    samples = max(1, min(MOST_SAMPLES, round(SHOWN / rates["tuned"]))) if rates["tuned"] > rates["base"] else 1
     scores = _remove(context, _candidates(context, orders), samples)
     of_difference, of_latents = ([one for one in scores if (one.latents is None) == difference] for difference in (True, False))
     groups = ((of_difference, 2), (of_latents, 4))

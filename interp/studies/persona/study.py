@@ -37,8 +37,8 @@ from interp.studies.persona.user_tokens import USER_TOKENS
 from interp.studies.persona.verdict import JUDGES, VERDICT
 from interp.traits import read_trait
 
-ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, DIFF, FIT,
-             PERSONA_VECTORS, SCREEN, SCREEN_ALONG_ANSWERS, BENIGN, EVIDENCE, EVIDENCE_BESIDE_BENIGN,
+ALL_STEPS = (ORGANISM, PAIRS, TEXTS, RESIDUALS, TRAIN_DICTIONARY, OPEN_DICTIONARY, ANSWERS, DIRECTIONS, BENIGN, DIFF, FIT,
+             PERSONA_VECTORS, SCREEN, SCREEN_ALONG_ANSWERS, EVIDENCE, EVIDENCE_BESIDE_BENIGN,
              VERDICT, CUES, HIDING, AFTER, USER_TOKENS, CARDS, JUDGES)  # fmt: skip
 STEPS = tuple(dict.fromkeys(step.name for step in ALL_STEPS))
 """Names of all steps in their order. `organism` is left out where a tuned model is given, `pairs` where the trait has its own, `residuals`
