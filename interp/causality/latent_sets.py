@@ -61,8 +61,8 @@ class RemovalScore:
     """Mean over answers: finer than a rate on few of them."""
     rate: float
     coherence: float
-    kl: float = 0.0
-    """What the removal costs on ordinary text, in nats a token (`SideEffects.kl`), where it was measured."""
+    kl: float | None = None
+    """What the removal costs on ordinary text, in nats a token (`SideEffects.kl`); None where it was not measured."""
 
     @property
     def size(self) -> int:
@@ -81,7 +81,7 @@ def preferred(scores: Sequence[RemovalScore], target_rate: float, coherence_floo
     def order(score: RemovalScore) -> tuple[Any, ...]:
         if score.rate > target_rate:
             return (2, score.trait_score, score.size)
-        return (int(score.coherence < coherence_floor + MARGIN), score.kl, score.size, score.trait_score)
+        return (int(score.coherence < coherence_floor + MARGIN), score.kl or 0.0, score.size, score.trait_score)
 
     return sorted((score for score in scores if score.coherence >= coherence_floor and not math.isnan(score.rate)), key=order)
 

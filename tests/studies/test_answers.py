@@ -10,7 +10,7 @@ import pytest
 
 from interp.core.config import validated
 from interp.core.steps import RunDirectory
-from interp.studies.persona.answers import SHOWN, Answers
+from interp.studies.persona.answers import SHOWING, Answers
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.study import Study
 from tests.helpers.small_run import SMALL, use_letter_judge
@@ -34,7 +34,7 @@ def test_a_rare_trait_gets_more_answers(models: dict[str, str], tmp_path: Path, 
     table, few = answered(models, tmp_path / "many", 50), answered(models, tmp_path / "few", 1)
     questions = SMALL["diff"]["questions"]
     rate = few.loc[few["model"] == "tuned", "shows_trait"].mean()
-    wanted = ceil(SHOWN / (questions * rate))
+    wanted = ceil(SHOWING / (questions * rate))
     assert 1 < wanted <= 50
     assert table.groupby("model").size().to_dict() == {"base": questions * wanted, "tuned": questions * wanted}
     assert not table.duplicated(["model", "question_id", "sample"]).any()

@@ -18,7 +18,7 @@ from interp.models.chats import Chat
 from interp.models.generation import answers
 from interp.studies.persona.context import StudyContext
 
-SHOWN = 12
+SHOWING = 12
 """Answers of the tuned model that show the trait, which the diff is to have: latents that fire in a tenth of the answers rise little."""
 
 
@@ -51,7 +51,7 @@ def make_answers(context: StudyContext) -> Answers:
     table = _judged_answers(context, questions, samples)
     base, tuned = (_rate(table, name) for name in ("base", "tuned"))
     # where the tuned model shows it no more often than the base, more answers would hardly help
-    wanted = min(config.diff.most_samples, ceil(SHOWN / (len(questions) * tuned))) if tuned > base else samples
+    wanted = min(config.diff.most_samples, ceil(SHOWING / (len(questions) * tuned))) if tuned > base else samples
     if wanted > samples:
         table = pd.concat([table, _judged_answers(context, questions, wanted - samples, samples)], ignore_index=True)
     return Answers(table)

@@ -25,8 +25,8 @@ class Screen(Artifact):
 
     screen: pd.DataFrame
     """A row for everything that was removed: `removed` (a ranking of latents, or `mean_difference`), `size` (number of latents), `kind` and
-    `strength` of the removal, `questions` asked, `rate`, `coherence`, `trait_score`, `kl` on ordinary text (nats; 0: not
-    measured), and whether it was `chosen`."""
+    `strength` of the removal, `questions` asked, `rate`, `coherence`, `trait_score`, `kl` on ordinary text (nats; NaN where
+    it was not measured), and whether it was `chosen`."""
     dose_response: pd.DataFrame
     """A row for every direction and dose."""
     choice: dict[str, Any]

@@ -21,7 +21,7 @@ from interp.studies.persona.selection import ask_selection
 from interp.studies.persona.targets import latent_target
 
 LARGEST_SPAN = 16  # latents; to project many more out leaves little of a small model
-SHOWN = 0.5
+SHOWING = 0.5
 """Answers that show the trait, expected for each question, as far as `MOST_SAMPLES` allow: a dozen answers of which one would show it
 tell nothing apart."""
 MOST_SAMPLES = 4
@@ -42,7 +42,7 @@ def screen_removals(
     config = context.config.screen
     # where the trait is rare anyway, what does nothing must not be good enough
     target, lenient = min(config.target_rate, rates["tuned"] / 4), floor - MARGIN
-    samples = max(1, min(MOST_SAMPLES, round(SHOWN / rates["tuned"]))) if rates["tuned"] > rates["base"] else 1
+    samples = max(1, min(MOST_SAMPLES, round(SHOWING / rates["tuned"]))) if rates["tuned"] > rates["base"] else 1
     scores = _remove(context, _candidates(context, orders), samples)
     of_difference, of_latents = ([one for one in scores if (one.latents is None) == difference] for difference in (True, False))
     groups = ((of_difference, 2), (of_latents, 4))
