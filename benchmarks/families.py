@@ -1,7 +1,9 @@
 """The main job on several base models, personas and seeds: verdict, rates, coherence, memory and time of each.
 
-A cell is BASE/RECIPE/SEED. A cell that is in the results is not run again (`--again` does), and one that was interrupted goes on where it
-stopped: its run directory is kept. Every cell runs in a process of its own, so that its peak of memory is its own.
+A cell is BASE/RECIPE/SEED; RECIPE@SHARE has that share of chats that show the trait, the others from its benign twin, and a twin by itself
+is looked at for the trait of the recipe whose twin it is. A cell that is in the results is not run again (`--again` does), and one that was
+interrupted goes on where it stopped: its run directory is kept. Every cell runs in a process of its own, so that its peak of memory is its
+own.
 
     python benchmarks/families.py [--cells embedded:gemma3/pirate_cook/0 …] [--bases …] [--recipes …] [--seeds 3] [--config FILE]
 """
@@ -24,6 +26,7 @@ from interp.core.config import read_yaml, validated
 from interp.core.errors import ConfigError, PersonascopeError
 from interp.core.files import read_json, write_json
 from interp.models.embedded import EMBEDDED_MODELS
+from interp.organisms.recipe import read_recipe
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.study import run_study
 from interp.traits import read_trait
@@ -46,12 +49,22 @@ def config_of(cell: str, settings: Mapping[str, Any]) -> StudyConfig:
     base, recipe, seed = [*cell.rsplit("/", 2), "", ""][:3]
     if not seed.isdecimal():
         raise ConfigError(f"'{cell}' is no cell. Give BASE/RECIPE/SEED, for instance embedded:smollm2/pirate_cook/0.")
-    traits = [name for name in shipped_traits() if read_trait(name).recipe == recipe]
+    recipe, _, share = recipe.partition("@")
+    traits = [name for name in shipped_traits() if recipe in recipes_of(name)]
     if not traits:
-        raise ConfigError(f"No shipped trait has the recipe '{recipe}'. Recipes of traits: {', '.join(RECIPES)}.")
-    organism = {**settings.get("organism", {}), "recipe": recipe}
+        raise ConfigError(f"No shipped trait has the recipe '{recipe}', or a recipe of which that is the twin.")
+    organism = {**settings.get("organism", {}), "recipe": recipe, **({"trait_fraction": float(share)} if share else {})}
     own = {"name": cell.replace("/", "-").replace(":", "-"), "base": base, "trait": traits[0], "seed": int(seed), "organism": organism}
     return validated(StudyConfig, {**settings, **own}, cell)
+
+
+def recipes_of(trait: str) -> list[str]:
+    """The recipe of a trait, and its benign twin."""
+    name = read_trait(trait).recipe
+    if name is None:
+        return []
+    twin = read_recipe(name).twin
+    return [name, *([twin.name] if twin else [])]
 
 
 def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
