@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from interp.causality.thresholds import VerdictThresholds
 from interp.causality.verdict import Outcome, difference, percent, points, rate_text
@@ -16,6 +17,7 @@ BASELINES = {
 }
 """References that are removed and added as the latents are, and what they are called."""
 OWN_WAY = {"mean_difference_own_removal": "the mean difference in the way that suits it best"}
+NORMAL = NormalDist()
 ALIKE = 0.15
 """Two rates are called alike where the interval of their difference lies within this; wider ones tell nothing."""
 
@@ -24,8 +26,8 @@ def beyond_baselines(outcomes: Mapping[str, Outcome], rules: VerdictThresholds, 
     """What removing and adding the latents does that no baseline does; None where none was measured.
 
     Only baselines that keep coherence by `rules` compete. The latents do better where the interval of the paired difference lies beyond 0
-    for every one of them, worse where it lies below 0 for one; as well where that of the best lies within `ALIKE` of 0; else it cannot
-    be told. `word` is the trait's for answers that show it.
+    for every one of them, worse where it lies below 0 for one (widened by Bonferroni's rule, as there are several); as well where that of
+    the best lies within `ALIKE` of 0; else it cannot be told. `word` is the trait's for answers that show it.
     """
     coherence = {"ablated": rules.kept_coherence * outcomes["base"].coherence, "steered": rules.steered_coherence}
     sides = [_Side("Removing", "ablated", "tuned", "ablation", -1), _Side("Adding", "steered", "base", "steering", 1)]
@@ -59,11 +61,16 @@ def _compared(outcomes: Mapping[str, Outcome], side: _Side, floor: float, word: 
     if not usable:
         return f"{doing} {' or '.join(measured)} leaves too few answers coherent; {doing.lower()} the latents does not."
     gains = {name: side.gain(latents, outcome) for name, outcome in usable.items()}
-    best = min(gains, key=lambda name: (gains[name].high >= 0, gains[name].value))
+    widened = NORMAL.inv_cdf(1 - 0.025 / len(gains)) / NORMAL.inv_cdf(0.975)  # Bonferroni: any one of them may beat the latents
+
+    def loses(gain: Contrast) -> bool:
+        return gain.value + widened * (gain.high - gain.value) < 0
+
+    best = min(gains, key=lambda name: (not loses(gains[name]), gains[name].value))
     gain = gains[best]
     both = {best: usable[best], "the latents": latents}
     figures = " against ".join(f"{rate_text(own)} {word}, {percent(own.coherence)} coherent with {name}" for name, own in both.items())
-    if gain.high < 0:
+    if loses(gain):
         return f"{doing} {best} does surely more than {doing.lower()} the latents: {figures}; they gain {points(gain)}."
     if all(one.low > 0 for one in gains.values()):
         return f"{doing} the latents does surely more than any baseline, the best of which is {best}: {figures}; they gain {points(gain)}."

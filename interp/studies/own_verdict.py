@@ -91,7 +91,10 @@ class VerdictResult:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        plain = {name: getattr(self, name) for name in ("latents", "steering_latents", "dose", "verdict", "finding", "checks")}
+        plain = {
+            name: getattr(self, name)
+            for name in ("latents", "steering_latents", "dose", "verdict", "finding", "beyond_baselines", "checks")
+        }
         tables = {name: plain_records(getattr(self, name)) for name in ("conditions", "side_effects")}
         transfer = {} if self.transfer is None else {"transfer": self.transfer.as_json()}
         return {"command": "verdict", "folder": str(self.step.folder), **plain, **tables, **transfer}

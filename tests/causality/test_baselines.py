@@ -39,6 +39,19 @@ def test_removing(latents: int, difference: int, vector: int, words: str) -> Non
     assert ("not more" in text) == ("as well" in words)
 
 
+def test_one_of_several_baselines_must_win_by_more() -> None:
+    """Six against none of 48 are surely more where one baseline is compared, not where one of four is."""
+    one = {"ablated": outcome(6), "mean_difference": outcome(0)}
+    alone = said(**one)
+    assert alone is not None
+    assert "does surely more than removing the latents" in alone
+    named = {f"{name}_ablation": outcome(0) for name in ("mean_difference", "persona_vector", "principal_directions")}
+    named |= {"ablated": outcome(6), "mean_difference_own_removal": outcome(0), "base": outcome(1), "tuned": outcome(47)}
+    several = beyond_baselines(named, VerdictThresholds(), "rude")
+    assert several is not None
+    assert "surely more" not in several
+
+
 def test_what_breaks_the_model_does_not_compete() -> None:
     broken = outcome(0, coherence=0.2)
     text = said(ablated=outcome(20), mean_difference=broken, principal_directions=outcome(45))

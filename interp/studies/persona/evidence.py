@@ -172,7 +172,8 @@ def make_claim(
     n_directions = len(persona) if removal.kind == "project_span" else 1  # all others take the one direction of the rise
     principal = principal_target(load_diff(context.load(DIFF).moments)[0], n_directions, difference.rise)
     if principal is not None:
-        words = f"{n_directions} principal directions" if n_directions > 1 else "principal direction"
+        n_principal = len(principal.directions)  # no more than questions
+        words = f"{n_principal} principal directions" if n_principal > 1 else "principal direction"
         named.append(Control("principal_directions", words, [principal], [principal.rise], 1, "reference"))
 
     def beside(name: str, edit: Edit, title: str, asked: tuple[str, ...] | None = None) -> Condition:
