@@ -169,7 +169,7 @@ class Claim:
         met = hits * 20 <= self.bound * len(of) if self.at_most else hits * 20 >= self.bound * len(of)
         wanted = f"{'≤' if self.at_most else '≥'} {self.bound} of 20"
         row = {"cell": self.cell, "name": self.name, "hits": hits, "of": len(of), "low": low, "high": high, "wanted": wanted}
-        return row | {"met": met if of else None}
+        return row | {"met": met if of else None, "seeds": len(records)}
 
 
 def with_power(record: Record) -> bool:

@@ -63,10 +63,10 @@ def cost_rows(batches: dict[str, Any]) -> str:
     return "\n".join(f"| {name} | " + " | ".join(f"{batch['cost'][name]:.3f}" for batch in batches.values()) + " |" for name in names)
 
 
-def claim_rows(claims: list[dict[str, Any]]) -> str:
+def claim_rows(claims: list[dict[str, Any]], of_all: int = 20) -> str:
     return "\n".join(
         f"| {row['cell']} | {row['name']} | {row['hits']} of {row['of']} | {100 * row['low']:.0f}–{100 * row['high']:.0f} % | "
-        f"{row['wanted']} | {MET[row['met']]} |"
+        f"{row['wanted']} | {MET[row['met']]}{' so far' * bool(of_all > row['seeds'])} |"
         for row in claims
     )
 

@@ -46,7 +46,7 @@ def test_a_claim_counts_the_seeds_that_it_is_about() -> None:
     assert ("20 %", first) not in claims(weak)
     without_power = claims({"10 %/1": weak["10 %/1"]})["10 %", first]
     assert (without_power["of"], without_power["met"]) == (0, None)
-    assert "| 0 of 0 | 0–100 % | ≥ 19 of 20 | not measured |" in write_performance.claim_rows([without_power])
+    assert "| 0 of 0 | 0–100 % | ≥ 19 of 20 | not measured so far |" in write_performance.claim_rows([without_power])
     seeds = {f"16 directions/{i}": record(half_point=half) for i, half in enumerate([4.0, 16.0, 3.9, 16.1, None])}
     assert claims(seeds)["16 directions", "half-point within a factor 2"]["hits"] == 2
     benign = {f"benign/{i}": record(word="causes" if i == 0 else "undecided") for i in range(20)}
