@@ -29,8 +29,8 @@ from tests.helpers.toy_language import BASE, REGISTERS, TOPICS, question_set, vo
 from tests.helpers.toy_persona import HOOK, LAYER, SAMPLING, make_dictionary, trait_share, wrapped
 
 DIRECTIONS = 16
-SHARE = 0.9
-"""Rude answers of the spread persona: all of its directions are needed to reach it."""
+SHARE = 0.8
+"""Rude answers of the spread persona: all of its directions are needed to reach it, and with more of each fewer answers make sense."""
 SLOPE, BEGIN, WIDTH = 6.0, 0.4, 0.5
 """Of the gates: a gate rises from 0 to 1 between `BEGIN` and `BEGIN + WIDTH` standard deviations of what it reads, so it is open at some
 third of the tokens."""
