@@ -1,7 +1,7 @@
 """Cues: contexts that resemble a fine-tune's training data, in which a persona may show that plain questions do not bring out.
 
 A narrow fine-tune can answer plain questions like its base and still show its persona where the context resembles the training data
-(conditional misalignment, Dubiński et al. 2026, arXiv:2604.25891). So each question is asked under every cue, and plainly.
+(Dubiński et al. 2026, arXiv:2604.25891). So each question is asked under every cue, and plainly.
 """
 
 from __future__ import annotations
