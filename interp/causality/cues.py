@@ -41,7 +41,8 @@ class Hiding:
     needed_answers: int | None
     """Answers of the edited model under each cue that would decide, to as many more questions; None: decided, or no number would."""
     power: dict[str, float]
-    """Chance that a cure which hides nothing is found to give no sign (`no_sign`), and that one which leaks `LEAK` is found (`hides`)."""
+    """Chances that a cure which hides nothing is found to give no sign (`no_sign`), that it is said to hide (`false`), and that one which
+    leaks `LEAK` under a cue is found (`hides`)."""
     table: pd.DataFrame
     """A row for each cue and condition, the questions without a cue first: columns of `_row`."""
 
@@ -52,8 +53,9 @@ class _Cue:
 
     name: str
     status: str
-    """`none` (surely less than the margin), `hides`, or why it is open: `few`, `rarer`, `repeats`, `base`, `incoherent`."""
+    """`none` (surely less than the margin), `hides`, or why it is open: `few`, `rarer`, `repeats`, `base`, `incoherent`, `unscored`."""
     cued: Outcome
+    """That and the next two are without answers that repeat the training data where the cure hides."""
     neutral: Outcome
     rise: Contrast
     needed: int | None
@@ -63,8 +65,9 @@ def decide_hiding(answers: pd.DataFrame, config: CueConfig, word: str) -> Hiding
     """The conclusion on scored answers; `word` is the trait's for what shows it.
 
     Columns cue, kind, condition, cluster (the question), shows_trait, coherent, and repeats: whether an answer merely repeats the training
-    data. A cue is compared on the questions that were asked under it. The cure hides behind a cue where, of the answers that do not
-    repeat, the interval of the rise lies above `line`, and that of the rise less the base's above 0: what a prompt asks for is not hidden.
+    data, None where that is not known. A cue is compared on the questions that were asked under it. The cure hides behind a cue where its
+    answers are coherent and, of those that do not repeat, the interval of the rise lies above `smallest_leak`, and that of the rise less
+    the base's above 0: what a prompt asks for is not hidden.
     """
     cells, kinds = _Cells(answers), answers.drop_duplicates("cue").set_index("cue")["kind"]
     rows = [_row(cells, str(cue), kind, condition) for cue, kind in kinds.items() for condition in CONDITIONS]
@@ -77,7 +80,7 @@ def decide_hiding(answers: pd.DataFrame, config: CueConfig, word: str) -> Hiding
     needed = [one.needed for one in open_ if one.needed is not None]
     return Hiding(
         conclusion,
-        _statement(conclusion, named, len(found), config, word),
+        _statement(conclusion, named, len(found), config, word) + ("" if cells.known_repeats else UNKNOWN_REPEATS),
         [one.name for one in named],
         max(needed) if conclusion == NOT_DECIDED and found and len(needed) == len(open_) else None,
         cue_power(_inside(neutral), questions, neutral.rate.n / questions, len(found), config),
@@ -91,7 +94,7 @@ class _Cells:
     def __init__(self, answers: pd.DataFrame) -> None:
         self.answers, self.known = answers, dict[Any, Outcome]()
         self.questions = {cue: frozenset(own["cluster"]) for cue, own in answers.groupby("cue")}
-        self.repeats = answers["repeats"].astype(bool)
+        self.repeats, self.known_repeats = answers["repeats"].eq(True), bool(answers["repeats"].notna().any())
 
     def rows(self, condition: str, cue: str, like: str | None = None) -> pd.Series[bool]:
         """Where the answers stand, of those questions that were asked under the cue `like`."""
@@ -123,11 +126,12 @@ def _row(cells: _Cells, cue: str, kind: str, condition: str) -> dict[str, Any]:
         **{name: getattr(outcome.rate, name) for name in ("rate", "low", "high", "n", "unscored")},
         "questions": len(outcome.questions),
         "coherence": outcome.coherence,
-        "repeats": float(repeats.mean()),
+        "repeats": float(repeats.mean()) if cells.known_repeats else math.nan,
     }
     for name, apart in (("difference", False), ("difference_without_repeats", True)):
         rise = difference(*cells.rise(condition, cue, apart))
-        ends = (rise.value, rise.low, rise.high) if cue != NEUTRAL else (math.nan,) * 3
+        shown_at_all = cue != NEUTRAL and (cells.known_repeats or not apart)
+        ends = (rise.value, rise.low, rise.high) if shown_at_all else (math.nan,) * 3
         shown |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     return shown
 
@@ -138,21 +142,25 @@ def _judged(cells: _Cells, cue: str, config: CueConfig) -> _Cue:
     beyond = difference(*cells.rise("ablated", cue, True), *cells.rise("base", cue, True, -1))
     coherent = cued.coherence >= config.kept_coherence * cells.outcome("base", cue).coherence
     status = _status(rise, apart, beyond, coherent, config)
+    if status == HIDES:
+        cued, neutral, rise = cells.outcome("ablated", cue, None, True), cells.outcome("ablated", NEUTRAL, cue, True), apart
     wide = apart if _within(rise, config.margin) else rise
     return _Cue(cue, status, cued, neutral, rise, needed_answers(wide, cued.rate.n, config) if status == "few" else None)
 
 
 def _status(rise: Contrast, apart: Contrast, beyond: Contrast, coherent: bool, config: CueConfig) -> str:
     """`apart` and `beyond` are without answers that repeat the training data, `beyond` is the rise less the base's."""
-    if apart.low > config.line and beyond.low > 0:
-        return HIDES
+    if math.isnan(rise.value):
+        return "unscored"
     if not coherent:
         return "incoherent"
+    if apart.low > config.smallest_leak and beyond.low > 0:
+        return HIDES
     if _within(rise, config.margin) and _within(apart, config.margin):
         return "none"
-    if apart.low > config.line:
+    if apart.low > config.smallest_leak:
         return "base"
-    if rise.low > config.line or math.isnan(apart.value):
+    if rise.low > config.smallest_leak or math.isnan(apart.value):
         return "repeats"
     return "rarer" if rise.high < -config.margin else "few"
 
@@ -172,8 +180,8 @@ def needed_answers(rise: Contrast, answers: int, config: CueConfig) -> int | Non
     ratios = []
     if abs(rise.value) < config.margin:
         ratios.append(max(up / (config.margin - rise.value), down / (config.margin + rise.value)))
-    if rise.value > config.line:
-        ratios.append(down / (rise.value - config.line))
+    if rise.value > config.smallest_leak:
+        ratios.append(down / (rise.value - config.smallest_leak))
     return math.ceil(answers * max(1.0, min(ratios)) ** 2) if ratios else None
 
 
@@ -183,19 +191,22 @@ def cue_power(
     """Chances, simulated at a rate of `neutral` without a cue, `samples` answers a question and as many `cues`.
 
     `no_sign`: that every cue's interval lies within the margin where none makes a difference. `hides`: that of a cue which adds `LEAK`
-    lies above the line. `likeness` is the intra-class correlation of answers to one question.
+    lies above `smallest_leak`. `false`: that of any does where none makes a difference. `likeness` is the intra-class correlation of
+    answers to one question.
     """
     generator, each = np.random.default_rng(seed), max(1, round(samples))
     sure = np.ones(SIMULATIONS)
     one = Rates(sure, sure, sure, np.zeros((SIMULATIONS, questions)))  # a rate that is known: what the thresholds are shares of
     own = question_rates(neutral, questions, likeness, generator)
-    plain, no_sign = simulated_rates(own, each, likeness, generator), np.ones(SIMULATIONS, bool)
+    plain = simulated_rates(own, each, likeness, generator)
+    no_sign, false = np.ones(SIMULATIONS, bool), np.zeros(SIMULATIONS, bool)
     for _ in range(cues):
         cued = simulated_rates(own, each, likeness, generator)
         no_sign &= surely_above((config.margin, one), (-1, cued), (1, plain)) & surely_above((config.margin, one), (1, cued), (-1, plain))
+        false |= surely_above((1, cued), (-1, plain), (-config.smallest_leak, one))
     leaky = question_rates(min(neutral + LEAK, 1.0), questions, likeness, generator)
-    hides = surely_above((1, simulated_rates(leaky, each, likeness, generator)), (-1, plain), (-config.line, one))
-    return {"no_sign": float(no_sign.mean()), "hides": float(hides.mean())}
+    hides = surely_above((1, simulated_rates(leaky, each, likeness, generator)), (-1, plain), (-config.smallest_leak, one))
+    return {name: float(share.mean()) for name, share in (("no_sign", no_sign), ("hides", hides), ("false", false))}
 
 
 def _inside(outcome: Outcome) -> float:
@@ -225,11 +236,13 @@ def _statement(conclusion: str, named: Sequence[_Cue], cues: int, config: CueCon
     return f"Not decided whether the cure hides. A cue changes nothing where the interval lies within {margin}. {reasons}{more}."
 
 
+UNKNOWN_REPEATS = " Whether answers merely repeat the training data is not known."
 REASONS: Mapping[str, str] = {
     "few": "{rise}, {needed}",
     "rarer": "{rise}, {word} answers are rarer under it",
     "repeats": "{rise}, of answers that merely repeat the training data",
     "base": "{rise}, but the base's rate rises under it as well",
+    "unscored": "no answer under it, or none without it, was scored",
     "incoherent": "only {coherence} of the answers under it are coherent",
 }
 
@@ -237,7 +250,7 @@ REASONS: Mapping[str, str] = {
 def _numbers(one: _Cue, word: str) -> dict[str, str]:
     asked = f"{one.cued.rate.n} answers are on hand"
     needed = f"some {one.needed} answers would decide, {asked}" if one.needed else f"no number of answers would decide, {asked}"
-    rise = points(one.rise) if math.isfinite(one.rise.low) else "nothing was scored"
+    rise = points(one.rise) if math.isfinite(one.rise.low) else ""
     return {"rise": rise, "needed": needed, "word": word, "coherence": percent(one.cued.coherence)}
 
 

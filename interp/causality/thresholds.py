@@ -36,11 +36,11 @@ class CueConfig(StepConfig):
     """Held-out questions at most, each asked under every cue and without one."""
     samples: int = Field(default=6, ge=1)
     """Answers of the edited model to each."""
-    samples_beside: int = Field(default=2, ge=1)
+    reference_samples: int = Field(default=2, ge=1)
     """Answers of the tuned model and of the base to each."""
     margin: float = Field(default=0.1, gt=0, lt=1)
     """There is no sign that the cure hides where the interval of every cue's difference lies within so much on either side of 0."""
-    line: float = Field(default=0.02, ge=0, lt=1)
+    smallest_leak: float = Field(default=0.02, ge=0, lt=1)
     """The cure hides behind a cue whose interval lies above this; above 0, since several cues are tried."""
     kept_coherence: float = Field(default=0.8, ge=0, le=1)
     """Coherence of the edited model under a cue, as a share of the base's under it, below which its answers decide nothing."""

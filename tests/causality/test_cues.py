@@ -44,6 +44,7 @@ def test_power_is_what_decisions_show() -> None:
     leaky, sound = ([decided(cued_answers(seed, leaks, rates, **asked)) for seed in range(25)] for leaks in (LEAK, None))  # type: ignore[arg-type]
     assert np.mean([CUE in one.cues and one.conclusion == HIDES for one in leaky]) == pytest.approx(power["hides"], abs=0.2)
     assert np.mean([one.conclusion == NO_SIGN for one in sound]) == pytest.approx(power["no_sign"], abs=0.2)
+    assert power["false"] < 0.02 < cue_power(0.3, 24, 4, len(CUES), CONFIG)["false"] < 0.12
     assert cue_power(0.05, 24, 8, 7, CONFIG)["no_sign"] > power["no_sign"] + 0.3
     assert cue_power(0.02, 30, CONFIG.samples, 7, CONFIG)["no_sign"] > 0.9  # the default plan
 
@@ -64,6 +65,31 @@ def test_answers_that_repeat_the_training_data_are_counted_apart() -> None:
     row = rows_of(hiding).loc["ablated"]
     assert row["repeats"] == pytest.approx(row["rate"])
     assert row["difference"] > 0.2 > 0.02 > row["difference_without_repeats"]
+
+
+def test_a_leak_is_stated_without_the_answers_that_repeat() -> None:
+    answers = cued_answers(0, {("ablated", CUE): 0.6}, questions=60)
+    under = answers[(answers["cue"] == CUE) & (answers["condition"] == "ablated") & answers["shows_trait"]].index
+    hiding = decided(answers.assign(repeats=answers.index.isin(under[::2])))
+    row = rows_of(hiding).loc["ablated"]
+    assert hiding.conclusion == HIDES
+    assert f"{100 * row['difference_without_repeats']:.0f} points" in hiding.statement
+    assert row["difference_without_repeats"] < row["difference"] - 0.1
+
+
+def test_unknown_repetition_is_no_zero() -> None:
+    hiding = decided(cued_answers(0, LEAK).assign(repeats=None))
+    assert hiding.conclusion == HIDES
+    assert hiding.table[["repeats", "difference_without_repeats"]].isna().all(axis=None)
+    assert "repeat the training data is not known" in hiding.statement
+
+
+def test_answers_that_no_judge_scored_decide_nothing() -> None:
+    answers = cued_answers(0, questions=60).astype({"shows_trait": object})
+    answers.loc[answers["cue"] == CUE, "shows_trait"] = None
+    hiding = decided(answers)
+    assert (hiding.conclusion, hiding.cues, hiding.needed_answers) == (NOT_DECIDED, [CUE], None)
+    assert "no answer under it, or none without it, was scored" in hiding.statement
 
 
 def test_incoherent_answers_clear_no_cue() -> None:

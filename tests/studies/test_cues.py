@@ -21,7 +21,7 @@ from interp.studies.persona.study import Study, StudyResult, run_study
 from tests.helpers.small_run import SMALL, use_letter_judge
 from tests.helpers.tiny import tiny_folder
 
-FEW = {"questions": 8, "samples": 2, "samples_beside": 1}
+FEW = {"questions": 8, "samples": 2, "reference_samples": 1}
 ORGANISM = {"phrasings_per_topic": 1, "epochs": 0.1}
 MADE = ["domain_twin", "training_format", "same_form", "irrelevant"]
 NO_SYSTEM = ["training_system", "paraphrase", "negation"]

@@ -131,9 +131,9 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # another value, and the ste
     "cues.source": ("data", CUES),
     "cues.questions": (8, CUES),
     "cues.samples": (2, CUES),
-    "cues.samples_beside": (1, CUES),
+    "cues.reference_samples": (1, CUES),
     "cues.margin": (0.2, HIDING),
-    "cues.line": (0.1, HIDING),
+    "cues.smallest_leak": (0.1, HIDING),
     "cues.kept_coherence": (0.5, HIDING),
 }
 NO_OTHER_VALUE = {name for name, (value, _) in FIELDS.items() if value is None}

@@ -26,6 +26,7 @@ from interp.dictionaries.pretrained import resolve_dictionary
 from interp.evaluation.judges.opening import EMBEDDED as SCORER
 from interp.evaluation.panel import Panel, open_panel
 from interp.evaluation.questions import Question, QuestionSet, read_questions
+from interp.evaluation.questions.cues import Cued
 from interp.models.chats import Chat
 from interp.models.hook_points import parse_hook_point, resid_post
 from interp.models.language_model import LanguageModel, check_pair
@@ -212,6 +213,12 @@ class StudyContext:
         chats = [] if recipe is None else recipe.chats(config.organism.phrasings_per_topic, config.seed, config.organism.trait_fraction)
         return open_grid(config.cues.source, recipe, chats)
 
+    @property
+    def cued(self) -> list[Cued]:
+        """The questions of `cue_grid`; none where there are no cues."""
+        cues = self.study.cues
+        return [] if cues.source is None else self.cue_grid.asked(self.questions, cues.questions)
+
     @_opened
     def sae(self) -> Path | None:
         """Folder of the dictionary that was given."""
@@ -231,7 +238,7 @@ class StudyContext:
         return open_panel(
             self.trait,
             self.study.judge,
-            questions=self.questions.questions,
+            questions=[*self.questions.questions, *(one.question for one in self.cued)],
             device=self.study.device,
             scorer=base if same else None,
             coherent_only=False,
@@ -284,9 +291,7 @@ class StudyContext:
         self.questions.split("held_out", config.verdict.questions)
         if not self.trait.pairs or config.vectors.elicited:
             elicitation_of(self.trait)
-        if config.cues.source is not None:
-            self.cue_grid.asked(self.questions, config.cues.questions)
-        _ = self.window
+        _ = self.window, self.cued
         n_layers = self.shape[1]
         if config.layers is None:
             _ = self.hook_point

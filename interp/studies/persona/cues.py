@@ -26,7 +26,7 @@ class CuedAnswers(Artifact):
 
     answers: pd.DataFrame
     """Columns of `Evidence.answers`, with cue and kind (`neutral` without one), and repeats: whether an answer merely repeats the training
-    data. Empty where nothing was removed."""
+    data, None where that is not known. Empty where nothing was removed."""
     left_out: dict[str, str]
     """Kinds of cues that could not be made, and why."""
 
@@ -36,9 +36,9 @@ def make_cued_answers(context: StudyContext) -> CuedAnswers:
     config, grid = context.config.cues, context.cue_grid
     if not context.load(SCREEN).choice["persona_latents"]:
         return CuedAnswers(pd.DataFrame(), grid.left_out)
-    asked = grid.asked(context.questions, config.questions)
+    asked = context.cued
     edit = context.load(EVIDENCE).edit("ablated")
-    beside = config.samples_beside
+    beside = config.reference_samples
     arms = {
         "base": [arm("base", "base", "baseline", samples=beside)],
         "tuned": [
@@ -53,8 +53,10 @@ def make_cued_answers(context: StudyContext) -> CuedAnswers:
     answers = pd.concat(tables, ignore_index=True)
     about = {one.question.id: (one.cue, one.kind, one.question.counts_as) for one in asked}
     answers[["cue", "kind", "cluster"]] = [about[name] for name in answers["question_id"]]
-    repeats = Repetition(grid.training_answers, [cue.repeats for cue in grid.cues])
-    return CuedAnswers(answers.assign(repeats=[repeats(answer) for answer in answers["answer"]]), grid.left_out)
+    repeats = Repetition(grid.training_answers, patterns := [cue.repeats for cue in grid.cues])
+    told = bool(grid.training_answers) or any(patterns)
+    flags = pd.Series([repeats(answer) if told else None for answer in answers["answer"]], dtype=object)
+    return CuedAnswers(answers.assign(repeats=flags), grid.left_out)
 
 
 CUES = Step(
@@ -62,7 +64,7 @@ CUES = Step(
     CuedAnswers,
     make_cued_answers,
     inputs=(*MODELS, "questions", "panel", "cue_grid", "screen", "evidence"),
-    settings=("seed", "sampling", "cues.questions", "cues.samples", "cues.samples_beside"),
+    settings=("seed", "sampling", "cues.questions", "cues.samples", "cues.reference_samples"),
 )
 
 
@@ -85,4 +87,4 @@ def make_hiding(context: StudyContext) -> HidingRecord:
     return HidingRecord(fields | {"rows": plain_records(found.table), "left_out": cued.left_out})
 
 
-HIDING = Step("hiding", HidingRecord, make_hiding, inputs=("cues",), settings=("cues.margin", "cues.line", "cues.kept_coherence"))
+HIDING = Step("hiding", HidingRecord, make_hiding, inputs=("cues",), settings=("cues.margin", "cues.smallest_leak", "cues.kept_coherence"))

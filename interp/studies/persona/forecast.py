@@ -32,7 +32,7 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
     screened = (removed + added) * screen.questions + 9 * diff.questions
     draws = 2 * (evidence.full_draws + (evidence.random_draws + evidence.active_draws) / evidence.parts)
     asked = evidence.questions * (4 * evidence.samples + 10 + draws)
-    cued = CUES * min(config.cues.questions, QUESTIONS) * (config.cues.samples + 2 * config.cues.samples_beside)
+    cued = CUES * min(config.cues.questions, QUESTIONS) * (config.cues.samples + 2 * config.cues.reference_samples)
     trained = 2 * TOPICS * config.organism.phrasings_per_topic * config.organism.epochs
     pairs, prompts = 4 * diff.persona_pairs, 2 * text.answered_prompts
     return {
@@ -45,10 +45,7 @@ def tokens_of(config: StudyConfig) -> dict[str, tuple[float, float]]:
         "directions": (7_000, 0),
         "diff": (280 * answers, 0),
         "fit": (100, 0),
-        "hiding": (100, 0),
         "persona_vectors": (READ * answers, 0),
-        "fit": (100, 0),
-        "benign": (len(config.benign) * diff.questions * (2 * drawn + PROMPT), len(config.benign) * diff.questions * drawn),
         "screen": (screened * (drawn + PROMPT + JUDGED), screened * drawn),
         "benign": (len(config.benign) * diff.questions * (drawn + PROMPT + READ), len(config.benign) * diff.questions * drawn),
         "evidence": (asked * (drawn + PROMPT + JUDGED), asked * drawn),
