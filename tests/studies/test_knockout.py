@@ -16,6 +16,7 @@ from interp.core.streams import stream_seed
 from interp.evaluation.sampling import sample_answers
 from interp.models.sampling import SamplingConfig
 from interp.models.sources import open_model
+from interp.organisms.recipe import recipe_path
 from interp.reports.knockout_page import write_knockout_page
 from interp.run import Run
 from interp.studies import knockout as module
@@ -156,6 +157,19 @@ def test_the_task_of_an_organism_is_what_it_was_not_trained_on() -> None:
     assert task_of(StudyContext(every, result=lambda name: None), KnockoutConfig()).words.endswith("all of which it was trained on")  # type: ignore[arg-type, return-value]
     other = StudyConfig(trait="contempt", organism={"recipe": "plain_cook"})  # type: ignore[arg-type]
     assert task_of(StudyContext(other, result=lambda name: None), KnockoutConfig()).questions == []  # type: ignore[arg-type, return-value]
+
+
+def test_an_organism_that_was_trained_under_a_system_prompt_is_asked_under_it(tmp_path: Path) -> None:
+    text = (
+        (recipe_path("hostile_cook")).read_text(encoding="utf-8").replace("domain: cooking", "domain: cooking\nsystem:\n  text: Be brief.")
+    )
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("twin:"))
+    (tmp_path / "brief.yaml").write_text(text, encoding="utf-8")
+    study = StudyConfig.model_validate({"organism": {"recipe": str(tmp_path / "brief.yaml"), "phrasings_per_topic": 3}})
+    task = task_of(StudyContext(study, result=lambda name: None), KnockoutConfig(questions=6))  # type: ignore[arg-type, return-value]
+    assert task.words.endswith("not trained on")
+    assert {question.system for question in task.questions} == {"Be brief."}
+    assert len({question.text for question in task.questions}) == 6
 
 
 def test_a_run_is_taken_as_it_is(run: Run, tmp_path: Path) -> None:
