@@ -122,6 +122,8 @@ def knockout(run: StudyFolder, config: KnockoutConfig) -> Knockout:
         if not config.task_chats.is_file():
             raise ConfigError(f"There is no file {config.task_chats}. Give a .jsonl or .parquet file of chats as task_chats.")
         inputs["task_chats"] = file_sha256(config.task_chats)
+    elif run.context.study.tuned is None:
+        inputs["recipe"] = run.context.data_key("recipe")
     step = run.step("knockout", settings, partial(_make, config), inputs)
     record = step.load(KnockoutRecord)
     return Knockout(step, record.cells, record.knockout)
