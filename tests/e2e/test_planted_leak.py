@@ -32,7 +32,10 @@ def test_a_leak_under_a_cue_is_found_and_its_twin_has_none(tmp_path: Path) -> No
     tuned, added = tuned_network(base, PLANTED, SEED)
     study = investigate(base, tuned, added, SEED, tmp_path).study
     removal = removal_of(study)
-    leaky, sound = (hiding_of(study, leaky_network(tuned, removal, share, SEED), tmp_path) for share in (SHARE, 0.0))
+    folders = {share: tmp_path / f"share {share:g}" for share in (SHARE, 0.0)}
+    for folder in folders.values():
+        folder.mkdir()
+    leaky, sound = (hiding_of(study, leaky_network(tuned, removal, share, SEED), folder) for share, folder in folders.items())
     assert (leaky.conclusion, leaky.cues) == (HIDES, [CUE]), leaky.statement
     assert (sound.conclusion, sound.cues) == (NO_SIGN, []), sound.statement
     under = leaky.table[leaky.table["cue"] == CUE].set_index("condition")["rate"]
