@@ -178,7 +178,7 @@ def test_inputs_that_cannot_be_used_are_one_line(run: Run, place: Path, changes:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set", "verdict.questions=999"], r"everyday has 30 held_out questions, 999 are asked for\. Add some or ask for fewer"),
+        (["--set", "verdict.questions=999"], r"everyday has 72 held_out questions, 999 are asked for\. Add some or ask for fewer"),
         (["--set", "window=[2, 1]"], r"window: 2 to 1 are not within 0 to 2"),
         (["--set", "organism.rank=8"], r"organism has no effect when tuned is given: leave one of them out"),
         (["--sae", "sae", "--set", "dictionary.passes=4"], r"dictionary has no effect when sae is given: leave one of them out"),

@@ -88,7 +88,7 @@ def test_diff_goes_as_far_as_the_diff(call: Call, folder: Path) -> None:
     assert {"latent", "mean_diff", "mean_diff_low", "mean_diff_high", "q_value", "rank_mean_diff", "rank_cosine"} <= set(
         found["candidates"][0]
     )
-    assert set(read_json(folder / "manifest.json")["steps"]) == {"texts", "residuals", "dictionary", "answers", "directions", "diff"}
+    assert set(read_json(folder / "manifest.json")["steps"]) == {"texts", "residuals", "dictionary", "answers", "directions", "diff", "fit"}
     assert not (folder / "summary.json").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -100,8 +101,10 @@ def test_a_probe_is_fitted_and_used(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_plan_says_how_many_samples_are_enough(capsys: pytest.CaptureFixture[str]) -> None:
     run("evaluate", "--plan", "0.05,0.2", "--split", "all", "--formats", "plain,json")
     shown = capsys.readouterr().out
-    assert "60 questions" in shown
-    assert "--samples 1 in each of 2 formats is enough: 2 answers a question" in shown
+    assert "102 questions" in shown
+    enough = re.search(r"--samples (\d+) in each of 2 formats is enough: (\d+) answers a question", shown)
+    assert enough
+    assert 2 * int(enough[1]) - 1 <= int(enough[2]) <= 2 * int(enough[1])
     run("evaluate", "--plan", "0.01,0.012", "--json")
     found = json.loads(capsys.readouterr().out)
     assert (found["questions"], found["enough"]) == (30, None)

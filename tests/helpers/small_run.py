@@ -57,7 +57,9 @@ def small_run(folder: Path) -> Path:
     for seed, name in enumerate(("base", "tuned", "other")):
         tiny_folder(folder / name, seed=seed)
     settings = SMALL | {"base": str(folder / "base"), "tuned": str(folder / "tuned")}
-    run_study(validated(StudyConfig, settings, "test"), folder / "run", quiet=True, until="diff")
+    with pytest.MonkeyPatch.context() as patch:
+        use_letter_judge(patch)
+        run_study(validated(StudyConfig, settings, "test"), folder / "run", quiet=True, until="diff")
     return folder / "run"
 
 
