@@ -21,6 +21,7 @@ from interp.reports.page import write_report
 from interp.reports.seeds_page import write_seeds_page
 from interp.reports.seeds_terminal import show_seeds
 from interp.reports.terminal import plain_console, plain_table, print_blocks, rates_table
+from interp.studies.opened import StudyRun
 from interp.studies.persona.config import StudyConfig
 from interp.studies.persona.fit import DictionaryFit
 from interp.studies.persona.seeds import SEEDS_FILE, run_seeds, seed_folder
@@ -59,7 +60,8 @@ def diff(config: StudyConfig, arguments: DiffArguments) -> None:
     fit = result.steps["fit"].load(DictionaryFit).fit
     hook_point = result.run.manifest()["hook_point"]
     table, largest_q = pd.read_parquet(path), config.diff.largest_q
-    orders = rankings(table, largest_q).values()
+    norms = StudyRun(result.run.root, quiet=True).context.dictionary.decoder_rows().norm(dim=-1).tolist()
+    orders = rankings(table, largest_q, norms).values()
     leading = list(dict.fromkeys(latent for turn in zip_longest(*orders) for latent in turn if latent is not None))[: arguments.top]
     shortlist = table.set_index("latent", drop=False).loc[leading]
     if arguments.as_json:

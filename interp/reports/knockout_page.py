@@ -18,7 +18,6 @@ from interp.reports.plotting import HOVER, SHARE_TICKS, Chart, axis, blank, dot,
 from interp.reports.self_contained import render_page
 from interp.studies.knockout import KnockoutRecord
 
-PAGE_FILE = "knockout.html"
 SIGNS = (("persona", "circle", "●"), ("plum", "square", "■"), ("ochre", "diamond", "◆"), ("sky", "triangle-up", "▲"), ("ink", "star", "★"),
          ("control", "triangle-down", "▼"))  # fmt: skip
 """Palette role, symbol and character of each kind of module, in their order."""
@@ -32,8 +31,8 @@ PANEL = 250
 
 
 def write_knockout_page(step: Path, folder: Path) -> Path:
-    """Write `<folder>/knockout.html` from the folder of a step; the same results give the same bytes. Raises `ArtifactError`."""
-    path = folder / PAGE_FILE
+    """Write the page of a step into `folder`, named like the step; the same results give the same bytes. Raises `ArtifactError`."""
+    path = folder / f"{step.name}.html"
     write_text(path, render_knockout(KnockoutRecord.load(step)))
     return path
 
