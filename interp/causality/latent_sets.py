@@ -12,7 +12,7 @@ import pandas as pd
 from interp.causality.removals import Removal
 
 MARGIN = 0.1
-"""Coherence above the floor that a removal surely keeps: a few dozen answers measure it roughly."""
+"""How far above the floor coherence is surely kept, and below it may be kept: a few dozen answers measure it roughly."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,23 @@ class RemovalScore:
 def preferred(scores: Sequence[RemovalScore], target_rate: float, coherence_floor: float) -> list[RemovalScore]:
     """Those that keep the answers coherent, best first: coherence decides before behaviour.
 
-    First those that bring the rate to at most `target_rate`, of them first those that surely keep the coherence; then by what they cost
-    on ordinary text and by the number of latents that they need. Then all others by trait score. Removals without a scored answer are left
-    out.
+    First those that bring the rate to at most `target_rate`: of them first those that surely keep the coherence, then those that just do,
+    each by what they cost on ordinary text and by the number of latents that they need, then those that may, by coherence. Then all
+    others by trait score. Removals without a scored answer are left out.
     """
 
     def order(score: RemovalScore) -> tuple[Any, ...]:
         if score.rate > target_rate:
-            return (2, score.trait_score, score.size)
+            return (3, score.trait_score, score.size)
+        if score.coherence < coherence_floor:
+            return (2, -score.coherence, score.size, score.trait_score)
         return (int(score.coherence < coherence_floor + MARGIN), score.kl or 0.0, score.size, score.trait_score)
 
-    return sorted((score for score in scores if score.coherence >= coherence_floor and not math.isnan(score.rate)), key=order)
+    def may_be(score: RemovalScore) -> bool:
+        lenience = MARGIN if score.rate <= target_rate else 0.0
+        return score.coherence >= coherence_floor - lenience and not math.isnan(score.rate)
+
+    return sorted(filter(may_be, scores), key=order)
 
 
 def half_point(sizes: Sequence[int], rates: Sequence[float], without: float) -> float | None:

@@ -68,6 +68,12 @@ def test_what_surely_keeps_coherence_comes_first_and_what_was_not_scored_never()
     assert preferred([score(1, float("nan"), 1.0), thin, sure], 0.1, 0.8) == [sure, thin]
 
 
+def test_a_cure_that_may_keep_coherence_comes_before_what_cures_nothing() -> None:
+    maybe, likelier, coherent, broken = score(64, 0.05, 0.72), score(128, 0.1, 0.78), score(16, 0.4, 1.0), score(8, 0.0, 0.69)
+    assert preferred([coherent, maybe, broken, likelier], 0.1, 0.8) == [likelier, maybe, coherent]
+    assert preferred([score(16, 0.4, 0.75)], 0.1, 0.8) == []
+
+
 @SAMPLED
 @given(st.integers(0, 8), st.floats(0.05, 1.0))
 def test_the_half_point_of_a_step_lies_at_the_step(power: int, rate: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 
 from interp.causality.doses import outcomes
-from interp.causality.latent_sets import MARGIN, LatentSet, RemovalScore, doubling_sets, half_point, preferred
+from interp.causality.latent_sets import LatentSet, RemovalScore, doubling_sets, half_point, preferred
 from interp.causality.removals import Removal, removals
 from interp.causality.side_effects import side_effects
 from interp.causality.sweep import Condition
@@ -41,17 +41,17 @@ def screen_removals(
     """
     config = context.config.screen
     # where the trait is rare anyway, what does nothing must not be good enough
-    target, lenient = min(config.target_rate, rates["tuned"] / 4), floor - MARGIN
+    target = min(config.target_rate, rates["tuned"] / 4)
     samples = max(1, min(MOST_SAMPLES, round(SHOWING / rates["tuned"]))) if rates["tuned"] > rates["base"] else 1
     scores = _remove(context, _candidates(context, orders), samples)
     of_difference, of_latents = ([one for one in scores if (one.latents is None) == difference] for difference in (True, False))
     groups = ((of_difference, 2), (of_latents, 4))
-    finalists = [one for group, most in groups for one in _best_of_ways(preferred(group, target / 2, lenient))[:most]]
+    finalists = [one for group, most in groups for one in _best_of_ways(preferred(group, target / 2, floor))[:most]]
     remeasured = _remeasured(context, finalists, samples)
     if best := preferred([one for one in remeasured if one.latents], target, floor):
         curve = _curve(context, orders, scores, best[0], samples)
         scores += curve
-        smaller = preferred([one for one in curve if one.size < best[0].size], target / 2, lenient)
+        smaller = preferred([one for one in curve if one.size < best[0].size], target / 2, floor)
         remeasured += _remeasured(context, smaller[:1], samples)
     difference, latents = (preferred([one for one in remeasured if (one.latents is None) == own], target, floor) for own in (True, False))
     table = pd.concat([_rows(scores, config.questions), _rows(remeasured, context.config.diff.questions)], ignore_index=True)
