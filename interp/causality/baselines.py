@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from interp.causality.conditions import OWN_REMOVAL
 from interp.causality.thresholds import VerdictThresholds
 from interp.causality.verdict import Outcome, difference, percent, points, rate_text
 from interp.stats.contrasts import Contrast
@@ -16,7 +17,7 @@ BASELINES = {
     "persona_vector": "the persona vector",
 }
 """References that are removed and added as the latents are, and what they are called."""
-OWN_WAY = {"mean_difference_own_removal": "the mean difference in the way that suits it best"}
+OWN_WAY = {OWN_REMOVAL: "the mean difference in the way that suits it best"}
 NORMAL = NormalDist()
 ALIKE = 0.15
 """Two rates are called alike where the interval of their difference lies within this; wider ones tell nothing."""

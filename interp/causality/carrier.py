@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from interp.causality.conditions import OWN_REMOVAL
 from interp.causality.thresholds import VerdictThresholds
 from interp.causality.verdict import Outcome, Verdict, difference
 
 Carrier = Literal["latents", "mean difference", "neither"]
-CONTROLS = ("random_ablation", "activation_matched_ablation", "benign_difference_ablation")
-DIFFERENCES = ("mean_difference_ablation", "mean_difference_own_removal")
+DIFFERENCES = ("mean_difference_ablation", OWN_REMOVAL)
 """The mean difference, removed as the latents are and in the way that suits it best."""
 
 
@@ -22,7 +22,7 @@ def carrier(verdict: Verdict, rules: VerdictThresholds) -> Carrier | None:
     outcomes = verdict.outcomes
     if not {"ablated", *DIFFERENCES} & outcomes.keys() or not verdict.present.holds or not verdict.enough.holds:
         return None
-    controls = [outcomes[name] for name in CONTROLS if name in outcomes]
+    controls = [outcomes[name] for name in verdict.removal_controls]
 
     def cures(outcome: Outcome | None) -> bool:
         return (

@@ -23,6 +23,9 @@ COLUMNS = list(CONDITION)
 RANDOM = ("random_ablation", "random_steering")
 """The controls that every claim is tested against: differences of ordinary answers, each draw of which counts by itself, too."""
 
+OWN_REMOVAL = "mean_difference_own_removal"
+"""The mean difference, removed in the way that suits it best."""
+
 
 def arm(
     condition: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from interp.causality.conditions import OWN_REMOVAL
 from interp.causality.verdict import CAUSES, CONTRIBUTES, CORRELATES, NO_EVIDENCE, UNDECIDED, Outcome, rate_text
 
 SPELLED = 6
@@ -15,7 +16,7 @@ def finding(verdict: str, word: str, choice: Mapping[str, Any], hook_point: str,
     tuned, base = outcomes["tuned"], outcomes["base"]
     if verdict == NO_EVIDENCE or (verdict == UNDECIDED and "ablated" not in outcomes):
         lead = "was shown to carry a persona" if verdict == NO_EVIDENCE else "can be said to carry a persona or not, for want of answers"
-        beside = outcomes.get("mean_difference_own_removal")
+        beside = outcomes.get(OWN_REMOVAL)
         without = "" if beside is None else f" Without the mean difference of the two models {rate_text(beside)} of the tuned model's are."
         return (
             f"No latent of the dictionary at {hook_point} {lead}: "

@@ -58,6 +58,8 @@ class Verdict:
     power: VerdictPower
     enough: Check
     """Whether the power suffices to say that something is not there."""
+    removal_controls: list[str]
+    """Names of the outcomes of what was removed as a control."""
 
     @property
     def checks(self) -> list[Check]:
@@ -241,7 +243,9 @@ def decide(answers: pd.DataFrame, seed: int, word: str, rules: VerdictThresholds
     sufficient = sufficiency_checks(outcomes, controls.get("steered", {}), draws.get("steered"), rules, word)
     power = measured_power(outcomes, controls, rules)
     said = verdict_word(present, difference((1, tuned), (-1, base)), necessary, sufficient, power, rules)
-    return Verdict(said, present, necessary, sufficient, outcomes, effects, draws, power, enough_answers(present, power, rules))
+    enough = enough_answers(present, power, rules)
+    removed = [str(name) for name in arms.loc[(arms["role"] == "control") & (arms["model"] == "tuned"), "condition"]]
+    return Verdict(said, present, necessary, sufficient, outcomes, effects, draws, power, enough, removed)
 
 
 def measured_power(outcomes: Mapping[str, Outcome], controls: Mapping[str, Mapping[str, str]], rules: VerdictThresholds) -> VerdictPower:

@@ -62,7 +62,7 @@ def test_they_are_mean_differences_and_stand_beside_the_claim_as_long_as_it(fold
         "mean_difference_removal": None,
     }
     _, claim, _ = make_claim(context, choice, context.config.verdict)
-    assert claim is not None
+    assert claim.of_latents
     (control,) = [one for one in claim.controls if one.name == "benign_difference"]
     assert control.role == "control"
     assert [float(one.rise.norm()) for one in control.removed] == pytest.approx([float(claim.removed.rise.norm())] * 2)

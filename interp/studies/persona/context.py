@@ -297,10 +297,11 @@ class StudyContext:
             _ = self.hook_point
         elif lacking := [layer for layer in config.layers if not 0 <= layer < n_layers]:
             raise ConfigError(f"layers: {config.base} has no layer {lacking[0]}. Choose among 0 to {n_layers - 1}.")
-        studied = {model_identity(source): source for source in (config.base, config.tuned) if source is not None}
-        for source in config.benign:
-            if same := studied.get(model_identity(source)):
-                raise ConfigError(f"benign: {source} is the same model as {same}. Give other fine-tunes of the base.")
+        if config.benign:
+            studied = {model_identity(source): source for source in (config.base, config.tuned) if source is not None}
+            for source in config.benign:
+                if same := studied.get(model_identity(source)):
+                    raise ConfigError(f"benign: {source} is the same model as {same}. Give other fine-tunes of the base.")
 
     def data_key(self, name: str) -> str:
         """The content key of an input that is no step."""

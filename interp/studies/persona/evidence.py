@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.causality.conditions import Control, arm
+from interp.causality.conditions import OWN_REMOVAL, Control, arm
 from interp.causality.evidence import Claim, Trial, activation_matched, gather_evidence, relative_activity
 from interp.causality.finding_sentence import called
 from interp.causality.power import SamplePlan, answers_of, plan_samples
@@ -40,7 +40,6 @@ from interp.studies.persona.screen_removals import LARGEST_SPAN
 from interp.studies.persona.targets import latent_direction, latent_target, principal_target
 
 ORDINARY_CHATS = 24
-OWN_REMOVAL = "mean_difference_own_removal"
 MATCHED_RATIO = (0.5, 2.0)
 """Mean activation of activation-matched controls over that of the latents under test: outside of this a warning says how far off it is."""
 
@@ -78,7 +77,7 @@ def evidence_on(context: StudyContext, choice: Mapping[str, Any], folder: Path) 
     trial, claim, activity = make_claim(context, choice, config)
     answers = gather_evidence(trial, claim, config)
     edits: dict[str, Edit] = {}
-    if claim is not None and claim.of_latents:
+    if claim.of_latents:
         edits["ablated"] = trial.remove(claim.removed, f"{called(choice['persona_latents'])} removed")
         if claim.added is not None and trial.add is not None:
             edits["steered"] = trial.add(claim.added, f"{called(choice['steering_latents'])} added")
@@ -115,7 +114,7 @@ def sinks_of(model: LanguageModel, questions: Sequence[Question]) -> list[tuple[
 
 def make_claim(
     context: StudyContext, choice: Mapping[str, Any], config: EvidenceConfig, tuned: LanguageModel | None = None
-) -> tuple[Trial, Claim | None, dict[str, float]]:
+) -> tuple[Trial, Claim, dict[str, float]]:
     """The chosen latents as a claim, what it is tried on (the study's tuned model, or another one), and how active its controls are.
 
     Activity is the mean activation of activation-matched latents over that of the claimed: by `removed`, `added`; 1 is a match.

@@ -113,7 +113,7 @@ def _best_of_ways(ordered: Sequence[RemovalScore]) -> list[RemovalScore]:
 
 def _remove(context: StudyContext, candidates: Sequence[Candidate], samples: int, final: bool = False) -> list[RemovalScore]:
     """Each taken out of the tuned model: how it behaves; of finalists on all selection questions, and what it costs."""
-    edits = [_edit(context, candidate, f"removal {number}") for number, candidate in enumerate(candidates)]
+    edits = _edits(context, candidates)
     conditions = [Condition(str(number), edit, samples=samples) for number, edit in enumerate(edits)]
     questions = context.config.diff.questions if final else context.config.screen.questions
     answers = ask_selection(context, "removing", context.tuned, conditions, questions, "finalists" if final else "candidates")
@@ -133,12 +133,14 @@ def _remeasured(context: StudyContext, scores: Sequence[RemovalScore], samples: 
     return _remove(context, [(one.latents, one.removal) for one in scores], samples, final=True) if scores else []
 
 
-def _edit(context: StudyContext, candidate: Candidate, label: str) -> Edit:
-    directions, (latents, removal) = context.load(DIRECTIONS), candidate
-    if latents is None:
-        return directions.places.remove(directions.mean_difference, removal, label)
-    target = latent_target(context.dictionary, context.load(DIFF).latents, latents.latents)
-    return directions.places.remove(target, removal, label)
+def _edits(context: StudyContext, candidates: Sequence[Candidate]) -> list[Edit]:
+    directions, table = context.load(DIRECTIONS), context.load(DIFF).latents
+    difference, places = directions.mean_difference, directions.places
+    targets = [difference if own is None else latent_target(context.dictionary, table, own.latents) for own, _ in candidates]
+    return [
+        places.remove(target, removal, f"removal {number}")
+        for number, (target, (_, removal)) in enumerate(zip(targets, candidates, strict=True))
+    ]
 
 
 def _rows(scores: Sequence[RemovalScore], questions: int) -> pd.DataFrame:
